@@ -1,0 +1,99 @@
+// A model on disk: GGUF file or Hugging Face folder, read through one interface. Nothing is trusted: every offset, count
+// and type is checked against the file before it is used, and an error names file, field, got and expected.
+//
+// A Checkpoint owns its file maps; it is immutable after Open and any thread may read it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "plan_schema/base/file_map.h"
+#include "plan_schema/base/status.h"
+
+namespace llmir::checkpoint {
+
+// Element encodings that a checkpoint can hold and LLMIR can read. The q types are GGUF's blocks of 32 along a row.
+enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+
+struct SourceTypeTraits {
+  const char* name;      // "q4_1"
+  int64_t block_values;  // values per block
+  int64_t block_bytes;
+};
+const SourceTypeTraits& Traits(SourceType type);
+
+// Bytes of `columns` values of one row; `columns` must be a multiple of the type's block.
+int64_t RowBytes(SourceType type, int64_t columns);
+
+enum class Format : uint8_t { kGguf, kSafetensors };
+
+// What a tensor is in the model, independent of how a format names it.
+enum class Role : uint8_t {
+  kEmbedding, kAttentionNorm, kQuery, kKey, kValue, kAttentionOutput, kMlpNorm, kGate, kUp, kDown, kOutputNorm, kHead,
+};
+
+struct TensorInfo {
+  std::string name;
+  SourceType type;
+  int64_t rows;      // 1 for a vector
+  int64_t columns;   // innermost, contiguous
+  int file;          // index into files()
+  uint64_t offset;   // from the start of the file
+  uint64_t bytes;
+};
+
+enum class RopeStyle : uint8_t { kHalves, kInterleaved };
+
+// The facts of a Llama-family model, in one form for both formats.
+struct ModelConfig {
+  std::string architecture;  // "llama"
+  std::string name;
+  int64_t layers, hidden, query_heads, kv_heads, head_dim, mlp_columns, vocabulary, context;
+  float norm_epsilon;
+  RopeStyle rope_style;
+  int64_t rope_dim;
+  std::vector<float> rope_frequencies;  // [rope_dim / 2] radians per position, scaling (linear, llama3) applied
+  bool tied_head;
+};
+
+struct FileInfo {
+  std::string path;
+  Format format;
+  uint64_t bytes;         // of the file
+  uint64_t header_bytes;  // before the first tensor's data
+  uint64_t header_hash;   // Hash64 of those bytes
+};
+
+class Checkpoint {
+ public:
+  // Opens a .gguf file, or a folder with config.json and model.safetensors (or its index and parts). Checks that every
+  // tensor that the model needs is there with the right shape.
+  static StatusOr<Checkpoint> Open(const std::string& path);
+
+  Format format() const { return format_; }
+  const std::string& path() const { return path_; }
+  const ModelConfig& config() const { return config_; }
+  const std::vector<FileInfo>& files() const { return files_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+
+  // The tensor with this role (of layer `layer`; -1 for those outside layers). kHead of a tied model is kEmbedding's.
+  StatusOr<TensorInfo> Find(Role role, int64_t layer = -1) const;
+
+  // The tensor's bytes in the map.
+  std::span<const std::byte> Bytes(const TensorInfo& tensor) const;
+  const FileMap& map(int file) const { return maps_[file]; }
+
+ private:
+  Format format_{};
+  std::string path_;
+  ModelConfig config_;
+  std::vector<FileInfo> files_;
+  std::vector<FileMap> maps_;
+  std::vector<TensorInfo> tensors_;
+};
+
+}  // namespace llmir::checkpoint

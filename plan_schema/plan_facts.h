@@ -1,0 +1,54 @@
+// Facts that follow from a plan's tables: leaf ranges, sizes, shapes. Planner, executor, verifier and printer all take
+// them from here, so that they cannot disagree. Pure functions on a verified plan; any thread.
+#pragma once
+
+#include <cstdint>
+
+#include "plan_schema/plan_generated.h"
+
+namespace llmir::plan {
+
+struct Leaves {
+  uint32_t begin = 0;
+  uint32_t end = 0;
+  uint32_t count() const { return end - begin; }
+};
+
+// Bytes of `columns` elements of one row. For q8_rows: columns + 8 bytes per 32 columns (kernels/cpu/activations.h).
+uint64_t RowBytes(DType dtype, uint64_t columns);
+const char* DTypeName(DType dtype);
+
+// How many leaves the model has of `unit` (1 for whole).
+uint32_t LeafCount(const Model& model, Unit unit);
+// The rank's range of `unit`; {0, 1} for whole.
+Leaves RankLeaves(const Rank& rank, Unit unit);
+// Elements [begin, end) of an axis of `total` elements that leaves [leaves.begin, leaves.end) of `leaf_size` cover; the
+// last leaf may be short.
+struct Extent {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  uint64_t size() const { return end - begin; }
+};
+Extent LeafExtent(Leaves leaves, uint32_t leaf_size, uint64_t total);
+
+// The part of a tensor that a rank takes.
+struct TensorPart {
+  Extent rows;
+  Extent columns;
+};
+TensorPart RankTensorPart(const Tensor& tensor, const Rank& rank);
+
+// Rows (sum over pieces) and columns of a weight on a rank.
+struct WeightShape {
+  uint64_t rows = 0;
+  uint64_t columns = 0;
+};
+WeightShape RankWeightShape(const Plan& plan, const Weight& weight, const Rank& rank);
+
+// Peak bytes of a rank with `blocks` KV blocks in use.
+uint64_t PeakBytes(const Memory& memory, uint64_t blocks);
+
+// World ranks named by all replicas (those that run); the job needs exactly this many.
+uint32_t WorldSize(const Plan& plan);
+
+}  // namespace llmir::plan
