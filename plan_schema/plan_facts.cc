@@ -1,0 +1,101 @@
+#include "plan_schema/plan_facts.h"
+
+#include <algorithm>
+
+namespace llmir::plan {
+
+uint64_t RowBytes(DType dtype, uint64_t columns) {
+  constexpr uint64_t kBlock = 32;  // values that share a scale in the q types
+  const uint64_t blocks = columns / kBlock + (columns % kBlock != 0);
+  switch (dtype) {
+    case DType::none:
+      return 0;
+    case DType::f32:
+    case DType::i32:
+      return columns * 4;
+    case DType::f16:
+    case DType::bf16:
+      return columns * 2;
+    case DType::q8_0:
+      return blocks * 34;
+    case DType::q4_0:
+      return blocks * 18;
+    case DType::q4_1:
+      return blocks * 20;
+    case DType::q8_rows:
+      return columns + blocks * 8;
+  }
+  return 0;
+}
+
+const char* DTypeName(DType dtype) { return EnumNameDType(dtype); }
+
+uint32_t LeafCount(const Model& model, Unit unit) {
+  const auto leaves = [](uint32_t total, uint32_t leaf_size) {
+    return leaf_size == 0 ? 0 : total / leaf_size + (total % leaf_size != 0);
+  };
+  switch (unit) {
+    case Unit::whole:
+      return 1;
+    case Unit::query_head:
+      return model.query_heads();
+    case Unit::kv_head:
+      return model.kv_heads();
+    case Unit::mlp_column:
+      return leaves(model.mlp_columns(), model.mlp_leaf());
+    case Unit::vocabulary:
+      return leaves(model.vocabulary(), model.vocabulary_leaf());
+  }
+  return 0;
+}
+
+Leaves RankLeaves(const Rank& rank, Unit unit) {
+  if (unit == Unit::whole) return {0, 1};
+  if (rank.ranges() != nullptr) {
+    for (const LeafRange* range : *rank.ranges()) {
+      if (range->unit() == unit) return {range->begin(), range->end()};
+    }
+  }
+  return {0, 0};
+}
+
+Extent LeafExtent(Leaves leaves, uint32_t leaf_size, uint64_t total) {
+  return {std::min<uint64_t>(uint64_t{leaves.begin} * leaf_size, total),
+          std::min<uint64_t>(uint64_t{leaves.end} * leaf_size, total)};
+}
+
+TensorPart RankTensorPart(const Tensor& tensor, const Rank& rank) {
+  TensorPart part{{0, tensor.rows()}, {0, tensor.columns()}};
+  if (tensor.unit() == Unit::whole) return part;
+  const Leaves leaves = RankLeaves(rank, tensor.unit());
+  if (tensor.axis() == Axis::rows) {
+    part.rows = LeafExtent(leaves, tensor.leaf_size(), tensor.rows());
+  } else if (tensor.axis() == Axis::columns) {
+    part.columns = LeafExtent(leaves, tensor.leaf_size(), tensor.columns());
+  }
+  return part;
+}
+
+WeightShape RankWeightShape(const Plan& plan, const Weight& weight, const Rank& rank) {
+  WeightShape shape;
+  for (const uint32_t piece : *weight.pieces()) {
+    const TensorPart part = RankTensorPart(*plan.tensors()->Get(piece), rank);
+    shape.rows += part.rows.size();
+    shape.columns = part.columns.size();
+  }
+  return shape;
+}
+
+uint64_t PeakBytes(const Memory& memory, uint64_t blocks) {
+  return memory.weights() + memory.activations() + memory.fixed() + memory.kv_block() * blocks;
+}
+
+uint32_t WorldSize(const Plan& plan) {
+  uint32_t ranks = 0;
+  for (const Replica* replica : *plan.replicas()) {
+    for (const Stage* stage : *replica->stages()) ranks += stage->ranks()->size();
+  }
+  return ranks;
+}
+
+}  // namespace llmir::plan
