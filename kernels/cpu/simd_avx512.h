@@ -1,0 +1,88 @@
+// The sixteen lanes of simd_portable.h in one AVX-512 register. Only for files compiled with the AVX512 flags.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd_portable.h"
+
+namespace llmir::kernels {
+
+struct SimdAvx512 {
+  static constexpr int64_t kLanes = 16;
+  using F = __m512;
+  using I = __m512i;
+  using Mask = __mmask16;
+
+  static LLMIR_INLINE F Zero() { return _mm512_setzero_ps(); }
+  static LLMIR_INLINE F Set(float x) { return _mm512_set1_ps(x); }
+  static LLMIR_INLINE F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static LLMIR_INLINE F LoadPartial(const float* p, int64_t count) {
+    return _mm512_maskz_loadu_ps(FirstLanes(count), p);
+  }
+  static LLMIR_INLINE void Store(float* p, F a) { _mm512_storeu_ps(p, a); }
+  static LLMIR_INLINE void StorePartial(float* p, int64_t count, F a) {
+    _mm512_mask_storeu_ps(p, FirstLanes(count), a);
+  }
+  static LLMIR_INLINE F LoadBF16(const uint16_t* p) {
+    return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static LLMIR_INLINE F LoadBF16Partial(const uint16_t* p, int64_t count) {
+    return Widen(_mm256_maskz_loadu_epi16(FirstLanes(count), p));
+  }
+
+  static LLMIR_INLINE F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static LLMIR_INLINE F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static LLMIR_INLINE F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static LLMIR_INLINE F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  static LLMIR_INLINE F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static LLMIR_INLINE F NegFma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
+  static LLMIR_INLINE F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  static LLMIR_INLINE Mask Less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static LLMIR_INLINE F Select(Mask m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
+  static LLMIR_INLINE Mask FirstLanes(int64_t count) {
+    return static_cast<Mask>(count >= 16 ? 0xffffu : (1u << count) - 1);
+  }
+  static LLMIR_INLINE uint32_t EqualBits(F a, F b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+  }
+
+  static LLMIR_INLINE I Bits(F a) { return _mm512_castps_si512(a); }
+  static LLMIR_INLINE F AddExponent(F a, I exponent) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(exponent, 23)));
+  }
+  static LLMIR_INLINE I ZeroInt() { return _mm512_setzero_si512(); }
+  static LLMIR_INLINE I AbsBits(F a) {
+    return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
+  }
+  static LLMIR_INLINE I MaxInt(I a, I b) { return _mm512_max_epi32(a, b); }
+  static LLMIR_INLINE I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
+  static LLMIR_INLINE int32_t ReduceMaxInt(I a) { return _mm512_reduce_max_epi32(a); }
+  static LLMIR_INLINE int32_t ReduceAddInt(I a) { return _mm512_reduce_add_epi32(a); }
+  static LLMIR_INLINE I Round(F a) { return _mm512_cvtps_epi32(a); }
+  static LLMIR_INLINE void StoreBytes(int8_t* p, I a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+  }
+
+  static LLMIR_INLINE float FoldAdd(F a) {
+    const __m256 w8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 w4 = _mm_add_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
+    const __m128 w2 = _mm_add_ps(w4, _mm_movehl_ps(w4, w4));
+    return _mm_cvtss_f32(_mm_add_ss(w2, _mm_movehdup_ps(w2)));
+  }
+  static LLMIR_INLINE float FoldMax(F a) {
+    const __m256 w8 = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 w4 = _mm_max_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
+    const __m128 w2 = _mm_max_ps(w4, _mm_movehl_ps(w4, w4));
+    return _mm_cvtss_f32(_mm_max_ss(w2, _mm_movehdup_ps(w2)));
+  }
+
+ private:
+  static LLMIR_INLINE F Widen(__m256i bf16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+  }
+};
+
+}  // namespace llmir::kernels
