@@ -2,11 +2,13 @@
 // Rank 0 of a replica alone decides; block ids are valid in the arena of every rank (same number of blocks). The bytes
 // themselves live in a KvArena.
 //
-// Not thread-safe: used by the engine's thread. No allocation after construction, except when the sequence table grows.
+// Not thread-safe: used by the engine's thread. No allocation after construction, except when a page table grows. A
+// sequence id that isn't live is a defect of the caller and aborts with a message.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "plan_schema/base/status.h"
@@ -19,7 +21,7 @@ using SequenceId = int32_t;  // slot in the pool, reused after Release
 struct PageTable {
   std::vector<int32_t> indptr;         // [sequences + 1], the first 0
   std::vector<int32_t> indices;        // [indptr.back()] block ids, in token order
-  std::vector<int32_t> last_page_len;  // [sequences] tokens in the last block, 1..block_size
+  std::vector<int32_t> last_page_len;  // [sequences] tokens in the last block, 1..block_size; 0 without tokens
 };
 
 class BlockPool {
@@ -31,7 +33,8 @@ class BlockPool {
   // A new, empty sequence. RESOURCE_EXHAUSTED when all slots are taken.
   StatusOr<SequenceId> Create();
   // Makes room for `tokens` tokens in all, taking blocks as needed, next to the sequence's last one where free.
-  // RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond max_blocks_per_sequence.
+  // RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond max_blocks_per_sequence;
+  // INVALID_ARGUMENT when the sequence has more tokens already.
   Status Grow(SequenceId sequence, int32_t tokens);
   // Gives all blocks back and ends the sequence.
   void Release(SequenceId sequence);
@@ -55,6 +58,10 @@ class BlockPool {
     int32_t tokens = 0;
     std::vector<int32_t> blocks;
   };
+  const Sequence& Live(SequenceId sequence) const;
+  Sequence& Live(SequenceId sequence) {
+    return const_cast<Sequence&>(std::as_const(*this).Live(sequence));
+  }
   int32_t total_;
   int32_t block_size_;
   int32_t max_blocks_per_sequence_;
