@@ -131,7 +131,7 @@ class BlockPoolModel : public testing::TestWithParam<int> {};
 
 TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
   std::mt19937 random(static_cast<uint32_t>(GetParam()));
-  const int32_t blocks = 1 + static_cast<int32_t>(random() % 150);
+  const int32_t blocks = 1 + static_cast<int32_t>(random() % 60);
   const int32_t block_size = 16 << (random() % 3);
   const int32_t max_sequences = 4 + static_cast<int32_t>(random() % 12);
   const int32_t max_blocks = 50 + static_cast<int32_t>(random() % 64);
