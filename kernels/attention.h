@@ -5,6 +5,8 @@
 // softmax state (maximum m, sum l, accumulator o[d]) over the tiles of a split, splits being kKvSplit tokens at absolute
 // multiples of it, each from the empty state; o = fma(p[j], v[j], o) for j ascending; within a tile the sum of p is taken
 // over 16 lanes (token mod 16) and then folded 8, 4, 2, 1; splits are merged in ascending order. Masked tokens count as p = 0.
+// A tile with the new maximum m' first scales o by c = exp(m - m'), and l = fma(l, c, sum of p). A merge with split s scales
+// both sides to m' = max(m, m_s): o = fma(o_s, exp(m_s - m'), o * exp(m - m')), l likewise. At the end, output = o * (1 / l).
 #pragma once
 
 #include <cstddef>

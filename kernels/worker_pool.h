@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace llmir::kernels {
@@ -16,7 +17,8 @@ class WorkerPool {
  public:
   using Function = void (*)(void* context, int thread);
 
-  // `threads` >= 1 in all. `spin_yields`: ranks outnumber cores, so give the core away while waiting.
+  // `threads` >= 1 in all; threads() tells how many the system gave. `oversubscribed`: ranks outnumber cores, so the core is
+  // given away while waiting.
   explicit WorkerPool(int threads, bool oversubscribed = false);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;

@@ -11,6 +11,7 @@ namespace llmir::kernels {
 
 struct SimdAvx2 {
   static constexpr int64_t kLanes = 16;
+  static constexpr int kRegisters = 8;  // vectors of 16 lanes that a kernel may keep at once
   struct F {
     __m256 lo, hi;
   };

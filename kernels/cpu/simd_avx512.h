@@ -11,6 +11,7 @@ namespace llmir::kernels {
 
 struct SimdAvx512 {
   static constexpr int64_t kLanes = 16;
+  static constexpr int kRegisters = 32;  // vectors of 16 lanes that a kernel may keep at once
   using F = __m512;
   using I = __m512i;
   using Mask = __mmask16;

@@ -14,6 +14,7 @@ namespace llmir::kernels {
 
 struct SimdPortable {
   static constexpr int64_t kLanes = 16;
+  static constexpr int kRegisters = 4;  // vectors of 16 lanes that a kernel may keep at once
   struct F {
     float v[16];
   };
