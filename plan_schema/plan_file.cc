@@ -11,11 +11,13 @@
 namespace llmir::plan {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the trailer is read as it lies in the file");
+static_assert(std::endian::native == std::endian::little,
+              "the trailer is read as it lies in the file");
 
 constexpr char kMagic[sizeof(PlanTrailer::magic) + 1] = "LLMIRPLN";
 
-// The smallest FlatBuffer with an identifier: root offset, identifier, an empty table and its vtable.
+// The smallest FlatBuffer with an identifier: root offset, identifier, an empty table and its
+// vtable.
 constexpr size_t kSmallestBuffer = 16;
 
 PlanTrailer TrailerOf(std::span<const std::byte> bytes) {
@@ -38,9 +40,8 @@ std::string FeatureNames(uint64_t features) {
 }
 
 Status CheckMagic(std::span<const std::byte> bytes, const std::string& origin) {
-  const bool begins_like_a_plan =
-      bytes.size() >= kSmallestBuffer &&
-      flatbuffers::BufferHasIdentifier(bytes.data(), PlanIdentifier());
+  const bool begins_like_a_plan = bytes.size() >= kSmallestBuffer &&
+                                  flatbuffers::BufferHasIdentifier(bytes.data(), PlanIdentifier());
   if (bytes.size() < kSmallestBuffer + sizeof(PlanTrailer)) {
     return DataLoss("{}: {} bytes, too short for a plan (at least {}); plan it again", origin,
                     bytes.size(), kSmallestBuffer + sizeof(PlanTrailer));
@@ -94,8 +95,8 @@ StatusOr<PlanFile> PlanFile::FromBytes(std::vector<std::byte> bytes, const std::
   const PlanTrailer trailer = TrailerOf(bytes);
   LLMIR_RETURN_IF_ERROR(CheckTrailer(bytes, trailer, origin));
 
-  // A table takes at least 4 bytes and its reference 4 more, so a plan that doesn't share tables stays below this bound,
-  // and one that shares them to blow up the work is refused.
+  // A table takes at least 4 bytes and its reference 4 more, so a plan that doesn't share tables
+  // stays below this bound, and one that shares them to blow up the work is refused.
   const size_t buffer_bytes = bytes.size() - sizeof trailer;
   constexpr flatbuffers::uoffset_t kMaxDepth = 16;
   if (buffer_bytes >= FLATBUFFERS_MAX_BUFFER_SIZE) {
@@ -103,8 +104,7 @@ StatusOr<PlanFile> PlanFile::FromBytes(std::vector<std::byte> bytes, const std::
                     FLATBUFFERS_MAX_BUFFER_SIZE);
   }
   flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(bytes.data()), buffer_bytes,
-                                 kMaxDepth,
-                                 static_cast<flatbuffers::uoffset_t>(buffer_bytes / 8));
+                                 kMaxDepth, static_cast<flatbuffers::uoffset_t>(buffer_bytes / 8));
   if (!VerifyPlanBuffer(verifier)) {
     return DataLoss(
         "{}: its checksum holds but FlatBuffers' verifier refuses it: the program that wrote it is "
