@@ -1,0 +1,49 @@
+#include "kernels/linear.h"
+
+#include <bit>
+
+#include "kernels/cpu/linear/linear_kernels.h"
+#include "kernels/cpu/linear/packing.h"
+#include "kernels/cpu/linear/tile.h"
+
+namespace llmir::kernels {
+namespace {
+
+// The tree of leaf sums: as many levels as the count of leaves has bits; a leaf has at least one
+// column.
+int64_t ScratchBytes(int64_t columns, int64_t /*max_tokens*/) {
+  const auto levels = static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(columns)));
+  return levels * kMaxTile * kLine;
+}
+
+constexpr LinearKernel kKernels[] = {
+#define LLMIR_LINEAR(activation, weight, family, isa, encoding, int8, layout) \
+  {"linear_" #activation "_" #weight,                                         \
+   Isa::isa,                                                                  \
+   Encoding::encoding,                                                        \
+   int8,                                                                      \
+   static_cast<uint32_t>(PanelLayout::layout),                                \
+   &Packing<PanelLayout::layout>::PanelBytes,                                 \
+   &Packing<PanelLayout::layout>::PackPanel,                                  \
+   &PackScratchBytes,                                                         \
+   &Packing<PanelLayout::layout>::UnpackRow,                                  \
+   &linear_##activation##_##weight##__##family,                               \
+   &ScratchBytes},
+#include "kernels/cpu/linear/linear_list.inc"
+#undef LLMIR_LINEAR
+};
+
+}  // namespace
+
+std::span<const LinearKernel> LinearKernels() { return kKernels; }
+
+const LinearKernel* FindLinear(std::string_view name, Isa isa) {
+  const LinearKernel* best = nullptr;
+  for (const LinearKernel& kernel : kKernels) {
+    if (kernel.name != name || kernel.isa > isa) continue;
+    if (best == nullptr || kernel.isa > best->isa) best = &kernel;
+  }
+  return best;
+}
+
+}  // namespace llmir::kernels

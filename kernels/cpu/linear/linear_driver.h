@@ -1,0 +1,144 @@
+// LinearArgs -> tiles: which panels and tokens go into a tile, and what happens to its sums. One
+// template for all weight types and families; each linear_<family>.cc instantiates it.
+//
+// Files with different ISA flags share these headers, so nothing here may have a symbol that two of
+// them emit: templates take the family's lanes, everything else is inlined, and no function of the
+// standard library is called.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/cpu/linear/tile.h"
+#include "kernels/cpu/vector_math.h"
+#include "kernels/linear.h"
+
+namespace llmir::kernels {
+
+// How many panels and tokens a tile holds: kFew* for up to kFewTokens tokens, where reading the
+// weights is what takes the time, kMany* above.
+template <int kFewPanelsValue, int kFewTokensValue, int kManyPanelsValue, int kManyTokensValue>
+struct TileShape {
+  static constexpr int kFewPanels = kFewPanelsValue;
+  static constexpr int kFewTokens = kFewTokensValue;
+  static constexpr int kManyPanels = kManyPanelsValue;
+  static constexpr int kManyTokens = kManyTokensValue;
+  static_assert(kFewPanels * kFewTokens <= kMaxTile && kManyPanels * kManyTokens <= kMaxTile);
+  static_assert(kFewPanels <= kMaxTilePanels && kManyPanels <= kMaxTilePanels);
+};
+
+template <typename Lanes, typename Weight, typename Shape>
+class LinearDriver {
+ public:
+  static void Run(const LinearArgs& args) {
+    if (args.tokens <= Shape::kFewTokens) {
+      RunTiles<Shape::kFewPanels, Shape::kFewTokens>(args);
+    } else {
+      RunTiles<Shape::kManyPanels, Shape::kManyTokens>(args);
+    }
+  }
+
+ private:
+  using F = typename Lanes::F;
+
+  // Bytes of activations that are meant to stay in a core's cache while all panels pass.
+  static constexpr int64_t kActivationBytes = 256 << 10;
+
+  template <int kPanels, int kTokens>
+  static constexpr LLMIR_INLINE TileFunction Tile() {
+    if constexpr (Weight::kInt8) {
+      return &QuantTile<Lanes, Weight, kPanels, kTokens>;
+    } else {
+      return &FloatTile<Lanes, Weight, kPanels, kTokens>;
+    }
+  }
+
+  template <int kPanels, int... kTokens>
+  static LLMIR_INLINE TileFunction TileFor(int64_t tokens, std::integer_sequence<int, kTokens...>) {
+    static constexpr TileFunction kTiles[] = {Tile<kPanels, kTokens + 1>()...};
+    return kTiles[tokens - 1];
+  }
+
+  // A unit is what one output panel needs: one panel of weights, or gate and up for silu_mul. The
+  // units of this call are cut into kPanels runs and a tile takes one of each: every run is a
+  // sequential stream, and a thread that reads kPanels streams at once gets more from memory than
+  // one that reads a single stream.
+  template <int kPanels, int kMaxTokens>
+  static void RunTiles(const LinearArgs& args) {
+    const int64_t pieces = args.silu_mul ? 2 : 1;
+    const int64_t unit_begin = args.panel_begin / pieces;
+    const int64_t units = (args.panel_end - args.panel_begin) / pieces;
+    const int64_t run = (units + kPanels - 1) / kPanels;
+    const int64_t panel_bytes = Weight::PanelBytes(args.columns);
+    const int64_t out_columns = args.rows / pieces;
+
+    TileArgs tile;
+    tile.x_stride = args.activation_stride;
+    tile.columns = args.columns;
+    tile.leaf_columns = args.leaf_columns > 0 ? args.leaf_columns : args.columns;
+    tile.tree = reinterpret_cast<float*>(args.scratch);
+    alignas(kLine) float sums[2][kPanels * kMaxTokens * 16];
+
+    const int64_t block_limit = kActivationBytes / args.activation_stride;
+    const Split blocks(args.tokens, block_limit > kMaxTokens ? block_limit : kMaxTokens);
+    for (int64_t b = 0; b < blocks.parts; ++b) {
+      const Split tiles(blocks.Begin(b + 1) - blocks.Begin(b), kMaxTokens);
+      for (int64_t u = 0; u < run; ++u) {
+        // Runs may be one short: such a tile computes its first panel again and drops it.
+        int64_t unit[kPanels];
+        int count = 0;
+        for (int p = 0; p < kPanels; ++p) {
+          const bool present = p * run + u < units;
+          unit[p] = unit_begin + (present ? p * run + u : u);
+          count += present ? 1 : 0;
+        }
+        for (int64_t i = 0; i < tiles.parts; ++i) {
+          const int64_t token = blocks.Begin(b) + tiles.Begin(i);
+          const int64_t tokens = tiles.Begin(i + 1) - tiles.Begin(i);
+          const TileFunction function =
+              TileFor<kPanels>(tokens, std::make_integer_sequence<int, kMaxTokens>());
+          tile.x = args.activations + token * args.activation_stride;
+          for (int64_t piece = 0; piece < pieces; ++piece) {
+            for (int p = 0; p < kPanels; ++p) {
+              tile.panels[p] = args.weights + (unit[p] * pieces + piece) * panel_bytes;
+            }
+            tile.sums = sums[piece];
+            function(tile);
+          }
+          for (int p = 0; p < count; ++p) {
+            const int64_t column = unit[p] * kPanelRows;
+            const int64_t width = out_columns - column;
+            for (int64_t t = 0; t < tokens; ++t) {
+              const int64_t at = (p * tokens + t) * 16;
+              F value = Lanes::Load(sums[0] + at);
+              if (args.silu_mul) value = Lanes::Mul(Silu<Lanes>(value), Lanes::Load(sums[1] + at));
+              Finish(args, token + t, column, width < kPanelRows ? width : kPanelRows, value);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  static LLMIR_INLINE void Finish(const LinearArgs& args, int64_t token, int64_t column,
+                                  int64_t width, F value) {
+    float* out = args.output + token * args.output_stride + column;
+    if (args.residual != nullptr) {
+      const float* residual = args.residual + token * args.residual_stride + column;
+      value = Lanes::Add(value, Lanes::LoadPartial(residual, width));
+    }
+    Lanes::StorePartial(out, width, value);
+  }
+
+  // `count` items in the fewest parts of at most `limit`, as equal as possible.
+  struct Split {
+    LLMIR_INLINE Split(int64_t count, int64_t limit)
+        : count(count), parts((count + limit - 1) / limit) {}
+    LLMIR_INLINE int64_t Begin(int64_t part) const { return count * part / parts; }
+    int64_t count;
+    int64_t parts;
+  };
+};
+
+}  // namespace llmir::kernels

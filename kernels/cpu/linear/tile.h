@@ -1,0 +1,221 @@
+// A tile: kPanels panels times kTokens tokens over all of K, the sums held in registers. Templates
+// over the lanes of a family; the orders of sums of kernels/linear.h are here and nowhere else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/linear/panel_layouts.h"
+
+namespace llmir::kernels {
+
+inline constexpr int kMaxTilePanels = 4;
+inline constexpr int kMaxTile = 24;  // panels x tokens: 24 of AVX-512's 32 registers hold sums
+
+struct TileArgs {
+  const std::byte* panels[kMaxTilePanels];
+  const std::byte* x;  // the first token's row
+  int64_t x_stride;    // bytes
+  int64_t columns;
+  int64_t leaf_columns;  // > 0
+  float* tree;  // [levels][kPanels * kTokens][16]: subtrees that wait for their right neighbour
+  float* sums;  // [kPanels][kTokens][16]: the result
+};
+
+using TileFunction = void (*)(const TileArgs&);
+
+// Adds leaf number `leaf` to the tree: level l holds a subtree of 2^l leaves wherever bit l of the
+// number of leaves so far is set, so a leaf is carried upward like a one in a binary counter.
+template <typename Lanes, int kPanels, int kTokens>
+LLMIR_INLINE void PushLeaf(typename Lanes::F (&sums)[kPanels][kTokens], int64_t leaf, float* tree) {
+  constexpr int kLevel = kPanels * kTokens * 16;
+  for (; (leaf & 1) != 0; leaf >>= 1, tree += kLevel) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        sums[p][t] = Lanes::Add(Lanes::Load(tree + (p * kTokens + t) * 16), sums[p][t]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kTokens; ++t) Lanes::Store(tree + (p * kTokens + t) * 16, sums[p][t]);
+  }
+}
+
+// The total of `leaves` leaves: the subtrees that are left, from the smallest to the largest.
+template <typename Lanes, int kPanels, int kTokens>
+LLMIR_INLINE void FoldTree(int64_t leaves, const float* tree, float* sums) {
+  constexpr int kSums = kPanels * kTokens;
+  bool first = true;
+  for (; leaves != 0; leaves >>= 1, tree += kSums * 16) {
+    if ((leaves & 1) == 0) continue;
+    for (int i = 0; i < kSums; ++i) {
+      const typename Lanes::F subtree = Lanes::Load(tree + i * 16);
+      Lanes::Store(sums + i * 16,
+                   first ? subtree : Lanes::Add(subtree, Lanes::Load(sums + i * 16)));
+    }
+    first = false;
+  }
+}
+
+// ------------------------------------------------------------------------------------------- float
+// weights
+
+// Weight::Even and Weight::Odd give column k of a panel's 16 rows as floats, k being even or odd.
+template <typename Lanes, typename Weight, int kPanels, int kTokens>
+__attribute__((noinline)) void FloatTile(const TileArgs& args) {
+  using F = typename Lanes::F;
+  const std::byte* panels[kPanels];
+  const std::byte* x[kTokens];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) panels[p] = args.panels[p];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
+
+  int64_t leaf = 0;
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns, ++leaf) {
+    const int64_t rest = args.columns - begin;
+    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
+    F sums[kPanels][kTokens];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
+    }
+    const auto add_column = [&](const F(&w)[kPanels], int64_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const F value = Lanes::Set(reinterpret_cast<const float*>(x[t])[k]);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::Fma(w[p], value, sums[p][t]);
+      }
+    };
+    const auto add_even = [&](int64_t k) __attribute__((always_inline)) {
+      F w[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) w[p] = Weight::Even(panels[p], k);
+      add_column(w, k);
+    };
+    const auto add_odd = [&](int64_t k) __attribute__((always_inline)) {
+      F w[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) w[p] = Weight::Odd(panels[p], k);
+      add_column(w, k);
+    };
+    int64_t k = begin;
+    if ((k & 1) != 0) add_odd(k++);
+    for (; k + 2 <= end; k += 2) {
+      add_even(k);
+      add_odd(k + 1);
+    }
+    if (k < end) add_even(k);
+    PushLeaf<Lanes>(sums, leaf, args.tree);
+  }
+  FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, args.sums);
+}
+
+template <typename Lanes>
+struct F32Weight {
+  static constexpr bool kInt8 = false;
+  static LLMIR_INLINE int64_t PanelBytes(int64_t columns) { return columns * kLine; }
+  static LLMIR_INLINE typename Lanes::F Even(const std::byte* panel, int64_t k) {
+    return Lanes::Load(reinterpret_cast<const float*>(panel + k * kLine));
+  }
+  static LLMIR_INLINE typename Lanes::F Odd(const std::byte* panel, int64_t k) {
+    return Even(panel, k);
+  }
+};
+
+template <typename Lanes>
+struct F16Weight {
+  static constexpr bool kInt8 = false;
+  static LLMIR_INLINE int64_t PanelBytes(int64_t columns) { return (columns + 1) / 2 * kLine; }
+  static LLMIR_INLINE typename Lanes::F Even(const std::byte* panel, int64_t k) {
+    return Lanes::LoadHalf(panel + k * (kLine / 2));
+  }
+  static LLMIR_INLINE typename Lanes::F Odd(const std::byte* panel, int64_t k) {
+    return Even(panel, k);
+  }
+};
+
+template <typename Lanes>
+struct BF16Weight {
+  static constexpr bool kInt8 = false;
+  static LLMIR_INLINE int64_t PanelBytes(int64_t columns) { return (columns + 1) / 2 * kLine; }
+  static LLMIR_INLINE typename Lanes::F Even(const std::byte* panel, int64_t k) {
+    return Lanes::EvenBF16(Lanes::LoadLine(panel + k * (kLine / 2)));
+  }
+  static LLMIR_INLINE typename Lanes::F Odd(const std::byte* panel, int64_t k) {
+    return Lanes::OddBF16(Lanes::LoadLine(panel + (k - 1) * (kLine / 2)));
+  }
+};
+
+// ------------------------------------------------------------------------------------------- q
+// weights
+
+// Dot::Group gives the exact int32 dots of one group of 32 columns; Dot::Groups says where its
+// quants and scales are.
+template <typename Lanes, typename Dot, int kPanels, int kTokens>
+__attribute__((noinline)) void QuantTile(const TileArgs& args) {
+  using F = typename Lanes::F;
+  using I = typename Lanes::I;
+  const std::byte* panels[kPanels];
+  const std::byte* x[kTokens];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) panels[p] = args.panels[p];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
+  // Scales and sums follow the quants of a token (kernels/activations.h).
+  const int64_t scales_at = args.columns;
+  const int64_t sums_at = args.columns + args.columns / kGroup * 4;
+
+  int64_t leaf = 0;
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns, ++leaf) {
+    const int64_t rest = args.columns - begin;
+    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
+    F sums[kPanels][kTokens];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
+    }
+    for (int64_t group = begin / kGroup; group < end / kGroup; ++group) {
+      const GroupPlace place = Dot::Groups::At(group);
+      const std::byte* quants[kPanels];
+      const std::byte* xq[kTokens];
+      int32_t x_sum[kTokens];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) quants[p] = panels[p] + place.quants;
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        xq[t] = x[t] + group * kGroup;
+        x_sum[t] = reinterpret_cast<const int32_t*>(x[t] + sums_at)[group];
+      }
+      I dots[kPanels][kTokens];
+      Dot::template Group<kPanels, kTokens>(quants, xq, x_sum, dots);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const float x_scale = reinterpret_cast<const float*>(x[t] + scales_at)[group];
+        const F scale = Lanes::Set(x_scale);
+        const F minimum_factor = Lanes::Set(x_scale * static_cast<float>(x_sum[t]));
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          const std::byte* w_scale = panels[p] + place.scale;
+          sums[p][t] = Lanes::Fma(Lanes::ToFloat(dots[p][t]),
+                                  Lanes::Mul(Lanes::LoadHalf(w_scale), scale), sums[p][t]);
+          if constexpr (Dot::kMinimum) {
+            sums[p][t] =
+                Lanes::Fma(Lanes::LoadHalf(w_scale + kLine / 2), minimum_factor, sums[p][t]);
+          }
+        }
+      }
+    }
+    PushLeaf<Lanes>(sums, leaf, args.tree);
+  }
+  FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, args.sums);
+}
+
+}  // namespace llmir::kernels

@@ -1,0 +1,292 @@
+// Matrices, activations and runs for the tests of linear kernels, and references that share no code
+// with the kernels.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/activations.h"
+#include "kernels/linear.h"
+
+namespace llmir::kernels {
+
+inline double HalfValue(uint16_t bits) {
+  const int exponent = bits >> 10 & 31;
+  const int fraction = bits & 1023;
+  const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
+  if (exponent == 31) return fraction != 0 ? std::nan("") : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(fraction, -24);
+  return sign * std::ldexp(1024 + fraction, exponent - 25);
+}
+
+inline int64_t RowBytes(Encoding encoding, int64_t columns) {
+  switch (encoding) {
+    case Encoding::kF32:
+      return columns * 4;
+    case Encoding::kF16:
+    case Encoding::kBF16:
+      return columns * 2;
+    case Encoding::kQ8_0:
+      return columns / 32 * 34;
+    case Encoding::kQ4_0:
+      return columns / 32 * 18;
+    case Encoding::kQ4_1:
+      return columns / 32 * 20;
+  }
+  return 0;
+}
+
+inline bool IsBlockFormat(Encoding encoding) { return encoding >= Encoding::kQ8_0; }
+
+inline std::string EncodingName(Encoding encoding) {
+  constexpr const char* kNames[] = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"};
+  return kNames[static_cast<int>(encoding)];
+}
+
+inline constexpr Encoding kEncodings[] = {Encoding::kF32,  Encoding::kF16,  Encoding::kBF16,
+                                          Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1};
+
+// 64-byte aligned bytes.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(int64_t bytes)
+      : storage_(static_cast<size_t>(bytes) + 64), size_(static_cast<size_t>(bytes)) {
+    void* start = storage_.data();
+    size_t space = storage_.size();
+    data_ = static_cast<std::byte*>(std::align(64, size_, start, space));
+  }
+  std::byte* data() { return data_; }
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::vector<std::byte> storage_;
+  size_t size_;
+  std::byte* data_;
+};
+
+// A matrix as a checkpoint would hold it, with the exact value of each element.
+struct Matrix {
+  Matrix(Encoding encoding, int64_t rows, int64_t columns, std::mt19937& random)
+      : encoding(encoding), rows(rows), columns(columns), row_bytes(RowBytes(encoding, columns)) {
+    bytes.resize(static_cast<size_t>(rows * row_bytes));
+    values.resize(static_cast<size_t>(rows * columns));
+    std::normal_distribution<float> normal(0.0f, 0.5f);
+    std::uniform_int_distribution<int> byte(0, 255);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::byte* row = bytes.data() + r * row_bytes;
+      double* value = values.data() + r * columns;
+      if (encoding == Encoding::kF32) {
+        for (int64_t k = 0; k < columns; ++k) {
+          const float x = normal(random);
+          std::memcpy(row + 4 * k, &x, 4);
+          value[k] = x;
+        }
+      } else if (!IsBlockFormat(encoding)) {
+        for (int64_t k = 0; k < columns; ++k) {
+          const float x = normal(random);
+          auto bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16);
+          value[k] = std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+          if (encoding == Encoding::kF16) {
+            bits = RandomHalf(random);
+            value[k] = HalfValue(bits);
+          }
+          std::memcpy(row + 2 * k, &bits, 2);
+        }
+      } else {
+        const int64_t block_bytes = RowBytes(encoding, 32);
+        for (int64_t g = 0; g < columns / 32; ++g) {
+          std::byte* block = row + g * block_bytes;
+          for (int64_t i = 0; i < block_bytes; ++i) block[i] = static_cast<std::byte>(byte(random));
+          const uint16_t scale = RandomHalf(random);
+          std::memcpy(block, &scale, 2);
+          const double d = HalfValue(scale);
+          double m = 0;
+          if (encoding == Encoding::kQ4_1) {
+            const uint16_t minimum = RandomHalf(random);
+            std::memcpy(block + 2, &minimum, 2);
+            m = HalfValue(minimum);
+          }
+          for (int64_t i = 0; i < 32; ++i) {
+            double q = 0;
+            if (encoding == Encoding::kQ8_0) {
+              q = static_cast<int8_t>(block[2 + i]);
+            } else {
+              const int at = encoding == Encoding::kQ4_1 ? 4 : 2;
+              const int pair = std::to_integer<int>(block[at + i % 16]);
+              q = i < 16 ? pair & 15 : pair >> 4;
+              if (encoding == Encoding::kQ4_0) q -= 8;
+            }
+            value[g * 32 + i] = d * q + m;
+          }
+        }
+      }
+    }
+  }
+
+  SourceRow Row(int64_t r) const { return {encoding, bytes.data() + r * row_bytes}; }
+
+  // Halves of either sign from 2^-15 (subnormal) to 2.
+  static uint16_t RandomHalf(std::mt19937& random) {
+    std::uniform_int_distribution<int> magnitude(0x0200, 0x3fff);
+    return static_cast<uint16_t>(magnitude(random) | (random() & 1) << 15);
+  }
+
+  Encoding encoding;
+  int64_t rows;
+  int64_t columns;
+  int64_t row_bytes;
+  std::vector<std::byte> bytes;
+  std::vector<double> values;
+};
+
+// Rows of floats, and the same as int8 rows (kernels/activations.h).
+struct Activations {
+  Activations(int64_t tokens, int64_t columns, std::mt19937& random)
+      : tokens(tokens),
+        columns(columns),
+        float_stride((columns * 4 + 63) / 64 * 64),
+        q8_stride((Q8RowBytes(columns) + 63) / 64 * 64),
+        floats(tokens * float_stride),
+        q8(tokens * q8_stride) {
+    std::normal_distribution<float> normal;
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t k = 0; k < columns; ++k) Float(t)[k] = normal(random);
+    }
+    if (columns % 32 == 0) Quantize();
+  }
+
+  float* Float(int64_t t) { return reinterpret_cast<float*>(floats.data() + t * float_stride); }
+  const float* Float(int64_t t) const {
+    return reinterpret_cast<const float*>(floats.data() + t * float_stride);
+  }
+  const int8_t* Quants(int64_t t) const {
+    return reinterpret_cast<const int8_t*>(q8.data() + t * q8_stride);
+  }
+  float Scale(int64_t t, int64_t g) const { return ReadAt<float>(t, columns + g * 4); }
+  int32_t Sum(int64_t t, int64_t g) const {
+    return ReadAt<int32_t>(t, columns + columns / 32 * 4 + g * 4);
+  }
+
+  void Quantize() {
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t g = 0; g < columns / 32; ++g) {
+        float largest = 0;
+        for (int64_t i = 0; i < 32; ++i)
+          largest = std::max(largest, std::fabs(Float(t)[g * 32 + i]));
+        const float scale = largest / 127.0f;
+        int32_t sum = 0;
+        for (int64_t i = 0; i < 32; ++i) {
+          const auto q = static_cast<int8_t>(
+              scale == 0
+                  ? 0
+                  : std::clamp(std::nearbyint(Float(t)[g * 32 + i] / scale), -127.0f, 127.0f));
+          q8.data()[t * q8_stride + g * 32 + i] = static_cast<std::byte>(q);
+          sum += q;
+        }
+        std::memcpy(q8.data() + t * q8_stride + columns + g * 4, &scale, 4);
+        std::memcpy(q8.data() + t * q8_stride + columns + columns / 32 * 4 + g * 4, &sum, 4);
+      }
+    }
+  }
+
+  int64_t tokens;
+  int64_t columns;
+  int64_t float_stride;
+  int64_t q8_stride;
+  AlignedBytes floats;
+  AlignedBytes q8;
+
+ private:
+  template <typename T>
+  T ReadAt(int64_t t, int64_t at) const {
+    T value;
+    std::memcpy(&value, q8.data() + t * q8_stride + at, sizeof value);
+    return value;
+  }
+};
+
+inline AlignedBytes Pack(const LinearKernel& kernel, const Matrix& matrix) {
+  const int64_t panels = (matrix.rows + kPanelRows - 1) / kPanelRows;
+  const int64_t panel_bytes = kernel.panel_bytes(matrix.columns);
+  AlignedBytes packed(panels * panel_bytes);
+  AlignedBytes scratch(kernel.pack_scratch_bytes(matrix.columns));
+  for (int64_t p = 0; p < panels; ++p) {
+    std::vector<SourceRow> rows;
+    for (int64_t r = p * kPanelRows; r < std::min(matrix.rows, (p + 1) * kPanelRows); ++r) {
+      rows.push_back(matrix.Row(r));
+    }
+    kernel.pack_panel(rows, matrix.columns, packed.data() + p * panel_bytes, scratch.data());
+  }
+  return packed;
+}
+
+struct MultiplyOptions {
+  int64_t leaf_columns = 0;
+  bool silu_mul = false;
+  const float* residual = nullptr;  // [tokens][output columns]
+  std::vector<int64_t> cuts = {};   // panels at which the work is cut into calls
+  int64_t first_token = 0;
+  int64_t tokens = -1;  // all
+};
+
+// The kernel's output, [tokens][output columns] without gaps; `output` may be preset (residual in
+// place).
+inline void Multiply(const LinearKernel& kernel, const AlignedBytes& weights, int64_t rows,
+                     const Activations& x, const MultiplyOptions& options, float* output) {
+  LinearArgs args{};
+  args.weights = weights.data();
+  args.rows = rows;
+  args.columns = x.columns;
+  args.leaf_columns = options.leaf_columns;
+  args.activation_stride = kernel.int8_activations ? x.q8_stride : x.float_stride;
+  args.activations = (kernel.int8_activations ? x.q8.data() : x.floats.data()) +
+                     options.first_token * args.activation_stride;
+  args.tokens = options.tokens < 0 ? x.tokens : options.tokens;
+  args.output = output;
+  args.output_stride = options.silu_mul ? rows / 2 : rows;
+  args.residual = options.residual;
+  args.residual_stride = args.output_stride;
+  args.silu_mul = options.silu_mul;
+  AlignedBytes scratch(kernel.scratch_bytes(x.columns, args.tokens));
+  args.scratch = scratch.data();
+  std::vector<int64_t> cuts = options.cuts;
+  cuts.push_back((rows + kPanelRows - 1) / kPanelRows);
+  int64_t begin = 0;
+  for (const int64_t end : cuts) {
+    args.panel_begin = begin;
+    args.panel_end = end;
+    kernel.run(args);
+    begin = end;
+  }
+}
+
+inline std::vector<float> Multiply(const LinearKernel& kernel, const AlignedBytes& weights,
+                                   int64_t rows, const Activations& x,
+                                   const MultiplyOptions& options = {}) {
+  const int64_t tokens = options.tokens < 0 ? x.tokens : options.tokens;
+  std::vector<float> output(static_cast<size_t>(tokens * (options.silu_mul ? rows / 2 : rows)),
+                            -7.0f);
+  Multiply(kernel, weights, rows, x, options, output.data());
+  return output;
+}
+
+// Bits, with all NaNs taken as one.
+inline std::vector<uint32_t> Bits(const std::vector<float>& values) {
+  std::vector<uint32_t> bits;
+  bits.reserve(values.size());
+  for (const float value : values) {
+    bits.push_back(std::isnan(value) ? 0x7fc00000u : std::bit_cast<uint32_t>(value));
+  }
+  return bits;
+}
+
+}  // namespace llmir::kernels

@@ -1,0 +1,325 @@
+#include "kernels/linear.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "tests/unit/kernels/linear/linear_problem.h"
+
+namespace llmir::kernels {
+namespace {
+
+std::vector<const LinearKernel*> AvailableKernels() {
+  std::vector<const LinearKernel*> kernels;
+  for (const LinearKernel& kernel : LinearKernels()) {
+    if (IsaAvailable(kernel.isa)) kernels.push_back(&kernel);
+  }
+  return kernels;
+}
+
+// One instance per kernel that this machine can run.
+class LinearTest : public testing::TestWithParam<const LinearKernel*> {
+ protected:
+  const LinearKernel& kernel() const { return *GetParam(); }
+  const LinearKernel& portable() const { return *FindLinear(kernel().name, Isa::kPortable); }
+  bool float_weights() const { return !IsBlockFormat(kernel().weight); }
+  std::mt19937 random_{20240229};
+};
+
+INSTANTIATE_TEST_SUITE_P(Kernels, LinearTest, testing::ValuesIn(AvailableKernels()),
+                         [](const testing::TestParamInfo<const LinearKernel*>& info) {
+                           return std::string(info.param->name) + "__" + IsaName(info.param->isa);
+                         });
+
+struct Size {
+  int64_t rows;
+  int64_t columns;
+  int64_t tokens;
+};
+
+// Panels of 1 to 9, K/32 odd and even, tokens up to several tiles.
+constexpr Size kSizes[] = {{16, 32, 1},  {1, 32, 1},     {15, 96, 2},  {33, 64, 3},
+                           {64, 160, 1}, {100, 96, 4},   {80, 192, 5}, {144, 64, 1},
+                           {48, 224, 7}, {130, 128, 13}, {37, 96, 40}, {72, 352, 26}};
+constexpr Size kFloatSizes[] = {{16, 1, 1}, {17, 31, 2}, {50, 33, 3}, {65, 77, 12}, {20, 131, 25}};
+
+// The order that kernels/linear.h writes down, element by element.
+float SumAsDocumented(const Matrix& w, int64_t n, const Activations& x, int64_t t, int64_t begin,
+                      int64_t end) {
+  float sum = 0.0f;
+  if (!IsBlockFormat(w.encoding)) {
+    for (int64_t k = begin; k < end; ++k) {
+      sum = std::fma(static_cast<float>(w.values[n * w.columns + k]), x.Float(t)[k], sum);
+    }
+    return sum;
+  }
+  for (int64_t g = begin / 32; g < end / 32; ++g) {
+    const std::byte* block = w.Row(n).data + g * RowBytes(w.encoding, 32);
+    uint16_t half[2];
+    std::memcpy(half, block, 4);
+    const auto scale = static_cast<float>(HalfValue(half[0]));
+    int32_t dot = 0;
+    for (int64_t i = 0; i < 32; ++i) {
+      int q = 0;
+      if (w.encoding == Encoding::kQ8_0) {
+        q = static_cast<int8_t>(block[2 + i]);
+      } else {
+        const int pair =
+            std::to_integer<int>(block[(w.encoding == Encoding::kQ4_1 ? 4 : 2) + i % 16]);
+        q = (i < 16 ? pair & 15 : pair >> 4) - (w.encoding == Encoding::kQ4_0 ? 8 : 0);
+      }
+      dot += q * x.Quants(t)[g * 32 + i];
+    }
+    sum = std::fma(static_cast<float>(dot), scale * x.Scale(t, g), sum);
+    if (w.encoding == Encoding::kQ4_1) {
+      const auto minimum = static_cast<float>(HalfValue(half[1]));
+      sum = std::fma(minimum, x.Scale(t, g) * static_cast<float>(x.Sum(t, g)), sum);
+    }
+  }
+  return sum;
+}
+
+float TreeAsDocumented(const std::vector<float>& leaves, size_t begin, size_t end) {
+  if (end - begin == 1) return leaves[begin];
+  const size_t left = std::bit_floor(end - begin - 1);
+  return TreeAsDocumented(leaves, begin, begin + left) +
+         TreeAsDocumented(leaves, begin + left, end);
+}
+
+std::vector<float> OutputAsDocumented(const Matrix& w, const Activations& x, int64_t leaf_columns) {
+  std::vector<float> output;
+  const int64_t leaf = leaf_columns > 0 ? leaf_columns : w.columns;
+  for (int64_t t = 0; t < x.tokens; ++t) {
+    for (int64_t n = 0; n < w.rows; ++n) {
+      std::vector<float> leaves;
+      for (int64_t begin = 0; begin < w.columns; begin += leaf) {
+        leaves.push_back(SumAsDocumented(w, n, x, t, begin, std::min(begin + leaf, w.columns)));
+      }
+      output.push_back(TreeAsDocumented(leaves, 0, leaves.size()));
+    }
+  }
+  return output;
+}
+
+TEST_P(LinearTest, SumsInTheDocumentedOrder) {
+  std::vector<Size> sizes(std::begin(kSizes), std::end(kSizes));
+  if (float_weights()) sizes.insert(sizes.end(), std::begin(kFloatSizes), std::end(kFloatSizes));
+  for (const Size& size : sizes) {
+    const Matrix w(kernel().weight, size.rows, size.columns, random_);
+    const Activations x(size.tokens, size.columns, random_);
+    const AlignedBytes packed = Pack(kernel(), w);
+    for (const int64_t leaf : {0, 32, 64}) {
+      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
+                Bits(OutputAsDocumented(w, x, leaf)))
+          << size.rows << "x" << size.columns << ", " << size.tokens << " tokens, leaf " << leaf;
+    }
+  }
+}
+
+TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
+  if (!float_weights()) {
+    EXPECT_TRUE(kernel().int8_activations);
+    return;
+  }
+  const Matrix w(kernel().weight, 40, 95, random_);
+  const Activations x(5, 95, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  for (const int64_t leaf : {1, 7, 48, 94, 95, 200}) {
+    EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
+              Bits(OutputAsDocumented(w, x, leaf)))
+        << "leaf " << leaf;
+  }
+}
+
+TEST_P(LinearTest, StaysWithinTheErrorOfItsRoundings) {
+  const Matrix w(kernel().weight, 70, 352, random_);
+  const Activations x(9, 352, random_);
+  for (const int64_t leaf : {0, 64}) {
+    const std::vector<float> output =
+        Multiply(kernel(), Pack(kernel(), w), w.rows, x, {.leaf_columns = leaf});
+    for (int64_t t = 0; t < x.tokens; ++t) {
+      for (int64_t n = 0; n < w.rows; ++n) {
+        double exact = 0;
+        double magnitude = 0;
+        for (int64_t k = 0; k < w.columns; ++k) {
+          const double activation = kernel().int8_activations
+                                        ? double{x.Scale(t, k / 32)} * x.Quants(t)[k]
+                                        : double{x.Float(t)[k]};
+          exact += w.values[n * w.columns + k] * activation;
+          magnitude += std::fabs(w.values[n * w.columns + k] * activation);
+        }
+        // One rounding per column, or a few per group; those of a group's minimum and dot may each
+        // exceed their sum.
+        const double roundings = kernel().int8_activations ? 8.0 * w.columns / 32 : w.columns;
+        EXPECT_NEAR(output[t * w.rows + n], exact, roundings * 0x1p-24 * magnitude)
+            << "token " << t << ", row " << n;
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, GivesTheBitsOfPortableForEveryEpilogue) {
+  const Matrix w(kernel().weight, 160, 192, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  const AlignedBytes reference = Pack(portable(), w);
+  for (const int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 40}) {
+    const Activations x(tokens, w.columns, random_);
+    std::vector<float> residual(static_cast<size_t>(tokens * w.rows));
+    for (float& value : residual) value = std::normal_distribution<float>()(random_);
+    for (const MultiplyOptions& options :
+         {MultiplyOptions{.residual = residual.data()}, MultiplyOptions{.silu_mul = true},
+          MultiplyOptions{.leaf_columns = 64, .residual = residual.data()},
+          MultiplyOptions{.leaf_columns = 32, .silu_mul = true},
+          MultiplyOptions{.silu_mul = true, .residual = residual.data()}}) {
+      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, options)),
+                Bits(Multiply(portable(), reference, w.rows, x, options)))
+          << tokens << " tokens, silu_mul " << options.silu_mul;
+    }
+  }
+}
+
+TEST_P(LinearTest, ARowDoesNotDependOnItsBatch) {
+  const Matrix w(kernel().weight, 100, 160, random_);
+  const Activations x(40, w.columns, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  std::vector<float> alone;
+  for (int64_t t = 0; t < x.tokens; ++t) {
+    const std::vector<float> row =
+        Multiply(kernel(), packed, w.rows, x, {.leaf_columns = 64, .first_token = t, .tokens = 1});
+    alone.insert(alone.end(), row.begin(), row.end());
+  }
+  for (int64_t tokens = 1; tokens <= x.tokens; ++tokens) {
+    const std::vector<float> batch =
+        Multiply(kernel(), packed, w.rows, x, {.leaf_columns = 64, .tokens = tokens});
+    EXPECT_EQ(Bits(batch), Bits({alone.begin(), alone.begin() + tokens * w.rows})) << tokens;
+  }
+}
+
+TEST_P(LinearTest, TheSharesOfPanelsDoNotMatter) {
+  const Matrix w(kernel().weight, 288, 96, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  for (const int64_t tokens : {1, 3, 20}) {
+    const Activations x(tokens, w.columns, random_);
+    for (const bool silu_mul : {false, true}) {
+      const std::vector<float> whole =
+          Multiply(kernel(), packed, w.rows, x, {.silu_mul = silu_mul});
+      for (const std::vector<int64_t>& cuts :
+           {std::vector<int64_t>{2}, {8, 8, 10}, {2, 4, 6, 8, 10, 12, 14, 16}, {16}}) {
+        EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.silu_mul = silu_mul, .cuts = cuts})),
+                  Bits(whole));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, TheResidualMayBeTheOutput) {
+  const Matrix w(kernel().weight, 90, 64, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  for (const int64_t tokens : {1, 5, 33}) {
+    const Activations x(tokens, w.columns, random_);
+    std::vector<float> residual(static_cast<size_t>(tokens * w.rows), 0.75f);
+    const std::vector<float> apart =
+        Multiply(kernel(), packed, w.rows, x, {.residual = residual.data()});
+    Multiply(kernel(), packed, w.rows, x, {.residual = residual.data()}, residual.data());
+    EXPECT_EQ(Bits(residual), Bits(apart));
+    const std::vector<float> without = Multiply(kernel(), packed, w.rows, x);
+    for (size_t i = 0; i < apart.size(); ++i) ASSERT_EQ(apart[i], without[i] + 0.75f);
+  }
+}
+
+TEST_P(LinearTest, WritesNothingBeyondTheLastRow) {
+  const Matrix w(kernel().weight, 21, 64, random_);
+  const Activations x(3, w.columns, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  std::vector<float> output(static_cast<size_t>(3 * w.rows + 16), -7.0f);
+  Multiply(kernel(), packed, w.rows, x, {}, output.data());
+  EXPECT_THAT(std::vector<float>(output.begin() + 3 * w.rows, output.end()), testing::Each(-7.0f));
+  EXPECT_EQ(Bits({output.begin(), output.begin() + 3 * w.rows}),
+            Bits(Multiply(kernel(), packed, w.rows, x)));
+}
+
+TEST_P(LinearTest, NotANumberAndInfinityReachTheirRowsOnly) {
+  const Matrix w(kernel().weight, 40, 64, random_);
+  Activations x(5, w.columns, random_);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const AlignedBytes packed = Pack(kernel(), w);
+  const std::vector<float> before = Multiply(kernel(), packed, w.rows, x);
+  if (kernel().int8_activations) {
+    std::memcpy(x.q8.data() + 1 * x.q8_stride + w.columns, &kNaN, 4);
+    std::memcpy(x.q8.data() + 3 * x.q8_stride + w.columns, &kInfinity, 4);
+  } else {
+    x.Float(1)[17] = kNaN;
+    x.Float(3)[5] = kInfinity;
+  }
+  const std::vector<float> output = Multiply(kernel(), packed, w.rows, x);
+  for (int64_t n = 0; n < w.rows; ++n) {
+    EXPECT_TRUE(std::isnan(output[1 * w.rows + n]));
+    EXPECT_FALSE(std::isfinite(output[3 * w.rows + n]));
+    for (const int64_t t : {0, 2, 4}) EXPECT_EQ(output[t * w.rows + n], before[t * w.rows + n]);
+  }
+}
+
+// gate and up rows alternate by panels: with K = 1, x = 1, gate = g and up = 1 the output is
+// silu(g).
+TEST_P(LinearTest, SiluIsWithinTwoUlps) {
+  if (kernel().weight != Encoding::kF32) {
+    EXPECT_NE(FindLinear("linear_f32_f32", kernel().isa), nullptr);
+    return;
+  }
+  Matrix w(Encoding::kF32, 64 * 1024, 1, random_);
+  std::vector<float> gates;
+  for (int64_t n = 0; n < w.rows; ++n) {
+    float value = 1.0f;
+    if (n / 16 % 2 == 0) {
+      value = -87.0f + 174.0f * static_cast<float>(gates.size()) / (32.0f * 1024.0f);
+      if (gates.size() % 3 == 0) value = std::ldexp(value, static_cast<int>(random_() % 60) - 60);
+      gates.push_back(value);
+    }
+    std::memcpy(w.bytes.data() + n * 4, &value, 4);
+  }
+  Activations x(1, 1, random_);
+  x.Float(0)[0] = 1.0f;
+  const std::vector<float> output =
+      Multiply(kernel(), Pack(kernel(), w), w.rows, x, {.silu_mul = true});
+  ASSERT_EQ(output.size(), gates.size());
+  double worst = 0;
+  for (size_t i = 0; i < gates.size(); ++i) {
+    const double gate = gates[i];
+    const double exact = gate / (1.0 + std::exp(-gate));
+    const double ulp = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
+    worst = std::max(worst, std::fabs(output[i] - exact) / ulp);
+  }
+  EXPECT_LE(worst, 2.0);
+}
+
+TEST(LinearRegistry, FindsTheBestFamilyNotAboveTheOneAskedFor) {
+  for (const LinearKernel& kernel : LinearKernels()) {
+    const LinearKernel* found = FindLinear(kernel.name, kernel.isa);
+    ASSERT_NE(found, nullptr);
+    EXPECT_STREQ(found->name, kernel.name);
+    EXPECT_EQ(found->isa, kernel.isa);
+  }
+  EXPECT_EQ(FindLinear("linear_q8_q3_k", Isa::kAvx512), nullptr);
+  EXPECT_EQ(FindLinear("", Isa::kPortable), nullptr);
+}
+
+TEST(LinearRegistry, HoldsEveryWeightTypeForEveryFamily) {
+  std::vector<std::string> names;
+  for (const LinearKernel& kernel : LinearKernels()) {
+    names.push_back(std::string(kernel.name) + " " + IsaName(kernel.isa));
+    EXPECT_EQ(kernel.int8_activations, IsBlockFormat(kernel.weight)) << kernel.name;
+  }
+  std::vector<std::string> expected;
+  for (const Encoding encoding : kEncodings) {
+    for (const char* isa : {"portable", "avx2", "avx512"}) {
+      expected.push_back((IsBlockFormat(encoding) ? "linear_q8_" : "linear_f32_") +
+                         EncodingName(encoding) + " " + isa);
+    }
+  }
+  EXPECT_THAT(names, testing::UnorderedElementsAreArray(expected));
+}
+
+}  // namespace
+}  // namespace llmir::kernels
