@@ -15,8 +15,7 @@
 namespace llmir::plan {
 namespace {
 
-// ----------------------------------------------------------------------------------------------------
-// values as text
+// ------------------------------------------------------------ values as text
 
 std::string_view Text(const flatbuffers::String* text) {
   return text == nullptr ? std::string_view() : text->string_view();
@@ -104,8 +103,7 @@ class TextTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// ----------------------------------------------------------------------------------------------------
-// sections
+// ------------------------------------------------------------ sections
 
 class TextPrinter {
  public:
@@ -479,8 +477,7 @@ class TextPrinter {
   std::string out_;
 };
 
-// ----------------------------------------------------------------------------------------------------
-// JSON
+// ------------------------------------------------------------ JSON
 
 class JsonVisitor : public flatbuffers::IterationVisitor {
  public:

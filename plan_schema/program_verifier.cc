@@ -1,0 +1,991 @@
+#include "plan_schema/program_verifier.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <queue>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "plan_schema/plan_checks.h"
+#include "plan_schema/plan_facts.h"
+
+namespace llmir::plan {
+namespace {
+
+constexpr uint64_t kAlignment =
+    64;  // of buffers: a cache line, and a whole SIMD register of every ISA
+constexpr uint32_t kMaxPending =
+    16;  // comm::kMaxRequests: operations that a channel can have open at a time
+constexpr uint32_t kPartColumns = 3;  // kernels::ScorePart: maximum, sum, target
+
+bool IsCollective(StepKind kind) {
+  return kind == StepKind::all_reduce || kind == StepKind::all_reduce_start ||
+         kind == StepKind::gather;
+}
+
+// What a step of a kind must and may have.
+struct Signature {
+  uint32_t inputs;
+  uint32_t outputs;
+  bool weight;
+  bool kernel;
+  bool in_place;  // the input is also the output; naming it as one is optional
+};
+Signature SignatureOf(const Step& step) {
+  switch (step.kind()) {
+    case StepKind::embedding:
+      return {0, 1, true, true, false};
+    case StepKind::rms_norm:
+      return {1, 1, true, true, false};
+    case StepKind::quantize:
+      return {1, 1, false, true, false};
+    case StepKind::linear:
+      return {step.epilogue() == Epilogue::residual ? 2u : 1u, 1, true, true, false};
+    case StepKind::rope_append:
+      return {1, 0, false, true, true};
+    case StepKind::paged_attention:
+      return {1, 1, false, true, false};
+    case StepKind::add:
+      return {2, 1, false, true, false};
+    case StepKind::gather_rows:
+      return {1, 1, false, true, false};
+    case StepKind::all_reduce:
+    case StepKind::all_reduce_start:
+      return {1, 0, false, false, true};
+    case StepKind::wait:
+      return {0, 0, false, false, false};
+    case StepKind::gather:
+      return {1, 1, false, false, false};
+    case StepKind::send:
+      return {1, 0, false, false, false};
+    case StepKind::recv:
+      return {0, 1, false, false, false};
+    case StepKind::sample:
+      return {1, 1, false, true, false};
+    case StepKind::score:
+      return {1, 2, true, true, false};
+    case StepKind::score_merge:
+      return {1, 1, false, true, false};
+  }
+  return {};
+}
+
+class ProgramVerifier {
+ public:
+  ProgramVerifier(const Plan& plan, const Stage& stage, bool last_stage, const Program& program,
+                  std::string where)
+      : plan_(plan),
+        stage_(stage),
+        last_stage_(last_stage),
+        program_(program),
+        where_(std::move(where)),
+        ranks_(stage.ranks()->size()) {}
+
+  Status Verify() {
+    LLMIR_RETURN_IF_ERROR(VerifyBounds());
+    for (uint32_t b = 0; b < Count(program_.buffers()); ++b) {
+      LLMIR_RETURN_IF_ERROR(VerifyBuffer(*program_.buffers()->Get(b), BufferPlace(b)));
+    }
+    for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
+      LLMIR_RETURN_IF_ERROR(VerifyStep(i));
+    }
+    LLMIR_RETURN_IF_ERROR(VerifyEvents());
+    LLMIR_RETURN_IF_ERROR(VerifyEnd());
+    for (uint32_t r = 0; r < ranks_; ++r) {
+      LLMIR_RETURN_IF_ERROR(VerifyDefinedBeforeUse(r));
+      LLMIR_RETURN_IF_ERROR(VerifyApart(r));
+    }
+    return Status();
+  }
+
+ private:
+  std::string BufferPlace(uint32_t b) const { return fmt::format("{}.buffers[{}]", where_, b); }
+  std::string StepPlace(uint32_t i) const {
+    const Step& step = *program_.steps()->Get(i);
+    return fmt::format("{}.steps[{}] ({})", where_, i, EnumNameStepKind(step.kind()));
+  }
+  const Buffer& BufferAt(uint32_t b) const { return *program_.buffers()->Get(b); }
+  const Buffer& Input(const Step& step, uint32_t i) const {
+    return BufferAt(step.inputs()->Get(i));
+  }
+  const Buffer& Output(const Step& step, uint32_t i) const {
+    return BufferAt(step.outputs()->Get(i));
+  }
+
+  Status VerifyBounds() {
+    const Limits& limits = *plan_.limits();
+    LLMIR_RETURN_IF_ERROR(CheckEnum(where_ + ".kind", EnumNameProgramKind(program_.kind()),
+                                    static_cast<unsigned>(program_.kind())));
+    if (program_.min_tokens() < 1 || program_.min_tokens() > program_.max_tokens() ||
+        program_.max_tokens() > limits.max_tokens()) {
+      return InvalidArgument(
+          "{}: min_tokens {} to max_tokens {}, expected a range within 1 to limits.max_tokens = {}",
+          where_, program_.min_tokens(), program_.max_tokens(), limits.max_tokens());
+    }
+    // Every sequence of a step may sample once; in a decode step every token does.
+    const uint32_t sampled = program_.kind() == ProgramKind::score ? 0
+                             : program_.kind() == ProgramKind::decode
+                                 ? program_.max_tokens()
+                                 : std::min(program_.max_tokens(), limits.max_batch());
+    if (program_.max_sampled() < sampled || program_.max_sampled() > program_.max_tokens()) {
+      return InvalidArgument("{}.max_sampled: {}, expected {} to max_tokens = {}", where_,
+                             program_.max_sampled(), sampled, program_.max_tokens());
+    }
+    if (Count(program_.steps()) == 0) return InvalidArgument("{}.steps: none", where_);
+    return CheckIndex(where_ + ".events", program_.events(), uint64_t{Count(program_.steps())} + 1,
+                      "steps to signal them");
+  }
+
+  Status VerifyBuffer(const Buffer& buffer, const std::string& where) const {
+    if (Empty(buffer.name())) return InvalidArgument("{}.name: missing", where);
+    if (buffer.dtype() != DType::f32 && buffer.dtype() != DType::i32 &&
+        buffer.dtype() != DType::q8_rows) {
+      return InvalidArgument("{}.dtype: {} ({}), expected f32, i32 or q8_rows", where,
+                             static_cast<unsigned>(buffer.dtype()), DTypeName(buffer.dtype()));
+    }
+    LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".rows", EnumNameRows(buffer.rows()),
+                                    static_cast<unsigned>(buffer.rows())));
+    const uint32_t rows = buffer.rows() == Rows::tokens    ? program_.max_tokens()
+                          : buffer.rows() == Rows::sampled ? program_.max_sampled()
+                                                           : 1;
+    if (buffer.max_rows() < rows || buffer.max_rows() > kLargestCount) {
+      return InvalidArgument("{}.max_rows: {}, expected at least {}, one for each of {}", where,
+                             buffer.max_rows(), rows, EnumNameRows(buffer.rows()));
+    }
+    if (Count(buffer.columns()) != ranks_ || Count(buffer.offsets()) != ranks_ ||
+        Count(buffer.bytes()) != ranks_) {
+      return InvalidArgument("{}: {} columns, {} offsets, {} bytes, expected one each for {} ranks",
+                             where, Count(buffer.columns()), Count(buffer.offsets()),
+                             Count(buffer.bytes()), ranks_);
+    }
+    if (buffer.first_step() > buffer.last_step() ||
+        buffer.last_step() >= program_.steps()->size()) {
+      return InvalidArgument("{}: live from step {} to {}, but there are {} steps", where,
+                             buffer.first_step(), buffer.last_step(), program_.steps()->size());
+    }
+    for (uint32_t r = 0; r < ranks_; ++r) {
+      const uint64_t columns = buffer.columns()->Get(r);
+      if (columns == 0) continue;
+      if (columns > kLargestCount || (buffer.dtype() == DType::q8_rows && columns % 32 != 0)) {
+        return InvalidArgument("{}.columns[{}]: {}, expected at most {}{}", where, r, columns,
+                               kLargestCount,
+                               buffer.dtype() == DType::q8_rows ? " and a multiple of 32" : "");
+      }
+      // Both counts are at most 2^28 and an element takes 4 bytes: no product here wraps.
+      const uint64_t needed = buffer.max_rows() * RowBytes(buffer.dtype(), columns);
+      const uint64_t bytes = buffer.bytes()->Get(r);
+      if (bytes < needed) {
+        return InvalidArgument("{}.bytes[{}]: {}, but {} rows of {} {} take {}", where, r, bytes,
+                               buffer.max_rows(), columns, DTypeName(buffer.dtype()), needed);
+      }
+      const uint64_t offset = buffer.offsets()->Get(r);
+      if (offset % kAlignment != 0) {
+        return InvalidArgument("{}.offsets[{}]: {}, not a multiple of {}", where, r, offset,
+                               kAlignment);
+      }
+      const auto* arenas = stage_.ranks()->Get(r)->arena_bytes();
+      LLMIR_RETURN_IF_ERROR(CheckIndex(where + ".arena", buffer.arena(), Count(arenas), "arenas"));
+      const std::optional<uint64_t> end = Sum(offset, bytes);
+      if (!end || *end > arenas->Get(buffer.arena())) {
+        return InvalidArgument("{}.offsets[{}]: {} + {} bytes, but arena {} has {}", where, r,
+                               offset, bytes, buffer.arena(), arenas->Get(buffer.arena()));
+      }
+    }
+    return Status();
+  }
+
+  // ---------------------------------------------------------- steps
+
+  Status VerifyStep(uint32_t i) {
+    const Step& step = *program_.steps()->Get(i);
+    LLMIR_RETURN_IF_ERROR(CheckEnum(fmt::format("{}.steps[{}].kind", where_, i),
+                                    EnumNameStepKind(step.kind()),
+                                    static_cast<unsigned>(step.kind())));
+    const std::string where = StepPlace(i);
+    if (Empty(step.name())) return InvalidArgument("{}.name: missing", where);
+    if (step.layer() != -1 && (step.layer() < static_cast<int64_t>(stage_.layer_begin()) ||
+                               step.layer() >= static_cast<int64_t>(stage_.layer_end()))) {
+      return InvalidArgument("{}.layer: {}, but the stage has layers [{}, {})", where, step.layer(),
+                             stage_.layer_begin(), stage_.layer_end());
+    }
+    if (Count(step.ranks()) != ranks_) {
+      return InvalidArgument("{}.ranks: {}, but the stage has {}", where, Count(step.ranks()),
+                             ranks_);
+    }
+    LLMIR_RETURN_IF_ERROR(VerifyCosts(step, where));
+    LLMIR_RETURN_IF_ERROR(VerifySignature(step, i, where));
+    LLMIR_RETURN_IF_ERROR(VerifyAliases(step, where));
+    LLMIR_RETURN_IF_ERROR(VerifyTypes(step, where));
+    for (uint32_t r = 0; r < ranks_; ++r) {
+      if (!step.ranks()->Get(r)->skip()) {
+        LLMIR_RETURN_IF_ERROR(VerifyOnRank(step, r, where));
+      } else if (IsCollective(step.kind()) || step.kind() == StepKind::wait) {
+        return InvalidArgument("{}.ranks[{}].skip: all ranks of a stage take part in collectives",
+                               where, r);
+      }
+    }
+    return Status();
+  }
+
+  static Status VerifyCosts(const Step& step, const std::string& where) {
+    for (uint32_t r = 0; r < step.ranks()->size(); ++r) {
+      const StepRank& rank = *step.ranks()->Get(r);
+      bool valid = std::isfinite(rank.predicted_us()) && rank.predicted_us() >= 0;
+      if (const Cost* cost = rank.cost()) {
+        for (const double value :
+             {cost->bytes(), cost->bytes_per_token(), cost->bytes_per_context(), cost->flops(),
+              cost->flops_per_token(), cost->flops_per_context(),
+              cost->message_bytes_per_token()}) {
+          valid = valid && std::isfinite(value) && value >= 0;
+        }
+      }
+      if (!valid) {
+        return InvalidArgument("{}.ranks[{}].cost: a value is negative or not finite", where, r);
+      }
+    }
+    return Status();
+  }
+
+  Status VerifySignature(const Step& step, uint32_t index, const std::string& where) const {
+    const Signature signature = SignatureOf(step);
+    const uint32_t outputs = Count(step.outputs());
+    if (Count(step.inputs()) != signature.inputs) {
+      return InvalidArgument("{}.inputs: {}, expected {}", where, Count(step.inputs()),
+                             signature.inputs);
+    }
+    if (outputs != signature.outputs && !(signature.in_place && outputs == 1)) {
+      return InvalidArgument("{}.outputs: {}, expected {}", where, outputs, signature.outputs);
+    }
+    for (const bool input : {true, false}) {
+      const auto* operands = input ? step.inputs() : step.outputs();
+      for (uint32_t k = 0; k < Count(operands); ++k) {
+        const std::string place = fmt::format("{}.{}[{}]", where, input ? "inputs" : "outputs", k);
+        const uint32_t b = operands->Get(k);
+        LLMIR_RETURN_IF_ERROR(CheckIndex(place, b, Count(program_.buffers()), "buffers"));
+        if (index < BufferAt(b).first_step() || index > BufferAt(b).last_step()) {
+          return InvalidArgument("{}: buffers[{}] is live from step {} to {} only", place, b,
+                                 BufferAt(b).first_step(), BufferAt(b).last_step());
+        }
+      }
+    }
+    if ((step.weight() >= 0) != signature.weight) {
+      return InvalidArgument("{}.weight: {}, expected {}", where, step.weight(),
+                             signature.weight ? "an index" : "none");
+    }
+    if (signature.weight) {
+      LLMIR_RETURN_IF_ERROR(
+          CheckIndex(where + ".weight", step.weight(), plan_.weights()->size(), "weights"));
+    }
+    if ((step.kernel() >= 0) != signature.kernel) {
+      return InvalidArgument("{}.kernel: {}, expected {}", where, step.kernel(),
+                             signature.kernel ? "an index" : "none");
+    }
+    if (signature.kernel) {
+      LLMIR_RETURN_IF_ERROR(
+          CheckIndex(where + ".kernel", step.kernel(), plan_.kernels()->size(), "kernels"));
+    }
+    LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".epilogue", EnumNameEpilogue(step.epilogue()),
+                                    static_cast<unsigned>(step.epilogue())));
+    if (step.epilogue() != Epilogue::none && step.kind() != StepKind::linear) {
+      return InvalidArgument("{}.epilogue: {}, which only linear has", where,
+                             EnumNameEpilogue(step.epilogue()));
+    }
+    if (IsCollective(step.kind()) && step.group() != static_cast<int64_t>(stage_.group())) {
+      return InvalidArgument("{}.group: {}, but the stage's ranks are groups[{}]", where,
+                             step.group(), stage_.group());
+    }
+    const bool attends =
+        step.kind() == StepKind::rope_append || step.kind() == StepKind::paged_attention;
+    if (attends && step.layer() < 0) {
+      return InvalidArgument("{}.layer: {}, but the KV cache is kept by layer", where,
+                             step.layer());
+    }
+    if (!last_stage_ && (step.kind() == StepKind::sample || step.kind() == StepKind::score ||
+                         step.kind() == StepKind::score_merge)) {
+      return InvalidArgument("{}: only the last stage has the model's output", where);
+    }
+    return Status();
+  }
+
+  // Only sums of whole rows may write what they read: linear's residual, add, and what works in
+  // place by definition.
+  static Status VerifyAliases(const Step& step, const std::string& where) {
+    const Signature signature = SignatureOf(step);
+    for (uint32_t o = 0; o < Count(step.outputs()); ++o) {
+      const uint32_t output = step.outputs()->Get(o);
+      for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
+        const bool same = step.inputs()->Get(k) == output;
+        if (signature.in_place ? !same
+                               : same && step.kind() != StepKind::add &&
+                                     !(step.kind() == StepKind::linear && k == 1)) {
+          return InvalidArgument(
+              "{}.outputs[{}]: buffers[{}], expected {}", where, o, output,
+              signature.in_place ? "the input, or none" : "another than the inputs");
+        }
+      }
+      if (o > 0 && output == step.outputs()->Get(0)) {
+        return InvalidArgument("{}.outputs[{}]: buffers[{}], named twice", where, o, output);
+      }
+    }
+    return Status();
+  }
+
+  Status ExpectBuffer(const Buffer& buffer, DType dtype, Rows rows,
+                      const std::string& where) const {
+    if (buffer.dtype() != dtype) {
+      return InvalidArgument("{}: buffer {} of {}, expected {}", where,
+                             buffer.name()->string_view(), DTypeName(buffer.dtype()),
+                             DTypeName(dtype));
+    }
+    if (buffer.rows() != rows) {
+      return InvalidArgument("{}: buffer {} has rows for {}, expected {}", where,
+                             buffer.name()->string_view(), EnumNameRows(buffer.rows()),
+                             EnumNameRows(rows));
+    }
+    return Status();
+  }
+
+  // Element types and what rows stand for: the same on all ranks.
+  Status VerifyTypes(const Step& step, const std::string& where) const {
+    const auto input = [&](uint32_t i, DType dtype, Rows rows) {
+      return ExpectBuffer(Input(step, i), dtype, rows, fmt::format("{}.inputs[{}]", where, i));
+    };
+    const auto output = [&](uint32_t i, DType dtype, Rows rows) {
+      return ExpectBuffer(Output(step, i), dtype, rows, fmt::format("{}.outputs[{}]", where, i));
+    };
+    const DType activations = HasMatrix(step) ? ActivationType(step) : DType::f32;
+    switch (step.kind()) {
+      case StepKind::embedding:
+        return output(0, DType::f32, Rows::tokens);
+      case StepKind::rms_norm:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
+        return output(0, Output(step, 0).dtype() == DType::q8_rows ? DType::q8_rows : DType::f32,
+                      Input(step, 0).rows());
+      case StepKind::quantize:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
+        return output(0, DType::q8_rows, Input(step, 0).rows());
+      case StepKind::linear:
+        LLMIR_RETURN_IF_ERROR(input(0, activations, Input(step, 0).rows()));
+        if (step.epilogue() == Epilogue::residual) {
+          LLMIR_RETURN_IF_ERROR(input(1, DType::f32, Input(step, 0).rows()));
+        }
+        return output(0, DType::f32, Input(step, 0).rows());
+      case StepKind::rope_append:
+        return input(0, DType::f32, Rows::tokens);
+      case StepKind::paged_attention:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
+        return output(0, DType::f32, Rows::tokens);
+      case StepKind::add:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
+        LLMIR_RETURN_IF_ERROR(input(1, DType::f32, Input(step, 0).rows()));
+        return output(0, DType::f32, Input(step, 0).rows());
+      case StepKind::gather_rows:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
+        return output(0, DType::f32, Rows::sampled);
+      case StepKind::all_reduce:
+      case StepKind::all_reduce_start:
+        return input(0, DType::f32, Input(step, 0).rows());
+      case StepKind::gather:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
+        return output(0, DType::f32, Input(step, 0).rows());
+      case StepKind::sample:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::sampled));
+        return output(0, DType::i32, Rows::sampled);
+      case StepKind::score:
+        LLMIR_RETURN_IF_ERROR(input(0, activations, Rows::tokens));
+        LLMIR_RETURN_IF_ERROR(output(0, DType::f32, Rows::tokens));
+        return output(1, DType::f32, Output(step, 1).rows());
+      case StepKind::score_merge:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
+        return output(0, DType::f32, Rows::tokens);
+      case StepKind::wait:
+      case StepKind::send:
+      case StepKind::recv:
+        return Status();
+    }
+    return Status();
+  }
+
+  static bool HasMatrix(const Step& step) {
+    return step.kind() == StepKind::linear || step.kind() == StepKind::score;
+  }
+  // What a matrix of this type reads (kernels/linear.h).
+  DType ActivationType(const Step& step) const {
+    return IsQuantized(plan_.weights()->Get(step.weight())->dtype()) ? DType::q8_rows : DType::f32;
+  }
+
+  // ---------------------------------------------------------- columns on a rank
+
+  Status ExpectColumns(const Buffer& buffer, uint32_t r, uint64_t expected,
+                       const std::string& where) const {
+    if (buffer.columns()->Get(r) == expected) return Status();
+    return InvalidArgument("{}, rank {} of the stage: buffer {} has {} columns, expected {}", where,
+                           r, buffer.name()->string_view(), buffer.columns()->Get(r), expected);
+  }
+
+  StatusOr<WeightShape> ShapeOnRank(const Step& step, uint32_t r, const std::string& where) {
+    const Rank& rank = *stage_.ranks()->Get(r);
+    if (rank_weights_.empty()) rank_weights_.resize(ranks_);
+    std::unordered_set<uint32_t>& packed = rank_weights_[r];
+    if (packed.empty() && Count(rank.weights()) > 0) {
+      packed.insert(rank.weights()->begin(), rank.weights()->end());
+    }
+    if (!packed.contains(static_cast<uint32_t>(step.weight()))) {
+      return InvalidArgument("{}.weight: {}, which rank {} of the stage does not pack", where,
+                             step.weight(), r);
+    }
+    return RankWeightShape(plan_, *plan_.weights()->Get(step.weight()), rank);
+  }
+
+  Status VerifyOnRank(const Step& step, uint32_t r, const std::string& where) {
+    for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
+      if (Input(step, k).columns()->Get(r) == 0) {
+        return InvalidArgument("{}.inputs[{}]: rank {} of the stage does not have buffer {}", where,
+                               k, r, Input(step, k).name()->string_view());
+      }
+    }
+    for (uint32_t k = 0; k < Count(step.outputs()); ++k) {
+      if (Output(step, k).columns()->Get(r) == 0 && !(step.kind() == StepKind::gather && r != 0)) {
+        return InvalidArgument("{}.outputs[{}]: rank {} of the stage does not have buffer {}",
+                               where, k, r, Output(step, k).name()->string_view());
+      }
+    }
+
+    const Model& model = *plan_.model();
+    const Rank& rank = *stage_.ranks()->Get(r);
+    const uint64_t query = RankLeaves(rank, Unit::query_head).count();
+    const uint64_t kv = RankLeaves(rank, Unit::kv_head).count();
+    const auto input = [&](uint32_t i, uint64_t columns) {
+      return ExpectColumns(Input(step, i), r, columns, fmt::format("{}.inputs[{}]", where, i));
+    };
+    const auto output = [&](uint32_t i, uint64_t columns) {
+      return ExpectColumns(Output(step, i), r, columns, fmt::format("{}.outputs[{}]", where, i));
+    };
+    switch (step.kind()) {
+      case StepKind::embedding: {
+        LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
+        LLMIR_RETURN_IF_ERROR(VerifyTable(step, where));
+        LLMIR_RETURN_IF_ERROR(output(0, model.hidden()));
+        return output(0, shape.columns);
+      }
+      case StepKind::rms_norm: {
+        LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
+        if (!IsVector(plan_, *plan_.weights()->Get(step.weight()))) {
+          return InvalidArgument("{}.weight: {} is a matrix, expected a vector", where,
+                                 step.weight());
+        }
+        LLMIR_RETURN_IF_ERROR(input(0, shape.columns));
+        return output(0, shape.columns);
+      }
+      case StepKind::linear: {
+        LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
+        const Weight& weight = *plan_.weights()->Get(step.weight());
+        LLMIR_RETURN_IF_ERROR(ExpectMatrix(step, where));
+        const bool gated = step.epilogue() == Epilogue::silu_mul;
+        if (gated != (weight.interleave() == Interleave::panels)) {
+          return InvalidArgument("{}.epilogue: {}, but weights[{}] is interleaved by {}", where,
+                                 EnumNameEpilogue(step.epilogue()), step.weight(),
+                                 EnumNameInterleave(weight.interleave()));
+        }
+        LLMIR_RETURN_IF_ERROR(input(0, shape.columns));
+        const uint64_t columns = gated ? shape.rows / 2 : shape.rows;
+        if (step.epilogue() == Epilogue::residual) LLMIR_RETURN_IF_ERROR(input(1, columns));
+        return output(0, columns);
+      }
+      case StepKind::rope_append:
+        return input(0, (query + 2 * kv) * model.head_dim());
+      case StepKind::paged_attention:
+        LLMIR_RETURN_IF_ERROR(input(0, (query + 2 * kv) * model.head_dim()));
+        return output(0, query * model.head_dim());
+      case StepKind::add:
+        LLMIR_RETURN_IF_ERROR(input(1, Input(step, 0).columns()->Get(r)));
+        return output(0, Input(step, 0).columns()->Get(r));
+      case StepKind::quantize:
+      case StepKind::gather_rows:
+        return output(0, Input(step, 0).columns()->Get(r));
+      case StepKind::all_reduce:
+      case StepKind::all_reduce_start:
+        return input(0, Input(step, 0).columns()->Get(0));
+      case StepKind::gather: {
+        if (r != 0) return Status();
+        uint64_t columns = 0;
+        for (const uint32_t part : *Input(step, 0).columns()) columns += part;
+        return output(0, columns);
+      }
+      case StepKind::sample:
+        LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
+        LLMIR_RETURN_IF_ERROR(input(0, model.vocabulary()));
+        return output(0, 1);
+      case StepKind::score: {
+        LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
+        LLMIR_RETURN_IF_ERROR(VerifyTable(step, where));
+        LLMIR_RETURN_IF_ERROR(input(0, shape.columns));
+        LLMIR_RETURN_IF_ERROR(output(0, kPartColumns));
+        if (Output(step, 1).columns()->Get(r) < shape.rows) {
+          return InvalidArgument(
+              "{}.outputs[1], rank {} of the stage: buffer {} has {} columns, but a row of logits "
+              "has {}",
+              where, r, Output(step, 1).name()->string_view(), Output(step, 1).columns()->Get(r),
+              shape.rows);
+        }
+        return Status();
+      }
+      case StepKind::score_merge:
+        LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
+        LLMIR_RETURN_IF_ERROR(input(0, uint64_t{kPartColumns} * ranks_));
+        return output(0, 1);
+      case StepKind::send:
+        if (Count(step.ranks()->Get(r)->peers()) == 0) {
+          return InvalidArgument("{}.ranks[{}].peers: none; a rank without a peer skips the step",
+                                 where, r);
+        }
+        return Status();
+      case StepKind::recv:
+        if (Count(step.ranks()->Get(r)->peers()) != 1) {
+          return InvalidArgument("{}.ranks[{}].peers: {}, expected one source", where, r,
+                                 Count(step.ranks()->Get(r)->peers()));
+        }
+        return Status();
+      case StepKind::wait:
+        return Status();
+    }
+    return Status();
+  }
+
+  Status ExpectMatrix(const Step& step, const std::string& where) const {
+    if (!IsVector(plan_, *plan_.weights()->Get(step.weight()))) return Status();
+    return InvalidArgument("{}.weight: {} is a vector, expected a matrix", where, step.weight());
+  }
+
+  // A matrix with one row per token id of the rank: its rows are found by id, so nothing else may
+  // be joined to it.
+  Status VerifyTable(const Step& step, const std::string& where) const {
+    LLMIR_RETURN_IF_ERROR(ExpectMatrix(step, where));
+    const Weight& weight = *plan_.weights()->Get(step.weight());
+    const Tensor& tensor = *plan_.tensors()->Get(weight.pieces()->Get(0));
+    if (weight.pieces()->size() == 1 && tensor.rows() == plan_.model()->vocabulary() &&
+        weight.axis() != Axis::columns) {
+      return Status();
+    }
+    return InvalidArgument("{}.weight: {} is not one tensor with a row per token id", where,
+                           step.weight());
+  }
+
+  Status VerifyFirstRankAlone(const Step& step, const std::string& where) const {
+    for (uint32_t r = 0; r < ranks_; ++r) {
+      if (step.ranks()->Get(r)->skip() == (r != 0)) continue;
+      return InvalidArgument(
+          "{}.ranks[{}].skip: {}, expected only the stage's first rank to run it", where, r,
+          step.ranks()->Get(r)->skip());
+    }
+    return Status();
+  }
+
+  // ---------------------------------------------------------- order
+
+  // Each event is signalled, then waited for, before it is signalled again or the program ends;
+  // while its sum is under way no other step touches the buffer.
+  Status VerifyEvents() const {
+    constexpr int64_t kIdle = -1;
+    std::vector<int64_t> pending(program_.events(), kIdle);  // the step that signalled it
+    std::unordered_map<uint32_t, uint32_t> in_flight;        // buffer -> step that sums it
+    for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
+      const Step& step = *program_.steps()->Get(i);
+      for (const auto* operands : {step.inputs(), step.outputs()}) {
+        for (uint32_t k = 0; k < Count(operands); ++k) {
+          if (const auto sum = in_flight.find(operands->Get(k)); sum != in_flight.end()) {
+            return InvalidArgument("{}: uses buffers[{}] while steps[{}] is still summing it",
+                                   StepPlace(i), operands->Get(k), sum->second);
+          }
+        }
+      }
+      const bool signals = step.kind() == StepKind::all_reduce_start;
+      if ((step.signals() >= 0) != signals) {
+        return InvalidArgument("{}.signals: {}, expected {}", StepPlace(i), step.signals(),
+                               signals ? "an event" : "none");
+      }
+      const bool waits = step.kind() == StepKind::wait;
+      if (Count(step.waits()) != (waits ? 1 : 0)) {
+        return InvalidArgument("{}.waits: {} events, expected {}", StepPlace(i),
+                               Count(step.waits()), waits ? 1 : 0);
+      }
+      if (signals) {
+        const auto event = static_cast<uint32_t>(step.signals());
+        LLMIR_RETURN_IF_ERROR(
+            CheckIndex(StepPlace(i) + ".signals", event, pending.size(), "events"));
+        if (pending[event] != kIdle) {
+          return InvalidArgument(
+              "{}.signals: event {}, which steps[{}] signals and nobody waited for", StepPlace(i),
+              event, pending[event]);
+        }
+        pending[event] = i;
+        in_flight[step.inputs()->Get(0)] = i;
+        if (in_flight.size() > kMaxPending) {
+          return InvalidArgument("{}: {} sums under way, a channel holds {}", StepPlace(i),
+                                 in_flight.size(), kMaxPending);
+        }
+      }
+      if (waits) {
+        const uint32_t event = step.waits()->Get(0);
+        LLMIR_RETURN_IF_ERROR(
+            CheckIndex(StepPlace(i) + ".waits[0]", event, pending.size(), "events"));
+        if (pending[event] == kIdle) {
+          return InvalidArgument("{}.waits[0]: event {}, which no step before it signals",
+                                 StepPlace(i), event);
+        }
+        const uint32_t buffer =
+            program_.steps()->Get(static_cast<uint32_t>(pending[event]))->inputs()->Get(0);
+        if (i > BufferAt(buffer).last_step()) {
+          return InvalidArgument(
+              "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),
+              buffer, BufferAt(buffer).last_step());
+        }
+        in_flight.erase(buffer);
+        pending[event] = kIdle;
+      }
+    }
+    for (size_t event = 0; event < pending.size(); ++event) {
+      if (pending[event] != kIdle) {
+        return InvalidArgument("{}: event {}, which no step waits for",
+                               StepPlace(static_cast<uint32_t>(pending[event])), event);
+      }
+    }
+    return Status();
+  }
+
+  // The last stage's program ends in what its kind is for, once.
+  Status VerifyEnd() const {
+    if (!last_stage_) return Status();
+    const StepKind expected =
+        program_.kind() == ProgramKind::score ? StepKind::score_merge : StepKind::sample;
+    uint32_t found = 0;
+    for (const Step* step : *program_.steps()) {
+      const bool runs = !step->ranks()->Get(0)->skip();
+      if (step->kind() == expected && runs) ++found;
+    }
+    if (found == 1) return Status();
+    return InvalidArgument("{}.steps: {} of kind {} on the first rank, expected one", where_, found,
+                           EnumNameStepKind(expected));
+  }
+
+  // A step reads only what a step before it wrote on this rank.
+  Status VerifyDefinedBeforeUse(uint32_t r) const {
+    std::vector<bool> written(Count(program_.buffers()), false);
+    for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
+      const Step& step = *program_.steps()->Get(i);
+      if (step.ranks()->Get(r)->skip()) continue;
+      for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
+        if (!written[step.inputs()->Get(k)]) {
+          return InvalidArgument(
+              "{}.inputs[{}]: buffers[{}] has not been written on rank {} of the stage",
+              StepPlace(i), k, step.inputs()->Get(k), r);
+        }
+      }
+      if (step.kind() == StepKind::gather && r != 0) continue;
+      for (uint32_t k = 0; k < Count(step.outputs()); ++k) written[step.outputs()->Get(k)] = true;
+    }
+    return Status();
+  }
+
+  // Buffers that are live at the same step lie apart. A sweep over the steps keeps the live ones of
+  // each arena ordered by place; since they are apart, a new one need only be held against its two
+  // neighbours.
+  Status VerifyApart(uint32_t r) const {
+    std::vector<uint32_t> order;
+    for (uint32_t b = 0; b < Count(program_.buffers()); ++b) {
+      if (BufferAt(b).columns()->Get(r) > 0) order.push_back(b);
+    }
+    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+      return BufferAt(a).first_step() < BufferAt(b).first_step();
+    });
+    using Place = std::pair<uint32_t, uint64_t>;  // arena, offset
+    std::map<Place, uint32_t> live;
+    const auto ends_later = [&](uint32_t a, uint32_t b) {
+      return BufferAt(a).last_step() > BufferAt(b).last_step();
+    };
+    std::priority_queue<uint32_t, std::vector<uint32_t>, decltype(ends_later)> expiring(ends_later);
+    const auto place = [&](uint32_t b) {
+      return Place(BufferAt(b).arena(), BufferAt(b).offsets()->Get(r));
+    };
+    const auto overlap = [&](uint32_t a, uint32_t b) {
+      return InvalidArgument(
+          "{}: overlaps buffers[{}] in arena {} of rank {} of the stage while both are live",
+          BufferPlace(a), b, BufferAt(a).arena(), r);
+    };
+    for (const uint32_t b : order) {
+      while (!expiring.empty() && BufferAt(expiring.top()).last_step() < BufferAt(b).first_step()) {
+        live.erase(place(expiring.top()));
+        expiring.pop();
+      }
+      const auto [arena, offset] = place(b);
+      const auto next = live.lower_bound({arena, offset});
+      if (next != live.end() && next->first.first == arena &&
+          next->first.second < offset + BufferAt(b).bytes()->Get(r)) {
+        return overlap(b, next->second);
+      }
+      if (next != live.begin()) {
+        const auto previous = std::prev(next);
+        if (previous->first.first == arena &&
+            previous->first.second + BufferAt(previous->second).bytes()->Get(r) > offset) {
+          return overlap(b, previous->second);
+        }
+      }
+      live.emplace(Place(arena, offset), b);
+      expiring.push(b);
+    }
+    return Status();
+  }
+
+  const Plan& plan_;
+  const Stage& stage_;
+  const bool last_stage_;
+  const Program& program_;
+  const std::string where_;
+  const uint32_t ranks_;
+  std::vector<std::unordered_set<uint32_t>> rank_weights_;
+};
+
+// ------------------------------------------------------------ messages
+
+// Runs one program of all stages of a replica as its ranks would, without its arithmetic: a send
+// and its receive pass together (rendezvous: nothing is assumed to be buffered), a collective
+// passes when all ranks of the stage have come. If all ranks reach the end, no order of execution
+// can deadlock: each rank's steps are a fixed sequence and a message is named by source,
+// destination and its number among the program's sends, so that what passes never depends on who
+// was faster. For the same reason any sequence of such programs passes, given in one order to all
+// ranks.
+class Rehearsal {
+ public:
+  Rehearsal(const Replica& replica, uint32_t program, std::string where)
+      : where_(std::move(where)), program_index_(program) {
+    for (uint32_t s = 0; s < replica.stages()->size(); ++s) {
+      const Stage& stage = *replica.stages()->Get(s);
+      stages_.push_back({stage.programs()->Get(program), stage.ranks()->size(), {}, 0, {}, {}});
+      StageState& state = stages_.back();
+      uint32_t sends = 0;
+      uint32_t receives = 0;
+      std::unordered_map<uint32_t, uint32_t> signalled;  // event -> the step that signals it
+      for (uint32_t i = 0; i < state.program->steps()->size(); ++i) {
+        const Step& step = *state.program->steps()->Get(i);
+        uint32_t tag = 0;
+        if (step.kind() == StepKind::send) tag = sends++;
+        if (step.kind() == StepKind::recv) tag = receives++;
+        if (step.kind() == StepKind::all_reduce_start) signalled[step.signals()] = i;
+        if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
+        state.tags.push_back(tag);
+      }
+      state.started.resize(state.tags.size(), 0);
+      for (uint32_t r = 0; r < stage.ranks()->size(); ++r) {
+        const uint32_t world_rank = stage.ranks()->Get(r)->world_rank();
+        by_world_rank_[world_rank] = static_cast<uint32_t>(actors_.size());
+        state.actors.push_back(static_cast<uint32_t>(actors_.size()));
+        actors_.push_back({s, r, world_rank, 0, 0, false});
+      }
+    }
+  }
+
+  Status Run() {
+    for (uint32_t a = 0; a < actors_.size(); ++a) {
+      LLMIR_RETURN_IF_ERROR(VerifyPeers(a));
+      SkipOver(actors_[a]);
+      ready_.push_back(a);
+    }
+    while (!ready_.empty()) {
+      const uint32_t a = ready_.back();
+      ready_.pop_back();
+      bool moved = true;
+      while (moved && !Done(actors_[a])) LLMIR_RETURN_IF_ERROR(Advance(a, &moved));
+    }
+    std::string blocked;
+    uint32_t count = 0;
+    for (const Actor& actor : actors_) {
+      if (Done(actor)) continue;
+      constexpr uint32_t kNamed = 4;
+      if (++count <= kNamed) blocked += (blocked.empty() ? "" : "; ") + Waiting(actor);
+    }
+    if (count == 0) return Status();
+    return InvalidArgument("{}.stages, programs[{}]: deadlock, {} of {} ranks cannot finish: {}",
+                           where_, program_index_, count, actors_.size(), blocked);
+  }
+
+ private:
+  struct Actor {
+    uint32_t stage;
+    uint32_t rank;  // of the stage
+    uint32_t world_rank;
+    uint32_t step;
+    uint32_t peer;  // of a send's, the next
+    bool arrived;   // at a collective, counted
+  };
+  struct StageState {
+    const Program* program;
+    uint32_t ranks;
+    // Per step: a send's or receive's number among its kind, skipped ones included; a wait's start.
+    std::vector<uint32_t> tags;
+    uint32_t arrived;               // at the blocking collective
+    std::vector<uint32_t> started;  // per step, ranks that have started its sum
+    std::vector<uint32_t> actors;
+  };
+
+  const Step& StepOf(const Actor& actor) const {
+    return *stages_[actor.stage].program->steps()->Get(actor.step);
+  }
+  uint32_t TagOf(const Actor& actor) const { return stages_[actor.stage].tags[actor.step]; }
+  bool Done(const Actor& actor) const {
+    return actor.step >= stages_[actor.stage].program->steps()->size();
+  }
+  void SkipOver(Actor& actor) const {
+    while (!Done(actor) && StepOf(actor).ranks()->Get(actor.rank)->skip()) ++actor.step;
+  }
+  void Next(Actor& actor) const {
+    ++actor.step;
+    actor.peer = 0;
+    SkipOver(actor);
+  }
+  uint32_t PeerOf(const Actor& actor) const {
+    return StepOf(actor).ranks()->Get(actor.rank)->peers()->Get(actor.peer);
+  }
+  std::string Place(const Actor& actor) const {
+    return fmt::format("{}.stages[{}].programs[{}].steps[{}] ({} \"{}\")", where_, actor.stage,
+                       program_index_, actor.step, EnumNameStepKind(StepOf(actor).kind()),
+                       StepOf(actor).name()->string_view());
+  }
+  std::string Waiting(const Actor& actor) const {
+    const Step& step = StepOf(actor);
+    std::string text = fmt::format("rank {} waits in stages[{}] at steps[{}] ({}", actor.world_rank,
+                                   actor.stage, actor.step, EnumNameStepKind(step.kind()));
+    if (step.kind() == StepKind::send) text += fmt::format(" to rank {}", PeerOf(actor));
+    if (step.kind() == StepKind::recv) text += fmt::format(" from rank {}", PeerOf(actor));
+    return text + ")";
+  }
+
+  // Sends go to ranks of the next stage, receives come from ranks of the previous one.
+  Status VerifyPeers(uint32_t a) const {
+    Actor actor = actors_[a];
+    for (SkipOver(actor); !Done(actor); Next(actor)) {
+      const Step& step = StepOf(actor);
+      if (step.kind() != StepKind::send && step.kind() != StepKind::recv) continue;
+      const uint32_t expected = step.kind() == StepKind::send ? actor.stage + 1 : actor.stage - 1;
+      const auto* peers = step.ranks()->Get(actor.rank)->peers();
+      for (uint32_t k = 0; k < peers->size(); ++k) {
+        const auto peer = by_world_rank_.find(peers->Get(k));
+        if (peer == by_world_rank_.end() || actors_[peer->second].stage != expected) {
+          return InvalidArgument("{}.ranks[{}].peers[{}]: rank {}, expected one of the {} stage",
+                                 Place(actor), actor.rank, k, peers->Get(k),
+                                 step.kind() == StepKind::send ? "next" : "previous");
+        }
+      }
+    }
+    return Status();
+  }
+
+  Status Advance(uint32_t a, bool* moved) {
+    Actor& actor = actors_[a];
+    StageState& stage = stages_[actor.stage];
+    *moved = false;
+    switch (StepOf(actor).kind()) {
+      case StepKind::all_reduce:
+      case StepKind::gather:
+        // Of a stage's ranks each comes here once per step: the one that completes the number moves
+        // all.
+        if (actor.arrived) return Status();
+        actor.arrived = true;
+        if (++stage.arrived < stage.ranks) return Status();
+        stage.arrived = 0;
+        for (const uint32_t other : stage.actors) {
+          actors_[other].arrived = false;
+          Next(actors_[other]);
+          ready_.push_back(other);
+        }
+        return Status();
+      case StepKind::all_reduce_start:
+        if (++stage.started[actor.step] == stage.ranks) {
+          ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
+        }
+        break;
+      case StepKind::wait:
+        if (stage.started[TagOf(actor)] < stage.ranks) return Status();
+        break;
+      case StepKind::send:
+      case StepKind::recv:
+        return Meet(a, moved);
+      default:
+        break;
+    }
+    Next(actor);
+    *moved = true;
+    return Status();
+  }
+
+  Status Meet(uint32_t a, bool* moved) {
+    const uint32_t b = by_world_rank_.at(PeerOf(actors_[a]));
+    const bool sends = StepOf(actors_[a]).kind() == StepKind::send;
+    Actor& source = actors_[sends ? a : b];
+    Actor& target = actors_[sends ? b : a];
+    if (Done(source) || Done(target) || StepOf(source).kind() != StepKind::send ||
+        StepOf(target).kind() != StepKind::recv || PeerOf(source) != target.world_rank ||
+        PeerOf(target) != source.world_rank || TagOf(source) != TagOf(target)) {
+      return Status();
+    }
+    const Buffer& from =
+        *stages_[source.stage].program->buffers()->Get(StepOf(source).inputs()->Get(0));
+    const Buffer& to =
+        *stages_[target.stage].program->buffers()->Get(StepOf(target).outputs()->Get(0));
+    const uint32_t from_columns = from.columns()->Get(source.rank);
+    const uint32_t to_columns = to.columns()->Get(target.rank);
+    if (from.dtype() != to.dtype() || from.rows() != to.rows() || from_columns != to_columns) {
+      return InvalidArgument(
+          "{}: rank {} gets rows of {} {} for {}, but rank {} sends {} {} for {}", Place(target),
+          target.world_rank, to_columns, DTypeName(to.dtype()), EnumNameRows(to.rows()),
+          source.world_rank, from_columns, DTypeName(from.dtype()), EnumNameRows(from.rows()));
+    }
+    if (++source.peer == StepOf(source).ranks()->Get(source.rank)->peers()->size()) Next(source);
+    Next(target);
+    ready_.push_back(b);
+    *moved = true;
+    return Status();
+  }
+
+  const std::string where_;
+  const uint32_t program_index_;
+  std::vector<StageState> stages_;
+  std::vector<Actor> actors_;
+  std::unordered_map<uint32_t, uint32_t> by_world_rank_;
+  std::vector<uint32_t> ready_;
+};
+
+}  // namespace
+
+Status VerifyPrograms(const Plan& plan, const Replica& replica, const std::string& where) {
+  const uint32_t stages = replica.stages()->size();
+  const auto& first = *replica.stages()->Get(0)->programs();
+  for (uint32_t s = 0; s < stages; ++s) {
+    const Stage& stage = *replica.stages()->Get(s);
+    const std::string stage_place = fmt::format("{}.stages[{}]", where, s);
+    if (stage.programs()->size() != first.size()) {
+      return InvalidArgument("{}.programs: {}, but the first stage has {}", stage_place,
+                             stage.programs()->size(), first.size());
+    }
+    for (uint32_t p = 0; p < first.size(); ++p) {
+      const Program& program = *stage.programs()->Get(p);
+      const std::string place = fmt::format("{}.programs[{}]", stage_place, p);
+      // A descriptor makes all stages run the program of one index.
+      const Program& leader = *first.Get(p);
+      if (program.kind() != leader.kind() || program.min_tokens() != leader.min_tokens() ||
+          program.max_tokens() != leader.max_tokens() ||
+          program.max_sampled() != leader.max_sampled()) {
+        return InvalidArgument(
+            "{}: kind, min_tokens, max_tokens or max_sampled differ from the first stage's", place);
+      }
+      LLMIR_RETURN_IF_ERROR(ProgramVerifier(plan, stage, s + 1 == stages, program, place).Verify());
+    }
+  }
+  for (uint32_t p = 0; p < first.size(); ++p) {
+    LLMIR_RETURN_IF_ERROR(Rehearsal(replica, p, where).Run());
+  }
+  return Status();
+}
+
+}  // namespace llmir::plan

@@ -1,0 +1,98 @@
+// llmir-inspect: shows what a plan says and checks that it may be run.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "plan_schema/base/status.h"
+#include "plan_schema/base/version.h"
+#include "plan_schema/plan_facts.h"
+#include "plan_schema/plan_file.h"
+#include "plan_schema/plan_printer.h"
+#include "plan_schema/plan_verifier.h"
+
+namespace llmir::plan {
+namespace {
+
+StatusOr<PlanFile> ReadVerified(const std::string& path) {
+  LLMIR_ASSIGN_OR_RETURN(PlanFile file, PlanFile::Read(path));
+  LLMIR_RETURN_IF_ERROR(VerifyPlan(file.plan()).WithContext(path));
+  return file;
+}
+
+std::string Header(const PlanFile& file) {
+  const Version* version = file.plan().version();
+  return fmt::format("{}: LLMIR plan {}.{}, {} bytes, checksum {:016x}\n", file.origin(),
+                     version == nullptr ? kMajorVersion : version->major(),
+                     version == nullptr ? kMinorVersion : version->minor(), file.bytes().size(),
+                     file.checksum());
+}
+
+Status Show(const std::string& path, bool json, const PrintOptions& options) {
+  if (json) {
+    // A plan that the semantic verifier refuses can still be looked at field by field.
+    LLMIR_ASSIGN_OR_RETURN(const PlanFile file, PlanFile::Read(path));
+    fmt::print("{}", PlanToJson(file.plan()));
+    return Status();
+  }
+  LLMIR_ASSIGN_OR_RETURN(const PlanFile file, ReadVerified(path));
+  fmt::print("{}\n{}", Header(file), PlanToText(file.plan(), options));
+  return Status();
+}
+
+Status Verify(const std::string& path) {
+  LLMIR_ASSIGN_OR_RETURN(const PlanFile file, ReadVerified(path));
+  fmt::print("{}verified: {} ranks\n", Header(file), WorldSize(file.plan()));
+  return Status();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Shows and checks LLMIR execution plans.", "llmir-inspect");
+  app.set_version_flag("--version", fmt::format("llmir-inspect {}", kVersion));
+  app.require_subcommand(1);
+
+  std::string path;
+  bool json = false;
+  PrintOptions options;
+  ProgramKind program{};
+  std::map<std::string, ProgramKind> kinds;
+  for (const ProgramKind kind : EnumValuesProgramKind()) kinds[EnumNameProgramKind(kind)] = kind;
+
+  CLI::App* show = app.add_subcommand("show", "Prints what a plan says.");
+  show->add_option("PLAN", path, "Plan file")->required();
+  CLI::Option* json_flag =
+      show->add_flag("--json", json, "The whole plan as JSON, even if it isn't valid");
+  CLI::Option* program_option = show->add_option("--program", program, "Only programs of this kind")
+                                    ->transform(CLI::CheckedTransformer(kinds))
+                                    ->excludes(json_flag);
+  show->add_flag("--steps", options.all_steps, "Every layer's steps, not equal layers once")
+      ->excludes(json_flag);
+  CLI::App* verify = app.add_subcommand("verify", "Checks that a plan may be run.");
+  verify->add_option("PLAN", path, "Plan file")->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    fmt::print(stderr, "llmir-inspect: {}; see llmir-inspect --help\n", error.what());
+    return 2;
+  }
+  if (*program_option) options.program = program;
+
+  const Status status = *verify ? Verify(path) : Show(path, json, options);
+  if (status.ok()) return 0;
+  fmt::print(stderr, "llmir-inspect: {}\n", status.ToString());
+  return 1;
+}
+
+}  // namespace
+}  // namespace llmir::plan
+
+int main(int argc, char** argv) {
+  try {
+    return llmir::plan::Main(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "llmir-inspect: {}\n", error.what());
+    return 1;
+  }
+}
