@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 
@@ -38,8 +39,8 @@ class Result:
         return self
 
     def error_lines(self):
-        """Lines that report an error, mpirun's own summary left out."""
-        return [line for line in self.stderr.splitlines() if "error:" in line.lower()]
+        """Lines that report an error: they start with the program's name; mpirun's own summary doesn't."""
+        return [line for line in self.stderr.splitlines() if re.match(r"llmir-(plan|exec|inspect): ", line)]
 
 
 def run(command, timeout=TIMEOUT_S, environment=None):

@@ -74,7 +74,7 @@ def test_an_answer_ends_where_the_context_ends(job):
     (line,) = job.generate([{"prompt_ids": ids(7, 250)}], "--max-tokens", 100, "--ignore-eos")
     assert line["finish_reason"] == "length"
     # The last id is drawn from the last position of the context and needs no place of its own.
-    assert len(line["ids"]) in (6, 7)
+    assert len(line["ids"]) == 7
 
 
 def test_a_prompt_may_fill_the_context(job):
@@ -230,10 +230,12 @@ def test_report_states_bytes_consumed_and_read(models, tiny):
     tensors = (tiny / "model.safetensors").stat().st_size
     ranks = report["ranks"]
     assert len(ranks) == 2
-    consumed = [rank["load"]["bytes_consumed"] for rank in ranks]
-    assert all(0.3 * tensors < bytes_ < 0.75 * tensors for bytes_ in consumed), (consumed, tensors)
-    assert sum(consumed) >= 0.99 * tensors
-    assert all(rank["load"]["bytes_shared"] <= rank["load"]["bytes_consumed"] for rank in ranks)
+    consumed = [rank["source_bytes_consumed"] for rank in ranks]
+    assert all(0.3 * tensors < size < 0.75 * tensors for size in consumed), (consumed, tensors)
+    assert 0.99 * tensors <= sum(consumed) <= 1.05 * tensors
+    # One host: what both need is read once, and all that is read is in the file.
+    assert 0.99 * tensors <= sum(rank["storage_bytes_read"] for rank in ranks) <= 1.05 * tensors
+    assert all(rank["source_bytes_shared"] > 0 for rank in ranks), "down and o are cut by columns"
 
 
 @pytest.mark.sanitizer

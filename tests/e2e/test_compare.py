@@ -1,0 +1,132 @@
+"""perf/compare.py: the arithmetic of a row with sides that are made up, and our own side on a small model. No peer is
+installed or built here."""
+
+import json
+import pathlib
+
+import compare
+import llmir
+import pytest
+from peers.llmir import Llmir
+from peers.llamacpp import gguf_with_weights, model_name, shown
+from peers.peer import Failed, Sample, Task, Unsupported
+
+ROW_FIELDS = ["model", "weights", "metric", "threads", "batch", "context", "ours", "peer", "peer_version", "peer_command",
+              "theirs", "ratio", "bound", "bound_fraction", "isa", "commit", "repeats", "min", "max"]  # fmt: skip
+MACHINE = {
+    "isa": "avx2",
+    "read_gb_per_s": {"median": 10.0},
+    "fp32_gflop_per_s": {"median": 100.0},
+    "int8_gop_per_s": {"median": 400.0},
+}
+DECODE = Task("decode", 2, 1, 1, 128)
+
+
+class Side:
+    """Gives its values in turn, and notes who was asked when."""
+
+    def __init__(self, name, file, values, log, settings=(None,)):
+        self.name, self.file, self.values, self.log, self.known = name, file, list(values), log, list(settings)
+
+    def version(self):
+        return "1.0"
+
+    def settings(self, task):
+        return self.known
+
+    def model(self, source, weights):
+        return self.file
+
+    def run(self, model, task, setting):
+        self.log.append((self.name, setting))
+        return Sample(self.values.pop(0), f"run {setting}")
+
+
+@pytest.fixture(scope="module")
+def file(models):
+    return models.random("tiny-test", gguf_type="Q8_0")[1]
+
+
+def row_of(file, mine, theirs, task=DECODE, settings=(None,), repeats=3):
+    log = []
+    ours, peer = Side("ours", file, mine, log), Side("theirs", file, theirs, log, settings)
+    return compare.compare(ours, peer, file, "q8_0", task, repeats, MACHINE, "abc"), log
+
+
+def test_row_has_exactly_the_documented_fields(file):
+    row, _ = row_of(file, [20, 30, 40], [10, 10, 10])
+    assert list(row) == ROW_FIELDS
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_ratio_is_the_median_over_pairs_and_more_than_one_when_we_are_better(file):
+    row, _ = row_of(file, [20, 30, 40], [10, 10, 40])
+    assert (row["ratio"], row["min"], row["max"]) == (2, 1, 3)
+    row, _ = row_of(file, [2, 2, 2], [4, 4, 4], task=Task("load", 2, 1, 1, 1))
+    assert row["ratio"] == 2
+
+
+def test_the_order_within_pairs_alternates(file):
+    _, log = row_of(file, [1, 1, 1], [1, 1, 1])
+    assert [name for name, _ in log] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+
+
+def test_the_best_setting_of_the_peer_is_taken(file):
+    row, log = row_of(file, [10, 10, 10], [5, 9, 7, 10, 10, 10], settings=("a", "b", "c"))
+    assert {setting for name, setting in log[3:] if name == "theirs"} == {"b"}
+    assert row["peer_command"] == "run b"
+    row, _ = row_of(file, [10, 10, 10], [5, 9, 7, 10, 10, 10], settings=("a", "b", "c"), task=Task("memory", 2, 1, 1, 1))
+    assert row["peer_command"] == "run a"
+
+
+def test_bounds_come_from_bytes_and_operations_of_the_file(file):
+    size, operations = compare.weights_per_token(file)
+    matrices = 3 * (4 * 160 * 160 + 3 * 160 * 288) + 384 * 160
+    assert operations == 2 * matrices
+    assert size == matrices * 34 // 32 + 7 * 160 * 4
+    row, _ = row_of(file, [1000] * 3, [1] * 3)
+    assert row["bound"] == pytest.approx(10e9 / size) and row["bound_fraction"] == pytest.approx(1000 * size / 10e9)
+    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "q8_0", file, MACHINE) == pytest.approx(400e9 / operations)
+    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "f16", file, MACHINE) == pytest.approx(100e9 / operations)
+
+
+def test_model_names_drop_the_type_and_nothing_else():
+    assert model_name(pathlib.Path("a/SmolLM2-135M-Instruct.Q4_1.gguf")) == "SmolLM2-135M-Instruct"
+    assert model_name(pathlib.Path("tinyllama-1.1b-random.F16.gguf")) == "tinyllama-1.1b-random"
+    assert model_name(pathlib.Path("tinyllama-1.1b.gguf")) == "tinyllama-1.1b"
+
+
+def test_commands_are_shown_without_folders():
+    assert shown(["/some/where/llama-bench", "-m", "/tmp/x.gguf", "-p", 512]) == "llama-bench -m x.gguf -p 512"
+
+
+def test_weights_that_only_one_side_reads_are_refused(file):
+    with pytest.raises(Unsupported, match="q6_k"):
+        gguf_with_weights(file, "q6_k")
+
+
+def test_unknown_model_is_named():
+    with pytest.raises(Failed, match="no-such-shape"):
+        compare.source_model("no-such-shape")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [Task("prefill", 1, 1, 64, 0), Task("decode", 1, 1, 1, 32), Task("batch_decode", 1, 3, 16, 24), Task("load", 1, 1, 1, 1),
+     Task("memory", 1, 1, 1, 1)],
+    ids=lambda task: task.metric,
+)  # fmt: skip
+def test_our_side_measures_every_metric(models, task):
+    _, file = models.random("tiny-test", "context=2048", gguf_type="Q8_0")
+    sample = Llmir(llmir.BUILD).run(file, task, None)
+    assert sample.value > 0
+    assert sample.command.startswith("mpirun --bind-to none -n 1 llmir-exec")
+
+
+def test_the_bound_is_measured():
+    shown_bound = json.loads(llmir.run([llmir.program("llmir-bound"), "--threads", 1, "--mib", 32, "--repeats", 1]).check().stdout)
+    assert {read["streams"] for read in shown_bound["reads"]} == {1, 2, 4, 8}
+    assert {read["huge_pages"] for read in shown_bound["reads"]} == {False, True}
+    best = max(read["median"] for read in shown_bound["reads"])
+    assert shown_bound["read_gb_per_s"]["median"] == best > 0.1
+    assert shown_bound["fp32_gflop_per_s"]["median"] > 1 and shown_bound["int8_gop_per_s"]["median"] > 1
