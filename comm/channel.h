@@ -3,7 +3,9 @@
 //
 // Every rank of the group issues the same collectives in the same order (the plan's verifier proves it). Sends and
 // receives between one pair match in FIFO order per tag. At most kMaxRequests started operations are open at a time.
-// A Channel is used by one thread at a time (MPI_THREAD_FUNNELED: the main thread). No call allocates after creation.
+// A Channel is used by one thread at a time (MPI_THREAD_FUNNELED: the main thread). No call allocates after creation, save
+// for an error's message. Data passed to a Start function must stay in place, and results untouched, until the operation
+// has been waited for; `counts` may go at once. No operation may be open when a Channel is destroyed.
 //
 // Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., on every backend: the result is the same, bit
 // for bit, on all ranks and for all backends.
@@ -25,6 +27,7 @@ struct Request {
 };
 
 inline constexpr int kMaxRequests = 16;
+inline constexpr int kMaxTag = 32767;  // what MPI promises at least; tags begin at 0
 
 class Channel {
  public:
@@ -44,7 +47,8 @@ class Channel {
   virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts, float* out) = 0;
   // `root`'s bytes to everyone.
   virtual StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) = 0;
-  // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an error on both.
+  // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an error on both. A send
+  // therefore finishes only after the peer has started the receive that it matches.
   virtual StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) = 0;
   virtual StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) = 0;
 
