@@ -159,8 +159,8 @@ class TextPrinter {
     Line("  leaves: {} query heads, {} x {} MLP columns, {} x {} vocabulary rows",
          LeafCount(model, Unit::query_head), LeafCount(model, Unit::mlp_column), model.mlp_leaf(),
          LeafCount(model, Unit::vocabulary), model.vocabulary_leaf());
-    Line("  needs: {}; numerics {:016x}", features.empty() ? "no special feature" : features,
-         plan_.numerics());
+    Line("  needs: {}", features.empty() ? "no special feature" : features);
+    Line("  numerics {:016x}: plans with this number give the same answers", plan_.numerics());
   }
 
   void PrintCheckpoint() {
@@ -224,10 +224,10 @@ class TextPrinter {
       const Replica& replica = *plan_.replicas()->Get(p);
       for (uint32_t s = 0; s < replica.stages()->size(); ++s) {
         const Stage& stage = *replica.stages()->Get(s);
-        Line("  replica {}, stage {}: layers {}, best efficiency of this cut {:.3f}", p, s,
+        Line("  replica {}, stage {}: layers {}, best efficiency of this cut {:.3f}; MiB:", p, s,
              RangeText(stage.layer_begin(), stage.layer_end()), stage.efficiency());
-        TextTable table({"rank", "query heads", "KV heads", "MLP columns", "vocabulary", "weights",
-                         "activations", "fixed", "KV block", "peak MiB"},
+        TextTable table({"rank", "heads", "KV heads", "MLP columns", "vocabulary", "weights",
+                         "activations", "fixed", "KV block", "peak"},
                         5);
         for (const Rank* rank : *stage.ranks()) {
           const Extent mlp = LeafExtent(RankLeaves(*rank, Unit::mlp_column), model.mlp_leaf(),
@@ -427,7 +427,7 @@ class TextPrinter {
       total.us += cost.us;
     }
     Line(
-        "  one token with an empty context, costliest rank of each step: {} bytes, {} FLOPs, {} "
+        "  one token, empty context, costliest rank of each step: {} bytes, {} FLOPs, {} "
         "message bytes",
         Short(total.bytes), Short(total.flops), Short(total.message));
     if (timed) {

@@ -31,7 +31,7 @@ struct Signature {
   uint32_t outputs;
   bool weight;
   bool kernel;
-  bool in_place;  // the input is also the output; naming it as one is optional
+  bool in_place;  // the output is the input (a wait's: its sum's); naming it is optional
 };
 Signature SignatureOf(const Step& step) {
   switch (step.kind()) {
@@ -55,7 +55,7 @@ Signature SignatureOf(const Step& step) {
     case StepKind::all_reduce_start:
       return {1, 0, false, false, true};
     case StepKind::wait:
-      return {0, 0, false, false, false};
+      return {0, 0, false, false, true};
     case StepKind::gather:
       return {1, 1, false, false, false};
     case StepKind::send:
@@ -390,9 +390,13 @@ class ProgramVerifier {
       case StepKind::gather:
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
         return output(0, DType::f32, Input(step, 0).rows());
-      case StepKind::sample:
-        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::sampled));
+      case StepKind::sample: {
+        // In a decode step every token's row samples, so the rows need not be gathered.
+        const bool all_sample =
+            program_.kind() == ProgramKind::decode && Input(step, 0).rows() == Rows::tokens;
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, all_sample ? Rows::tokens : Rows::sampled));
         return output(0, DType::i32, Rows::sampled);
+      }
       case StepKind::score:
         LLMIR_RETURN_IF_ERROR(input(0, activations, Rows::tokens));
         LLMIR_RETURN_IF_ERROR(output(0, DType::f32, Rows::tokens));
@@ -593,8 +597,9 @@ class ProgramVerifier {
     std::unordered_map<uint32_t, uint32_t> in_flight;        // buffer -> step that sums it
     for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
       const Step& step = *program_.steps()->Get(i);
+      const bool waits = step.kind() == StepKind::wait;
       for (const auto* operands : {step.inputs(), step.outputs()}) {
-        for (uint32_t k = 0; k < Count(operands); ++k) {
+        for (uint32_t k = 0; k < Count(operands) && !waits; ++k) {
           if (const auto sum = in_flight.find(operands->Get(k)); sum != in_flight.end()) {
             return InvalidArgument("{}: uses buffers[{}] while steps[{}] is still summing it",
                                    StepPlace(i), operands->Get(k), sum->second);
@@ -606,7 +611,6 @@ class ProgramVerifier {
         return InvalidArgument("{}.signals: {}, expected {}", StepPlace(i), step.signals(),
                                signals ? "an event" : "none");
       }
-      const bool waits = step.kind() == StepKind::wait;
       if (Count(step.waits()) != (waits ? 1 : 0)) {
         return InvalidArgument("{}.waits: {} events, expected {}", StepPlace(i),
                                Count(step.waits()), waits ? 1 : 0);
@@ -641,6 +645,10 @@ class ProgramVerifier {
           return InvalidArgument(
               "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),
               buffer, BufferAt(buffer).last_step());
+        }
+        if (Count(step.outputs()) > 0 && step.outputs()->Get(0) != buffer) {
+          return InvalidArgument("{}.outputs[0]: buffers[{}], but the sum is in buffers[{}]",
+                                 StepPlace(i), step.outputs()->Get(0), buffer);
         }
         in_flight.erase(buffer);
         pending[event] = kIdle;

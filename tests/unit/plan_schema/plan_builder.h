@@ -1,0 +1,30 @@
+// Small but complete plans for tests, made with FlatBuffers' object API.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "plan_schema/plan_generated.h"
+
+namespace llmir::plan {
+
+struct PlanShape {
+  std::vector<uint32_t> ranks = {1};  // per stage; the layers are divided among the stages
+  uint32_t replicas = 1;
+  uint32_t layers = 2;
+  bool overlap = false;   // sums are split into start and wait
+  bool quantized = true;  // matrices in q8_0, else in f16
+};
+
+// A plan that VerifyPlan accepts: hidden 128, 4 query and 2 KV heads of 32, MLP 192 and vocabulary
+// 160 in leaves of 64 (the last of the vocabulary is short), tied head; programs mixed, decode and
+// score. Leaves are given out as evenly as whole leaves allow, the first ranks taking more.
+std::unique_ptr<PlanT> BuildPlan(const PlanShape& shape);
+
+// The `n`-th step of this kind; the test fails and ends if there is none.
+StepT& FindStep(ProgramT& program, StepKind kind, size_t n = 0);
+// The program of this kind in the stage.
+ProgramT& FindProgram(PlanT& plan, ProgramKind kind, size_t stage = 0);
+
+}  // namespace llmir::plan

@@ -1,0 +1,97 @@
+#include "plan_schema/plan_facts.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "plan_schema/plan_file.h"
+#include "tests/unit/plan_schema/plan_builder.h"
+
+namespace llmir::plan {
+namespace {
+
+PlanFile Load(const PlanT& plan) {
+  StatusOr<PlanFile> file = PlanFile::FromBytes(PlanFile::Serialize(plan), "test");
+  EXPECT_TRUE(file.ok()) << file.status().ToString();
+  return std::move(file).value();
+}
+
+TEST(PlanFacts, RowBytesAreThoseOfTheBlockFormats) {
+  EXPECT_EQ(RowBytes(DType::f32, 5), 20u);
+  EXPECT_EQ(RowBytes(DType::i32, 5), 20u);
+  EXPECT_EQ(RowBytes(DType::f16, 5), 10u);
+  EXPECT_EQ(RowBytes(DType::bf16, 5), 10u);
+  EXPECT_EQ(RowBytes(DType::q8_0, 64), 68u);
+  EXPECT_EQ(RowBytes(DType::q4_0, 64), 36u);
+  EXPECT_EQ(RowBytes(DType::q4_1, 64), 40u);
+  EXPECT_EQ(RowBytes(DType::q8_rows, 64), 64u + 2 * (4 + 4));
+  EXPECT_EQ(RowBytes(DType::none, 64), 0u);
+  EXPECT_EQ(RowBytes(static_cast<DType>(200), 64), 0u);
+}
+
+TEST(PlanFacts, TheLastLeafMayBeShort) {
+  EXPECT_EQ(LeafExtent({1, 3}, 64, 160).begin, 64u);
+  EXPECT_EQ(LeafExtent({1, 3}, 64, 160).end, 160u);
+  EXPECT_EQ(LeafExtent({2, 2}, 64, 160).size(), 0u);
+  const PlanFile file = Load(*BuildPlan({}));
+  EXPECT_EQ(LeafCount(*file.plan().model(), Unit::vocabulary), 3u);
+  EXPECT_EQ(LeafCount(*file.plan().model(), Unit::mlp_column), 3u);
+  EXPECT_EQ(LeafCount(*file.plan().model(), Unit::query_head), 4u);
+  EXPECT_EQ(LeafCount(*file.plan().model(), Unit::whole), 1u);
+}
+
+TEST(PlanFacts, RanksTakeEveryRowAndColumnOfATensor) {
+  const PlanFile file = Load(*BuildPlan({.ranks = {3}}));
+  const Stage& stage = *file.plan().replicas()->Get(0)->stages()->Get(0);
+  for (const Tensor* tensor : *file.plan().tensors()) {
+    std::set<std::pair<uint64_t, uint64_t>> taken;
+    uint64_t sum = 0;
+    for (const Rank* rank : *stage.ranks()) {
+      const TensorPart part = RankTensorPart(*tensor, *rank);
+      sum += part.rows.size() * part.columns.size();
+      for (uint64_t row = part.rows.begin; row < part.rows.end; ++row) {
+        for (uint64_t column = part.columns.begin; column < part.columns.end; ++column) {
+          taken.insert({row, column});
+        }
+      }
+    }
+    EXPECT_EQ(taken.size(), tensor->rows() * tensor->columns()) << tensor->name()->str();
+    const bool shared = tensor->unit() == Unit::whole || tensor->unit() == Unit::kv_head;
+    EXPECT_EQ(sum > taken.size(), shared) << tensor->name()->str();
+  }
+}
+
+TEST(PlanFacts, JoinedWeightsHaveTheRowsOfTheirPieces) {
+  const PlanFile file = Load(*BuildPlan({.ranks = {3}}));
+  const Plan& plan = file.plan();
+  const Stage& stage = *plan.replicas()->Get(0)->stages()->Get(0);
+  const Weight& qkv = *plan.weights()->Get(2);
+  ASSERT_EQ(qkv.name()->str(), "layers.0.attention.qkv");
+  const uint64_t rows[] = {(2 + 1 + 1) * 32, (1 + 1 + 1) * 32, (1 + 1 + 1) * 32};
+  for (uint32_t r = 0; r < 3; ++r) {
+    const WeightShape shape = RankWeightShape(plan, qkv, *stage.ranks()->Get(r));
+    EXPECT_EQ(shape.rows, rows[r]);
+    EXPECT_EQ(shape.columns, 128u);
+  }
+}
+
+TEST(PlanFacts, PeakGrowsWithBlocksInUse) {
+  auto plan = BuildPlan({});
+  MemoryT& memory = *plan->replicas[0]->stages[0]->ranks[0]->memory;
+  memory.weights = 1000;
+  memory.activations = 200;
+  memory.fixed = 30;
+  memory.kv_block = 4;
+  const PlanFile file = Load(*plan);
+  const Memory& packed =
+      *file.plan().replicas()->Get(0)->stages()->Get(0)->ranks()->Get(0)->memory();
+  EXPECT_EQ(PeakBytes(packed, 0), 1230u);
+  EXPECT_EQ(PeakBytes(packed, 10), 1270u);
+}
+
+TEST(PlanFacts, WorldHoldsTheRanksOfAllReplicas) {
+  EXPECT_EQ(WorldSize(Load(*BuildPlan({.ranks = {2, 1}, .replicas = 3})).plan()), 9u);
+}
+
+}  // namespace
+}  // namespace llmir::plan

@@ -1,0 +1,727 @@
+#include "plan_schema/plan_verifier.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+
+#include "plan_schema/base/hash.h"
+#include "plan_schema/plan_file.h"
+#include "plan_schema/plan_printer.h"
+#include "tests/unit/plan_schema/plan_builder.h"
+
+namespace llmir::plan {
+namespace {
+
+using ::testing::HasSubstr;
+
+Status VerifyBuilt(const PlanT& plan) {
+  const auto file = PlanFile::FromBytes(PlanFile::Serialize(plan), "test");
+  return file.ok() ? VerifyPlan(file->plan()) : file.status();
+}
+
+const std::vector<PlanShape>& Shapes() {
+  static const std::vector<PlanShape> shapes = {
+      {},
+      {.ranks = {1}, .layers = 1, .quantized = false},
+      {.ranks = {2}},
+      {.ranks = {2}, .overlap = true},
+      {.ranks = {3}, .quantized = false},
+      {.ranks = {1, 1}},
+      {.ranks = {2, 1}, .overlap = true},
+      {.ranks = {1, 2, 3}, .replicas = 2, .layers = 4},
+      {.ranks = {3, 2, 1}, .layers = 3, .overlap = true, .quantized = false},
+  };
+  return shapes;
+}
+
+TEST(PlanVerifier, AcceptsEveryLayout) {
+  for (const PlanShape& shape : Shapes()) {
+    const Status status = VerifyBuilt(*BuildPlan(shape));
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+}
+
+TEST(PlanVerifier, BuffersThatAreNotLiveTogetherMayShareAPlace) {
+  auto plan = BuildPlan({});
+  ProgramT& program = FindProgram(*plan, ProgramKind::mixed);
+  const BufferT* qkv = nullptr;
+  BufferT* gated = nullptr;
+  for (auto& buffer : program.buffers) {
+    if (buffer->name == "qkv" && qkv == nullptr) qkv = buffer.get();
+    if (buffer->name == "gated" && gated == nullptr) gated = buffer.get();
+  }
+  ASSERT_LT(qkv->last_step, gated->first_step);
+  ASSERT_GE(qkv->bytes[0], gated->bytes[0]);
+  gated->offsets = qkv->offsets;
+  EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+}
+
+TEST(PlanVerifier, BorrowedFeatureBitsAreHarmless) {
+  auto plan = BuildPlan({});
+  plan->required_features = kKnownFeatures;
+  EXPECT_TRUE(VerifyBuilt(*plan).ok());
+}
+
+TEST(PlanVerifier, PlanFromAShapeHasNoHashes) {
+  auto plan = BuildPlan({.ranks = {2}});
+  for (auto& tensor : plan->tensors) tensor->leaf_hashes.clear();
+  EXPECT_TRUE(VerifyBuilt(*plan).ok());
+}
+
+// One thing wrong with a valid plan, and what the error must say.
+struct Mutation {
+  const char* name;
+  PlanShape shape;
+  std::function<void(PlanT&)> apply;
+  const char* message;
+};
+void PrintTo(const Mutation& mutation, std::ostream* out) { *out << mutation.name; }
+
+const PlanShape kOne = {};
+const PlanShape kTwo = {.ranks = {2}};
+const PlanShape kOverlap = {.ranks = {2}, .overlap = true};
+const PlanShape kPipe = {.ranks = {1, 1}};
+const PlanShape kWide = {.ranks = {2, 2}};
+
+StageT& Stage0(PlanT& plan) { return *plan.replicas[0]->stages[0]; }
+RankT& Rank0(PlanT& plan) { return *Stage0(plan).ranks[0]; }
+ProgramT& Mixed(PlanT& plan) { return FindProgram(plan, ProgramKind::mixed); }
+StepT& Mixed(PlanT& plan, StepKind kind, size_t n = 0) { return FindStep(Mixed(plan), kind, n); }
+BufferT& BufferOf(PlanT& plan, const std::string& name) {
+  for (auto& buffer : Mixed(plan).buffers) {
+    if (buffer->name == name) return *buffer;
+  }
+  std::abort();
+}
+uint32_t Named(const ProgramT& program, const std::string& name) {
+  for (uint32_t b = 0; b < program.buffers.size(); ++b) {
+    if (program.buffers[b]->name == name) return b;
+  }
+  std::abort();
+}
+TensorT& TensorOf(PlanT& plan, const std::string& name) {
+  for (auto& tensor : plan.tensors) {
+    if (tensor->name == name) return *tensor;
+  }
+  std::abort();
+}
+WeightT& WeightOf(PlanT& plan, const std::string& name) {
+  for (auto& weight : plan.weights) {
+    if (weight->name == name) return *weight;
+  }
+  std::abort();
+}
+size_t NthOf(const ProgramT& program, StepKind kind, size_t n) {
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    if (program.steps[i]->kind == kind && n-- == 0) return i;
+  }
+  std::abort();
+}
+// So that a change of the steps' order breaks nothing else.
+void LiveThroughout(ProgramT& program) {
+  for (auto& buffer : program.buffers) {
+    buffer->first_step = 0;
+    buffer->last_step = static_cast<uint32_t>(program.steps.size() - 1);
+  }
+}
+void Move(ProgramT& program, size_t from, size_t to) {
+  auto step = std::move(program.steps[from]);
+  program.steps.erase(program.steps.begin() + static_cast<std::ptrdiff_t>(from));
+  program.steps.insert(program.steps.begin() + static_cast<std::ptrdiff_t>(to), std::move(step));
+  LiveThroughout(program);
+}
+// Sends or receives the same rows once more.
+void Duplicate(ProgramT& program, StepKind kind) {
+  const size_t at = NthOf(program, kind, 0);
+  program.steps.insert(program.steps.begin() + static_cast<std::ptrdiff_t>(at),
+                       std::make_unique<StepT>(*program.steps[at]));
+  LiveThroughout(program);
+}
+
+const std::vector<Mutation>& Mutations() {
+  using P = PlanT&;
+  static const std::vector<Mutation> mutations = {
+      // Presence
+      {"NoProvenance", kOne, [](P p) { p.provenance.reset(); }, "provenance: missing"},
+      {"NoModel", kOne, [](P p) { p.model.reset(); }, "model: missing"},
+      {"NoTokenizer", kOne, [](P p) { p.tokenizer.reset(); }, "tokenizer: missing"},
+      {"NoKv", kOne, [](P p) { p.kv.reset(); }, "kv: missing"},
+      {"NoLimits", kOne, [](P p) { p.limits.reset(); }, "limits: missing"},
+      {"NoFiles", kOne, [](P p) { p.files.clear(); }, "files: missing"},
+      {"NoTensors", kOne, [](P p) { p.tensors.clear(); }, "tensors: missing"},
+      {"NoWeights", kOne, [](P p) { p.weights.clear(); }, "weights: missing"},
+      {"NoKernels", kOne, [](P p) { p.kernels.clear(); }, "kernels: missing"},
+      {"NoGroups", kOne, [](P p) { p.groups.clear(); }, "groups: missing"},
+      {"NoReplicas", kOne, [](P p) { p.replicas.clear(); }, "replicas: missing"},
+      {"NoStages", kOne, [](P p) { p.replicas[0]->stages.clear(); }, "replicas[0].stages: none"},
+      {"NoRanks", kOne, [](P p) { Stage0(p).ranks.clear(); }, "replicas[0].stages[0].ranks: none"},
+      {"NoPrograms", kOne, [](P p) { Stage0(p).programs.clear(); },
+       "replicas[0].stages[0].programs: none"},
+      {"NamelessKernel", kOne, [](P p) { p.kernels[1].clear(); }, "kernels[1]: no name"},
+      // Model
+      {"NoLayers", kOne, [](P p) { p.model->layers = 0; }, "model.layers: 0"},
+      {"HugeHidden", kOne, [](P p) { p.model->hidden = ~0u; }, "model.hidden: 4294967295"},
+      {"NoVocabularyLeaf", kOne, [](P p) { p.model->vocabulary_leaf = 0; },
+       "model.vocabulary_leaf: 0"},
+      {"NoArchitecture", kOne, [](P p) { p.model->architecture.clear(); }, "model.architecture"},
+      {"UnevenHeads", kOne, [](P p) { p.model->kv_heads = 3; }, "model.query_heads: 4"},
+      {"NanEpsilon", kOne, [](P p) { p.model->norm_epsilon = NAN; }, "model.norm_epsilon"},
+      {"UnknownRopeStyle", kOne, [](P p) { p.model->rope_style = RopeStyle(9); },
+       "model.rope_style: 9"},
+      {"OddRopeDim", kOne, [](P p) { p.model->rope_dim = 31; }, "model.rope_dim: 31"},
+      {"RopeBeyondHead", kOne, [](P p) { p.model->rope_dim = 64; }, "model.rope_dim: 64"},
+      {"FewFrequencies", kOne, [](P p) { p.model->rope_frequencies.pop_back(); },
+       "model.rope_frequencies: 15 values"},
+      {"InfiniteFrequency", kOne, [](P p) { p.model->rope_frequencies[3] = INFINITY; },
+       "model.rope_frequencies[3]"},
+      // Tokenizer
+      {"MoreTokensThanRows", kOne, [](P p) { p.tokenizer->vocabulary = 161; },
+       "tokenizer.vocabulary: 161"},
+      {"BosOutOfRange", kOne, [](P p) { p.tokenizer->bos = 160; }, "tokenizer.bos: id 160"},
+      {"EndIdOutOfRange", kOne, [](P p) { p.tokenizer->end_ids = {2, -5}; },
+       "tokenizer.end_ids[1]: id -5"},
+      {"TestIdOutOfRange", kOne, [](P p) { p.tokenizer->tests[0]->ids[1] = 999; },
+       "tokenizer.tests[0].ids[1]: id 999"},
+      // Files and tensors
+      {"FileWithoutPath", kOne, [](P p) { p.files[0]->path.clear(); }, "files[0].path"},
+      {"UnknownFormat", kOne, [](P p) { p.files[0]->format = FileFormat(7); }, "files[0].format: 7"},
+      {"HeaderBeyondFile", kOne, [](P p) { p.files[0]->header_bytes = p.files[0]->bytes + 1; },
+       "files[0].header_bytes"},
+      {"NamelessTensor", kOne, [](P p) { p.tensors[1]->name.clear(); }, "tensors[1].name"},
+      {"TensorOfNoFile", kOne, [](P p) { p.tensors[1]->file = 1; },
+       "tensors[1].file: 1, but there are 1 files"},
+      {"TensorOfActivations", kOne, [](P p) { p.tensors[0]->dtype = DType::q8_rows; },
+       "tensors[0].dtype: 16 (q8_rows)"},
+      {"TensorOfUnknownType", kOne, [](P p) { p.tensors[0]->dtype = DType(6); },
+       "tensors[0].dtype: 6"},
+      {"TensorWithoutRows", kOne, [](P p) { p.tensors[0]->rows = 0; }, "tensors[0].rows: 0"},
+      {"TensorTooWide", kOne, [](P p) { p.tensors[0]->columns = ~0ull; }, "tensors[0].columns"},
+      {"QuantizedTensorOfOddWidth", kOne, [](P p) { p.tensors[0]->columns = 100; },
+       "tensors[0].columns: 100, not a multiple of 32"},
+      {"TensorBytesWrong", kOne, [](P p) { ++p.tensors[0]->bytes; }, "tensors[0].bytes"},
+      {"TensorInHeader", kOne, [](P p) { p.tensors[0]->offset = 255; }, "tensors[0].offset: 255"},
+      {"TensorBeyondFile", kOne, [](P p) { ++p.tensors.back()->offset; }, ".offset:"},
+      {"TensorOffsetWraps", kOne, [](P p) { p.tensors[0]->offset = ~0ull - 8; },
+       "tensors[0].offset: 18446744073709551607"},
+      {"UnknownUnit", kOne, [](P p) { p.tensors[0]->unit = Unit(9); }, "tensors[0].unit: 9"},
+      {"UnitWithoutAxis", kOne, [](P p) { p.tensors[0]->axis = Axis::none; }, "tensors[0].axis"},
+      {"LeafSizeWrong", kOne, [](P p) { p.tensors[0]->leaf_size = 32; }, "tensors[0].leaf_size: 32"},
+      {"DividedAxisIsNotTheModels", kOne, [](P p) { TensorOf(p, "layers.0.down").axis = Axis::rows; },
+       ".rows: 128, but the model has 192 for unit mlp_column"},
+      {"MissingLeafHash", kOne, [](P p) { p.tensors[0]->leaf_hashes.pop_back(); },
+       "tensors[0].leaf_hashes: 2 values, expected 3"},
+      {"OneHashForManyLeaves", kOne, [](P p) { p.tensors[0]->leaf_hashes.resize(1); },
+       "tensors[0].leaf_hashes: 1 values"},
+      // Weights
+      {"NamelessWeight", kOne, [](P p) { p.weights[1]->name.clear(); }, "weights[1].name"},
+      {"WeightOfNoLayer", kOne, [](P p) { p.weights[1]->layer = 2; }, "weights[1].layer: 2"},
+      {"WeightOfIntegers", kOne, [](P p) { p.weights[0]->dtype = DType::i32; },
+       "weights[0].dtype: 4 (i32)"},
+      {"WeightWithoutPieces", kOne, [](P p) { p.weights[1]->pieces.clear(); }, "weights[1].pieces"},
+      {"WeightOfNoTensor", kOne, [](P p) { p.weights[1]->pieces[0] = 1000; },
+       "weights[1].pieces[0]: 1000, but there are"},
+      {"PiecesOfUnequalWidth", kOne,
+       [](P p) {
+         TensorT& up = TensorOf(p, "layers.0.up");
+         up.columns = 64;
+         up.bytes /= 2;
+       },
+       "pieces[1]: 64 columns, but pieces[0] has 128"},
+      {"PieceOfAnotherUnit", kOne,
+       [](P p) {
+         WeightOf(p, "layers.0.mlp.gate_up").pieces[1] =
+             WeightOf(p, "layers.0.attention.qkv").pieces[0];
+       },
+       "pieces[1]: divided by rows of query_head, but the weight by rows of mlp_column"},
+      {"VectorOfHalves", kOne, [](P p) { p.weights[1]->dtype = DType::f16; },
+       "weights[1].pieces[0]: a vector"},
+      {"InterleavedSingle", kOne,
+       [](P p) { WeightOf(p, "layers.0.mlp.down").interleave = Interleave::panels; },
+       ".interleave: panels needs two pieces"},
+      {"UnknownInterleave", kOne, [](P p) { p.weights[2]->interleave = Interleave(4); },
+       "weights[2].interleave: 4"},
+      {"JoinedColumns", kOne,
+       [](P p) {
+         std::vector<uint32_t>& pieces = WeightOf(p, "layers.0.mlp.down").pieces;
+         pieces.push_back(pieces[0]);
+       },
+       ".pieces: 2, but a weight divided by columns has one"},
+      {"LeafSplitsAScale", kOne,
+       [](P p) { WeightOf(p, "layers.0.mlp.down").leaf_columns = 48; },
+       "in leaves of 48, not multiples of 32"},
+      // KV cache and limits
+      {"KvOfQuants", kOne, [](P p) { p.kv->dtype = DType::q8_0; }, "kv.dtype: 8 (q8_0)"},
+      {"BlockSizeNoPowerOfTwo", kOne, [](P p) { p.kv->block_size = 24; }, "kv.block_size: 24"},
+      {"BlockSizeTooSmall", kOne, [](P p) { p.kv->block_size = 8; }, "kv.block_size: 8"},
+      {"NoBlocks", kOne, [](P p) { p.kv->blocks = 0; }, "kv.blocks: 0"},
+      {"KvHeadDimWrong", kOne, [](P p) { p.kv->head_dim = 16; }, "kv.head_dim: 16"},
+      {"KvHeadBytesWrong", kOne, [](P p) { p.kv->head_bytes /= 2; }, "kv.head_bytes: 2048"},
+      {"NoBatch", kOne, [](P p) { p.limits->max_batch = 0; }, "limits.max_batch: 0"},
+      {"NoChunk", kOne, [](P p) { p.limits->prefill_chunk = 0; }, "limits.prefill_chunk: 0"},
+      {"BatchAboveTokens", kOne, [](P p) { p.limits->max_batch = 13; }, "limits.max_tokens: 12"},
+      {"ContextAboveBlocks", kOne, [](P p) { p.limits->context = 129; }, "limits.context: 129"},
+      {"ProgramAboveLimits", kOne, [](P p) { ++Mixed(p).max_tokens; },
+       "replicas[0].stages[0].programs[0]: min_tokens 1 to max_tokens 13"},
+      {"NoTokens", kOne, [](P p) { Mixed(p).min_tokens = 0; }, "programs[0]: min_tokens 0"},
+      {"FewSampled", kOne, [](P p) { Mixed(p).max_sampled = 3; }, "programs[0].max_sampled: 3"},
+      {"UnknownProgramKind", kOne, [](P p) { Mixed(p).kind = ProgramKind(5); },
+       "programs[0].kind: 5"},
+      {"FeatureNotDeclared", kTwo,
+       [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::tensor_parallel); },
+       "required_features: 0x14 lacks tensor_parallel"},
+      // Topology
+      {"LayersWithGap", kPipe, [](P p) { p.replicas[0]->stages[1]->layer_begin = 2; },
+       "replicas[0].stages[1]: layers [2, 2)"},
+      {"LayersMissingAtTheEnd", kOne, [](P p) { p.model->layers = 3; },
+       "replicas[0].stages: they end at layer 2 of 3"},
+      {"WorldRankTwice", kTwo, [](P p) { Stage0(p).ranks[1]->world_rank = 0; },
+       "replicas[0].stages[0].ranks[1].world_rank: 0"},
+      {"WorldRankOutOfRange", kTwo, [](P p) { Stage0(p).ranks[1]->world_rank = 2; },
+       "ranks[1].world_rank: 2"},
+      {"EfficiencyAboveOne", kOne, [](P p) { Stage0(p).efficiency = 1.5f; },
+       "stages[0].efficiency: 1.5"},
+      {"NoSuchGroup", kOne, [](P p) { Stage0(p).group = 1; }, "stages[0].group: 1"},
+      {"GroupInAnotherOrder", kTwo, [](P p) { std::swap(p.groups[0]->ranks[0], p.groups[0]->ranks[1]); },
+       "stages[0].group: groups[0] does not hold exactly"},
+      {"GroupTooSmall", kTwo, [](P p) { p.groups[0]->ranks.pop_back(); },
+       "stages[0].group: groups[0] does not hold exactly"},
+      {"RangeMissing", kTwo, [](P p) { Rank0(p).ranges.pop_back(); },
+       "ranks[0].ranges: none for unit vocabulary"},
+      {"RangeTwice", kTwo, [](P p) { Rank0(p).ranges[1]->unit = Unit::query_head; },
+       "ranks[0].ranges[1].unit: 1"},
+      {"RangeWithGap", kTwo, [](P p) { Stage0(p).ranks[1]->ranges[3]->begin = 2; --Rank0(p).ranges[3]->end; },
+       "ranks[1].ranges (vocabulary): begins at 2, but the ranks before it end at 1"},
+      {"RangeTooShort", kTwo, [](P p) { --Stage0(p).ranks[0]->ranges[2]->end; },
+       "ranks[1].ranges (mlp_column): begins at 2, but the ranks before it end at 1"},
+      {"RangeBeyondLeaves", kTwo, [](P p) { ++Stage0(p).ranks[1]->ranges[2]->end; },
+       "ranks[1].ranges (mlp_column): [2, 4)"},
+      {"RangesEndEarly", kOne, [](P p) { --Rank0(p).ranges[2]->end; },
+       "ranks: their mlp_column leaves end at 2 of 3"},
+      {"EmptyRange", kTwo, [](P p) { Rank0(p).ranges[0]->end = 0; },
+       "ranks[0].ranges (query_head): [0, 0)"},
+      {"KvHeadsDoNotFollow", kTwo, [](P p) { Rank0(p).ranges[1]->end = 2; },
+       "ranks[0].ranges (kv_head): [0, 2), but query heads [0, 2) need [0, 1)"},
+      {"RankPacksNoWeight", kOne, [](P p) { Rank0(p).weights[0] = 99; },
+       "ranks[0].weights[0]: 99, but there are"},
+      {"RankPacksAWeightTwice", kOne, [](P p) { Rank0(p).weights[1] = Rank0(p).weights[0]; },
+       "ranks[0].weights[1]: 1, named twice"},
+      {"NoMemory", kOne, [](P p) { Rank0(p).memory.reset(); }, "ranks[0].memory: missing"},
+      {"KvBlockBytesWrong", kOne, [](P p) { ++Rank0(p).memory->kv_block; },
+       "ranks[0].memory.kv_block: 16385, but 2 layers x 2 KV heads x 4096 bytes take 16384"},
+      {"ActivationsBelowArenas", kOne, [](P p) { --Rank0(p).memory->activations; },
+       "ranks[0].memory.activations"},
+      {"MemoryWraps", kOne, [](P p) { Rank0(p).memory->weights = ~0ull; }, "ranks[0].memory: the peak"},
+      // Buffers
+      {"NamelessBuffer", kOne, [](P p) { Mixed(p).buffers[0]->name.clear(); }, "buffers[0].name"},
+      {"BufferOfHalves", kOne, [](P p) { Mixed(p).buffers[0]->dtype = DType::f16; },
+       "programs[0].buffers[0].dtype: 2 (f16)"},
+      {"UnknownRows", kOne, [](P p) { Mixed(p).buffers[0]->rows = Rows(3); }, "buffers[0].rows: 3"},
+      {"BufferTooShort", kOne, [](P p) { --Mixed(p).buffers[0]->max_rows; },
+       "buffers[0].max_rows: 11, expected at least 12"},
+      {"BufferForFewRanks", kTwo, [](P p) { Mixed(p).buffers[0]->offsets.pop_back(); },
+       "buffers[0]: 2 columns, 1 offsets, 2 bytes"},
+      {"BufferBytesTooFew", kOne, [](P p) { --Mixed(p).buffers[0]->bytes[0]; },
+       "buffers[0].bytes[0]: 6143, but 12 rows of 128 f32 take 6144"},
+      {"BufferNotAligned", kOne, [](P p) { Mixed(p).buffers[1]->offsets[0] += 4; },
+       "buffers[1].offsets[0]: 6148, not a multiple of 64"},
+      {"BufferBeyondArena", kOne,
+       [](P p) { Mixed(p).buffers[1]->offsets[0] = Rank0(p).arena_bytes[0] / 64 * 64; },
+       "buffers[1].offsets[0]"},
+      {"BufferOffsetWraps", kOne, [](P p) { Mixed(p).buffers[1]->offsets[0] = ~0ull - 63; },
+       "buffers[1].offsets[0]: 18446744073709551552"},
+      {"BufferInNoArena", kOne, [](P p) { Mixed(p).buffers[1]->arena = 1; },
+       "buffers[1].arena: 1, but there are 1 arenas"},
+      {"BufferLivesBackwards", kOne, [](P p) { Mixed(p).buffers[1]->first_step = 90; },
+       "buffers[1]: live from step 90"},
+      {"BufferOutlivesProgram", kOne, [](P p) { Mixed(p).buffers[1]->last_step = 1000; },
+       "buffers[1]: live from step 1 to 1000"},
+      {"Int8BufferOfOddWidth", kOne, [](P p) { BufferOf(p, "attention.norm").columns[0] = 100; },
+       "buffers[1].columns[0]: 100"},
+      {"LiveBuffersOverlap", kOne,
+       [](P p) { BufferOf(p, "qkv").offsets[0] = BufferOf(p, "attention.norm").offsets[0] + 64; },
+       "overlaps buffers[1] in arena 0 of rank 0"},
+      {"LiveBuffersOverlapFromBelow", kOne,
+       [](P p) { BufferOf(p, "qkv").offsets[0] = BufferOf(p, "x").offsets[0]; },
+       "overlaps buffers[0] in arena 0 of rank 0"},
+      // Steps: operands
+      {"UnknownStepKind", kOne, [](P p) { Mixed(p).steps[1]->kind = StepKind(99); },
+       "programs[0].steps[1].kind: 99"},
+      {"NamelessStep", kOne, [](P p) { Mixed(p).steps[1]->name.clear(); },
+       "steps[1] (rms_norm).name"},
+      {"StepOfAnotherStagesLayer", kPipe, [](P p) { Mixed(p).steps[1]->layer = 1; },
+       "steps[1] (rms_norm).layer: 1, but the stage has layers [0, 1)"},
+      {"AttentionWithoutLayer", kOne, [](P p) { Mixed(p, StepKind::rope_append).layer = -1; },
+       "(rope_append).layer: -1"},
+      {"StepForFewRanks", kTwo, [](P p) { Mixed(p).steps[0]->ranks.pop_back(); },
+       "steps[0] (embedding).ranks: 1, but the stage has 2"},
+      {"NoInput", kOne, [](P p) { Mixed(p, StepKind::quantize).inputs.clear(); },
+       "(quantize).inputs: 0, expected 1"},
+      {"TooManyOutputs", kOne, [](P p) { Mixed(p, StepKind::quantize).outputs.push_back(0); },
+       "(quantize).outputs: 2, expected 1"},
+      {"NoSuchBuffer", kOne, [](P p) { Mixed(p, StepKind::quantize).inputs[0] = 57; },
+       "replicas[0].stages[0].programs[0].steps[5] (quantize).inputs[0]: 57, but there are"},
+      {"DeadBuffer", kOne,
+       [](P p) { Mixed(p, StepKind::gather_rows).inputs[0] = Named(Mixed(p), "qkv"); },
+       "(gather_rows).inputs[0]: buffers[2] is live from step 2 to 4 only"},
+      {"WeightMissing", kOne, [](P p) { Mixed(p, StepKind::linear).weight = -1; },
+       "(linear).weight: -1"},
+      {"WeightWhereNoneBelongs", kOne, [](P p) { Mixed(p, StepKind::quantize).weight = 0; },
+       "(quantize).weight: 0, expected none"},
+      {"NoSuchWeight", kOne, [](P p) { Mixed(p, StepKind::linear).weight = 999; },
+       "(linear).weight: 999, but there are"},
+      {"KernelMissing", kOne, [](P p) { Mixed(p, StepKind::linear).kernel = -1; },
+       "(linear).kernel: -1"},
+      {"NoSuchKernel", kOne, [](P p) { Mixed(p, StepKind::linear).kernel = 2; },
+       "(linear).kernel: 2, but there are 2 kernels"},
+      {"EpilogueOfANorm", kOne, [](P p) { Mixed(p, StepKind::rms_norm).epilogue = Epilogue::silu_mul; },
+       "(rms_norm).epilogue: silu_mul"},
+      {"UnknownEpilogue", kOne, [](P p) { Mixed(p, StepKind::linear).epilogue = Epilogue(8); },
+       "(linear).epilogue: 8"},
+      {"InfiniteCost", kOne, [](P p) { Mixed(p).steps[3]->ranks[0]->cost->flops = INFINITY; },
+       "(rope_append).ranks[0].cost"},
+      {"NegativeTime", kOne, [](P p) { Mixed(p).steps[3]->ranks[0]->predicted_us = -1; },
+       "(rope_append).ranks[0].cost"},
+      {"OutputIsInput", kOne,
+       [](P p) {
+         StepT& step = Mixed(p, StepKind::linear);
+         step.outputs = step.inputs;
+       },
+       "steps[2] (linear).outputs[0]: buffers[1], expected another than the inputs"},
+      {"SumWrittenElsewhere", kTwo,
+       [](P p) { Mixed(p, StepKind::all_reduce, 1).outputs[0] = 0; },
+       "(all_reduce).outputs[0]: buffers[0], expected the input, or none"},
+      // Steps: types and shapes
+      {"FloatsIntoInt8Matrix", kOne,
+       [](P p) {
+         StepT& step = Mixed(p, StepKind::linear);
+         step.inputs[0] = 0;
+       },
+       "steps[2] (linear).inputs[0]: buffer x of f32, expected q8_rows"},
+      {"Int8IntoFloatMatrix", {.quantized = false},
+       [](P p) {
+         BufferT& normed = BufferOf(p, "attention.norm");
+         normed.dtype = DType::q8_rows;
+       },
+       "steps[2] (linear).inputs[0]: buffer attention.norm of q8_rows, expected f32"},
+      {"TokensIntoSampledRows", kOne,
+       [](P p) { BufferOf(p, "logits").rows = Rows::one; },
+       "(linear).outputs[0]: buffer logits has rows for one, expected sampled"},
+      {"ResidualForOtherRows", kOne,
+       [](P p) {
+         BufferOf(p, "x").rows = Rows::one;
+       },
+       "(embedding).outputs[0]: buffer x has rows for one, expected tokens"},
+      {"IdsAsFloats", kOne, [](P p) { BufferOf(p, "ids").dtype = DType::f32; },
+       "(sample).outputs[0]: buffer ids of f32, expected i32"},
+      {"MatrixOfOtherColumns", kOne,
+       [](P p) {
+         Mixed(p, StepKind::linear).weight = Mixed(p, StepKind::linear, 3).weight;
+         Mixed(p, StepKind::linear).epilogue = Epilogue::none;
+       },
+       "steps[2] (linear).inputs[0], rank 0 of the stage: buffer attention.norm has 128 columns, "
+       "expected 192"},
+      {"MatrixOfOtherRows", kOne, [](P p) { --BufferOf(p, "qkv").columns[0]; },
+       "steps[2] (linear).outputs[0], rank 0 of the stage: buffer qkv has 255 columns, expected 256"},
+      {"VectorAsMatrix", {.quantized = false},
+       [](P p) { Mixed(p, StepKind::linear).weight = Mixed(p, StepKind::rms_norm).weight; },
+       "steps[2] (linear).weight: 1 is a vector"},
+      {"MatrixAsNorm", kOne,
+       [](P p) { Mixed(p, StepKind::rms_norm).weight = Mixed(p, StepKind::linear).weight; },
+       "steps[1] (rms_norm).weight: 2 is a matrix"},
+      {"QkvAsEmbedding", kOne, [](P p) { Mixed(p).steps[0]->weight = 2; },
+       "steps[0] (embedding).weight: 2 is not one tensor with a row per token id"},
+      {"WeightNotPacked", kTwo,
+       [](P p) {
+         std::vector<uint32_t>& weights = Stage0(p).ranks[1]->weights;
+         weights.erase(std::find(weights.begin(), weights.end(), 2u));
+       },
+       "(linear).weight: 2, which rank 1 of the stage does not pack"},
+      {"GateWithoutEpilogue", kOne,
+       [](P p) { Mixed(p, StepKind::linear, 2).epilogue = Epilogue::none; },
+       "(linear).epilogue: none, but weights[5] is interleaved by panels"},
+      {"RankWithoutBuffer", kTwo,
+       [](P p) { BufferOf(p, "qkv").columns[1] = 0; },
+       "rank 1 of the stage does not have buffer qkv"},
+      {"AttentionOutputWrong", kTwo, [](P p) { BufferOf(p, "heads").columns[1] -= 32; },
+       "(paged_attention).outputs[0], rank 1 of the stage: buffer heads has 32 columns, expected 64"},
+      {"GatherTooNarrow", kTwo, [](P p) { BufferOf(p, "all_logits").columns[0] -= 1; },
+       "(gather).outputs[0], rank 0 of the stage: buffer all_logits has 159 columns, expected 160"},
+      {"TwoIdsPerRow", kOne,
+       [](P p) {
+         BufferT& ids = BufferOf(p, "ids");
+         ids.columns[0] = 2;
+         ids.bytes[0] *= 2;
+         Rank0(p).arena_bytes[0] += 64;
+         Rank0(p).memory->activations += 64;
+       },
+       "(sample).outputs[0], rank 0 of the stage: buffer ids has 2 columns, expected 1"},
+      {"ChunkBelowARow", kOne,
+       [](P p) {
+         ProgramT& score = FindProgram(p, ProgramKind::score);
+         score.buffers[Named(score, "chunk")]->columns[0] = 159;
+       },
+       "programs[2].steps[22] (score).outputs[1], rank 0 of the stage: buffer chunk has 159"},
+      {"PartsOfOneRankOnly", kTwo,
+       [](P p) {
+         ProgramT& score = FindProgram(p, ProgramKind::score);
+         FindStep(score, StepKind::score_merge).inputs[0] = Named(score, "parts");
+         score.buffers[Named(score, "parts")]->last_step =
+             static_cast<uint32_t>(score.steps.size() - 1);
+       },
+       "(score_merge).inputs[0], rank 0 of the stage: buffer parts has 3 columns, expected 6"},
+      {"SampledOnEveryRank", kTwo,
+       [](P p) {
+         Mixed(p, StepKind::sample).ranks[1]->skip = false;
+         BufferOf(p, "ids").columns[1] = 1;
+         BufferOf(p, "ids").bytes[1] = 16;
+         BufferOf(p, "all_logits").columns[1] = 160;
+         BufferOf(p, "all_logits").bytes[1] = 4 * 640;
+         for (auto& rank : Stage0(p).ranks) {
+           rank->arena_bytes[0] += 4096;
+           rank->memory->activations += 4096;
+         }
+       },
+       "(sample).ranks[1].skip: false"},
+      {"SampledBeforeTheLastStage", kPipe,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.back()->kind = StepKind::sample;
+         program.steps.back()->outputs = {0};
+         program.steps.back()->kernel = 0;
+       },
+       "(sample): only the last stage"},
+      {"NothingSampled", kOne,
+       [](P p) { Mixed(p, StepKind::sample).ranks[0]->skip = true; },
+       "programs[0].steps: 0 of kind sample on the first rank, expected one"},
+      {"ReadBeforeWritten", kOne,
+       [](P p) { Move(Mixed(p), NthOf(Mixed(p), StepKind::quantize, 0), 1); },
+       "steps[1] (quantize).inputs[0]: buffers[3] has not been written on rank 0"},
+      {"WrittenOnOneRankOnly", kTwo,
+       [](P p) { Mixed(p, StepKind::quantize).ranks[1]->skip = true; },
+       "has not been written on rank 1"},
+      // Collectives and events
+      {"CollectiveOfAnotherGroup", kWide, [](P p) { Mixed(p, StepKind::all_reduce).group = 1; },
+       "(all_reduce).group: 1, but the stage's ranks are groups[0]"},
+      {"CollectiveSkipped", kTwo, [](P p) { Mixed(p, StepKind::all_reduce).ranks[1]->skip = true; },
+       "(all_reduce).ranks[1].skip"},
+      {"SumOfUnequalRows", {.ranks = {3}},
+       [](P p) {
+         const uint32_t qkv = Named(Mixed(p), "qkv");
+         Mixed(p, StepKind::all_reduce, 1).inputs[0] = qkv;
+         Mixed(p, StepKind::all_reduce, 1).outputs[0] = qkv;
+         Mixed(p).buffers[qkv]->last_step = static_cast<uint32_t>(Mixed(p).steps.size() - 1);
+       },
+       "(all_reduce).inputs[0], rank 1 of the stage: buffer qkv has 96 columns, expected 128"},
+      {"EventNotSignalled", kOverlap, [](P p) { Mixed(p, StepKind::all_reduce_start).signals = -1; },
+       "(all_reduce_start).signals: -1"},
+      {"EventOutOfRange", kOverlap, [](P p) { Mixed(p, StepKind::all_reduce_start).signals = 50; },
+       "(all_reduce_start).signals: 50, but there are"},
+      {"WaitWithoutEvent", kOverlap, [](P p) { Mixed(p, StepKind::wait).waits.clear(); },
+       "(wait).waits: 0 events"},
+      {"WaitBeforeSignal", kOverlap, [](P p) { Mixed(p, StepKind::wait).waits[0] = 1; },
+       "(wait).waits[0]: event 1, which no step before it signals"},
+      {"SignalledTwice", kOverlap,
+       [](P p) {
+         Mixed(p, StepKind::all_reduce_start, 1).signals = 0;
+         Move(Mixed(p), NthOf(Mixed(p), StepKind::all_reduce_start, 1), 2);
+       },
+       "steps[2] (all_reduce_start).signals: event 0, which steps[1] signals and nobody waited for"},
+      {"NeverWaitedFor", kOverlap,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.push_back(
+             std::make_unique<StepT>(FindStep(program, StepKind::all_reduce_start, 1)));
+         LiveThroughout(program);
+       },
+       "(all_reduce_start): event 1, which no step waits for"},
+      {"MoreSumsThanAChannelHolds", kOverlap,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         LiveThroughout(program);
+         const StepT start = FindStep(program, StepKind::all_reduce_start, 1);
+         for (int i = 0; i < 17; ++i) {
+           program.steps.push_back(std::make_unique<StepT>(start));
+           program.steps.back()->signals = static_cast<int>(program.events++);
+           program.steps.back()->inputs[0] = static_cast<uint32_t>(program.buffers.size());
+           program.buffers.push_back(
+               std::make_unique<BufferT>(*program.buffers[start.inputs[0]]));
+         }
+         LiveThroughout(program);
+       },
+       "(all_reduce_start): 17 sums under way, a channel holds 16"},
+      {"SumUsedWithoutWait", kOverlap,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() +
+                             static_cast<std::ptrdiff_t>(NthOf(program, StepKind::wait, 0)));
+         LiveThroughout(program);
+       },
+       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still summing it"},
+      {"UsedWhileSummed", kOverlap,
+       [](P p) { Move(Mixed(p), NthOf(Mixed(p), StepKind::wait, 0), 3); },
+       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still summing it"},
+      {"WaitGivesAnotherBuffer", kOverlap,
+       [](P p) {
+         StepT& wait = Mixed(p, StepKind::wait, 1);
+         wait.outputs[0] = 0;
+       },
+       "(wait).outputs[0]: buffers[0], but the sum is in"},
+      {"SignalOfAnAdd", kTwo, [](P p) { Mixed(p, StepKind::add).signals = 0; },
+       "(add).signals: 0, expected none"},
+      {"EventsWithoutSteps", kOne, [](P p) { Mixed(p).events = ~0u; }, "programs[0].events"},
+      // Messages
+      {"SendToNobody", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers.clear(); },
+       "(send).ranks[0].peers: none"},
+      {"RecvFromNobody", kPipe,
+       [](P p) {
+         FindStep(FindProgram(p, ProgramKind::mixed, 1), StepKind::recv).ranks[0]->peers.clear();
+       },
+       "stages[1].programs[0].steps[0] (recv).ranks[0].peers: 0, expected one source"},
+      {"SendToOwnStage", kWide, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers[0] = 1; },
+       ".ranks[0].peers[0]: rank 1, expected one of the next stage"},
+      {"SendToNoRank", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers[0] = 77; },
+       ".ranks[0].peers[0]: rank 77, expected one of the next stage"},
+      {"RecvFromOwnStage", kWide,
+       [](P p) {
+         FindStep(FindProgram(p, ProgramKind::mixed, 1), StepKind::recv).ranks[0]->peers[0] = 3;
+       },
+       ".ranks[0].peers[0]: rank 3, expected one of the previous stage"},
+      {"CrossedMessages", kWide,
+       [](P p) {
+         StepT& send = Mixed(p, StepKind::send);
+         std::swap(send.ranks[0]->peers, send.ranks[1]->peers);
+       },
+       "deadlock, 4 of 4 ranks cannot finish: rank 0 waits in stages[0] at steps["},
+      {"SendWithoutRecv", kPipe, [](P p) { Duplicate(Mixed(p), StepKind::send); },
+       "programs[0]: deadlock, 1 of 2 ranks cannot finish: rank 0 waits in stages[0] at steps[12] "
+       "(send to rank 1)"},
+      {"RecvWithoutSend", kPipe,
+       [](P p) { Duplicate(FindProgram(p, ProgramKind::decode, 1), StepKind::recv); },
+       "programs[1]: deadlock, 1 of 2 ranks cannot finish: rank 1 waits in stages[1] at steps[1] "
+       "(recv from rank 0)"},
+      {"RowsOfOtherWidth", kPipe,
+       [](P p) {
+         StepT& send = Mixed(p, StepKind::send);
+         send.inputs[0] = Named(Mixed(p), "qkv");
+         Mixed(p).buffers[send.inputs[0]]->last_step =
+             static_cast<uint32_t>(Mixed(p).steps.size() - 1);
+       },
+       "rank 1 gets rows of 128 f32 for tokens, but rank 0 sends 256 f32 for tokens"},
+      {"StagesDisagreeOnPrograms", kPipe,
+       [](P p) { p.replicas[0]->stages[1]->programs.pop_back(); },
+       "stages[1].programs: 2, but the first stage has 3"},
+      {"StagesDisagreeOnOrder", kPipe,
+       [](P p) {
+         auto& programs = p.replicas[0]->stages[1]->programs;
+         std::swap(programs[0], programs[1]);
+       },
+       "stages[1].programs[0]: kind, min_tokens, max_tokens or max_sampled differ"},
+  };
+  return mutations;
+}
+
+class PlanVerifierMutation : public ::testing::TestWithParam<Mutation> {};
+
+TEST_P(PlanVerifierMutation, IsRefusedWithItsPlace) {
+  const auto plan = BuildPlan(GetParam().shape);
+  ASSERT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+  GetParam().apply(*plan);
+  const Status status = VerifyBuilt(*plan);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status.ToString();
+  EXPECT_THAT(status.message(), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, PlanVerifierMutation, ::testing::ValuesIn(Mutations()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+// ------------------------------------------------------------ hostile plans
+
+void FixChecksum(std::vector<std::byte>& bytes) {
+  const std::span<const std::byte> buffer =
+      std::span(bytes).first(bytes.size() - sizeof(PlanTrailer));
+  const uint64_t checksum = Hash64(buffer);
+  std::memcpy(bytes.data() + buffer.size() + offsetof(PlanTrailer, checksum), &checksum,
+              sizeof checksum);
+}
+
+struct Outcomes {
+  int refused_by_file = 0, refused_by_verifier = 0, accepted = 0;
+};
+void Try(std::vector<std::byte> bytes, Outcomes* outcomes) {
+  FixChecksum(bytes);
+  const auto file = PlanFile::FromBytes(std::move(bytes), "hostile");
+  if (!file.ok()) {
+    ++outcomes->refused_by_file;
+    return;
+  }
+  const Status status = VerifyPlan(file->plan());
+  ++(status.ok() ? outcomes->accepted : outcomes->refused_by_verifier);
+  // What passes must also be printable.
+  if (status.ok()) {
+    EXPECT_FALSE(PlanToText(file->plan()).empty());
+  }
+}
+
+TEST(PlanVerifier, RandomByteFlipsNeverCrash) {
+  std::mt19937_64 random(20240517);
+  Outcomes outcomes;
+  for (const PlanShape& shape :
+       {PlanShape{.layers = 1}, PlanShape{.ranks = {2, 1}, .overlap = true}}) {
+    const std::vector<std::byte> whole = PlanFile::Serialize(*BuildPlan(shape));
+    for (int i = 0; i < 1500; ++i) {
+      std::vector<std::byte> bytes = whole;
+      for (uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
+        bytes[random() % (bytes.size() - sizeof(PlanTrailer))] ^=
+            static_cast<std::byte>(1 + random() % 255);
+      }
+      Try(std::move(bytes), &outcomes);
+    }
+  }
+  EXPECT_GT(outcomes.refused_by_file, 0);
+  EXPECT_GT(outcomes.refused_by_verifier, 0);
+}
+
+TEST(PlanVerifier, RandomWordsNeverCrash) {
+  std::mt19937_64 random(20240518);
+  constexpr uint32_t kWords[] = {0, 1, 2, 0x7fffffff, 0x80000000, 0xffffffff, 0xffffffc0, 1 << 28};
+  Outcomes outcomes;
+  for (const PlanShape& shape :
+       {PlanShape{.layers = 1}, PlanShape{.ranks = {2, 1}, .overlap = true}}) {
+    const std::vector<std::byte> whole = PlanFile::Serialize(*BuildPlan(shape));
+    for (int i = 0; i < 1500; ++i) {
+      std::vector<std::byte> bytes = whole;
+      const size_t at = random() % ((bytes.size() - sizeof(PlanTrailer)) / 4) * 4;
+      std::memcpy(bytes.data() + at, &kWords[random() % std::size(kWords)], 4);
+      Try(std::move(bytes), &outcomes);
+    }
+  }
+  EXPECT_GT(outcomes.refused_by_file, 0);
+  EXPECT_GT(outcomes.refused_by_verifier, 0);
+}
+
+// Every field of a valid plan that a table can leave out, left out in turn by zeroing its vtable
+// entry: the reader sees an absent table, vector or string, or a default.
+TEST(PlanVerifier, AbsentFieldsNeverCrash) {
+  const std::vector<std::byte> whole =
+      PlanFile::Serialize(*BuildPlan({.ranks = {2, 1}, .layers = 2}));
+  Outcomes outcomes;
+  for (size_t at = 8; at + 2 <= whole.size() - sizeof(PlanTrailer); at += 2) {
+    uint16_t entry;
+    std::memcpy(&entry, whole.data() + at, sizeof entry);
+    if (entry < 4 || entry > 64)
+      continue;  // a place in one of the small tables, or something like it
+    std::vector<std::byte> bytes = whole;
+    std::memset(bytes.data() + at, 0, sizeof entry);
+    Try(std::move(bytes), &outcomes);
+    if (outcomes.refused_by_verifier > 2000) break;
+  }
+  EXPECT_GT(outcomes.refused_by_verifier, 0);
+}
+
+}  // namespace
+}  // namespace llmir::plan
