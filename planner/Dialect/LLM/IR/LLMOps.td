@@ -1,0 +1,362 @@
+//===- LLMOps.td - Operations of the llm dialect --------------*- tablegen -*-===//
+
+#ifndef LLMIR_DIALECT_LLM_IR_LLMOPS
+#define LLMIR_DIALECT_LLM_IR_LLMOPS
+
+include "mlir/IR/OpBase.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+include "planner/Dialect/LLM/IR/LLMTypes.td"
+
+class LLM_Op<string mnemonic, list<Trait> traits = []>
+    : Op<LLM_Dialect, mnemonic, traits>;
+
+// The bytes of the cache, and the order of messages among ranks. An operation
+// with effects on them is neither removed, merged nor reordered.
+def LLM_KVCacheResource : Resource<"::llmir::llm::KVCacheResource">;
+def LLM_NetworkResource : Resource<"::llmir::llm::NetworkResource">;
+
+class LLM_Communication<string mnemonic, list<Trait> traits = []>
+    : LLM_Op<mnemonic, !listconcat(traits, [
+          MemoryEffects<[MemRead<LLM_NetworkResource>,
+                         MemWrite<LLM_NetworkResource>]>])>;
+
+// [tokens, columns]: f32, or int8 with a scale per 32 columns.
+def LLM_Activation : Type<CPred<"::llmir::llm::isActivationType($_self)">,
+    "matrix of activations with one row per token">;
+def LLM_FloatActivation : Type<And<[LLM_Activation.predicate,
+    CPred<"!::llmir::llm::isQuantized($_self)">]>,
+    "matrix of float activations with one row per token">;
+// What a weight is stored as.
+def LLM_Weight : Type<CPred<"::llmir::llm::isWeightType($_self)">,
+    "matrix or vector of weights of static shape">;
+def LLM_IndexVector : TensorRankOf<[I32, I64], [1]>;
+def LLM_IdMatrix : Type<CPred<"::llmir::llm::isIdMatrix($_self)">,
+    "matrix of i32">;
+
+//===----------------------------------------------------------------------===//
+// Weights and the look-up of embeddings
+//===----------------------------------------------------------------------===//
+
+def LLM_WeightOp : LLM_Op<"weight", [Pure]> {
+  let summary = "a weight, joined by rows from tensors of the checkpoint";
+  let description = [{
+    The result's type is how the weight is packed at load; the pieces say what
+    it is made from and along which axis ranks may divide it. Interleaved pieces
+    (two of equal shape) alternate panel by panel. All references to one name
+    must agree.
+
+    ```mlir
+    %w = llm.weight @layers.0.o layer 0 pieces
+        [#llm.piece<"blk.0.attn_output.weight" : tensor<64x64xf16>,
+                    query_head columns 16>] : tensor<64x64xbf16>
+    ```
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, OptionalAttr<I64Attr>:$layer,
+                       TypedArrayAttrBase<LLM_PieceAttr, "pieces">:$pieces,
+                       UnitAttr:$interleaved);
+  let results = (outs LLM_Weight:$result);
+  let assemblyFormat = [{
+    $sym_name (`layer` $layer^)? `pieces` $pieces (`interleaved` $interleaved^)?
+    attr-dict `:` type($result)
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    ::llvm::SmallVector<::llmir::llm::PieceAttr> getPieceList();
+    /// Unit and axis along which ranks divide the weight.
+    ::llmir::llm::Unit getUnit() { return getPieceList().front().getUnit(); }
+    ::llmir::llm::Axis getAxis() { return getPieceList().front().getAxis(); }
+    /// Columns per leaf of the sums along a row; 0: all in one leaf.
+    int64_t getLeafColumns() {
+      return getAxis() == ::llmir::llm::Axis::Columns
+                 ? getPieceList().front().getLeaf()
+                 : 0;
+    }
+  }];
+}
+
+def LLM_EmbeddingOp : LLM_Op<"embedding", [Pure]> {
+  let summary = "rows of the embedding for token ids";
+  let description = [{
+    With a sharded weight the result is partial: ids outside the rank's rows
+    give rows of zeros, and the sum over the ranks is the embedding.
+  }];
+  let arguments = (ins LLM_IndexVector:$ids, LLM_Weight:$weight);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $ids `,` $weight attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Dense layers
+//===----------------------------------------------------------------------===//
+
+def LLM_LinearOp : LLM_Op<"linear", [Pure]> {
+  let summary = "input times the transposed weight";
+  let description = [{
+    The residual is added after the whole sum. `silu_mul` multiplies the first
+    piece of an interleaved weight, through silu, with the second. A weight
+    divided along its columns gives a partial result, to be summed over the
+    ranks.
+  }];
+  let arguments = (ins LLM_Activation:$input, LLM_Weight:$weight,
+                       Optional<LLM_FloatActivation>:$residual,
+                       UnitAttr:$silu_mul);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $input `,` $weight (`residual` $residual^)? (`silu_mul` $silu_mul^)?
+    attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// The result is this rank's part of a sum over the ranks.
+    bool isPartial();
+  }];
+}
+
+def LLM_RMSNormOp : LLM_Op<"rms_norm", [Pure]> {
+  let summary = "root mean square norm of each row, times a vector";
+  let description = [{
+    The result is float, or int8 with scales (as if `llm.quantize` followed).
+  }];
+  let arguments = (ins LLM_FloatActivation:$input, LLM_Weight:$weight,
+                       F32Attr:$epsilon);
+  let results = (outs LLM_Activation:$result);
+  let assemblyFormat = [{
+    $input `,` $weight attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_SiluMulOp : LLM_Op<"silu_mul", [Pure]> {
+  let summary = "silu(gate) * up";
+  let arguments = (ins LLM_FloatActivation:$gate, LLM_FloatActivation:$up);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $gate `,` $up attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_AddOp : LLM_Op<"add", [Pure]> {
+  let summary = "sum of two matrices of activations";
+  let arguments = (ins LLM_FloatActivation:$lhs, LLM_FloatActivation:$rhs);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $lhs `,` $rhs attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_QuantizeOp : LLM_Op<"quantize", [Pure]> {
+  let summary = "float activations to few bits with scales";
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_Activation:$result);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Attention and the KV cache
+//===----------------------------------------------------------------------===//
+
+def LLM_CreatePagedCacheOp
+    : LLM_Op<"create_paged_cache",
+             [MemoryEffects<[MemAlloc<LLM_KVCacheResource>]>]> {
+  let summary = "the paged KV cache of the stage";
+  let results = (outs LLM_PagedKVCacheType:$cache);
+  let assemblyFormat = "attr-dict `:` type($cache)";
+}
+
+def LLM_RopeOp : LLM_Op<"rope", [Pure]> {
+  let summary = "rotary position embedding of the heads in each row";
+  let arguments = (ins LLM_FloatActivation:$input, LLM_IndexVector:$positions,
+                       I64Attr:$head_dim);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $input `,` $positions attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_AppendKVOp
+    : LLM_Op<"append_kv", [MemoryEffects<[MemRead<LLM_KVCacheResource>,
+                                          MemWrite<LLM_KVCacheResource>]>]> {
+  let summary = "append keys and values to sequences of the cache";
+  let description = [{
+    Keys and values are [batch, tokens, heads, headDim], or matrices with one
+    row per token and the heads side by side. The results are the cache after
+    the write and the block indices through which attention reads it.
+  }];
+  let arguments = (ins LLM_PagedKVCacheType:$cache,
+                       AnyRankedTensor:$keys, AnyRankedTensor:$values,
+                       LLM_IndexVector:$sequences,
+                       DefaultValuedAttr<I64Attr, "0">:$layer);
+  let results = (outs LLM_PagedKVCacheType:$new_cache,
+                      LLM_IndexVector:$indices);
+  let assemblyFormat = [{
+    $cache `,` $keys `,` $values `,` $sequences attr-dict `:`
+    functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_RopeAppendOp
+    : LLM_Op<"rope_append", [MemoryEffects<[MemRead<LLM_KVCacheResource>,
+                                            MemWrite<LLM_KVCacheResource>]>]> {
+  let summary = "rotate queries and keys, append keys and values";
+  let description = [{
+    `llm.rope` of the queries and keys and `llm.append_kv` in one, on rows
+    [queries | keys | values] of heads, which it rewrites in place.
+  }];
+  let arguments = (ins LLM_FloatActivation:$qkv, LLM_PagedKVCacheType:$cache,
+                       LLM_IndexVector:$positions, LLM_IndexVector:$sequences,
+                       DefaultValuedAttr<I64Attr, "0">:$layer);
+  let results = (outs LLM_FloatActivation:$result,
+                      LLM_PagedKVCacheType:$new_cache,
+                      LLM_IndexVector:$indices);
+  let assemblyFormat = [{
+    $qkv `,` $cache `,` $positions `,` $sequences attr-dict `:`
+    functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_PagedAttentionOp
+    : LLM_Op<"paged_attention",
+             [MemoryEffects<[MemRead<LLM_KVCacheResource>]>]> {
+  let summary = "causal attention of queries over the paged cache";
+  let description = [{
+    The query is [batch, tokens, heads, headDim], or a matrix with one row per
+    token whose first columns are the query heads side by side (the rest, as
+    left by `llm.rope_append`, isn't read).
+  }];
+  let arguments = (ins AnyType:$query, LLM_PagedKVCacheType:$cache,
+                       LLM_IndexVector:$indices,
+                       DefaultValuedAttr<I64Attr, "0">:$layer);
+  let results = (outs AnyType:$result);
+  let assemblyFormat = [{
+    $query `,` $cache `,` $indices attr-dict `:`
+    functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// What leaves the model: ids and log-probabilities
+//===----------------------------------------------------------------------===//
+
+def LLM_GatherRowsOp : LLM_Op<"gather_rows", [Pure]> {
+  let summary = "the rows with the given indices";
+  let arguments = (ins LLM_FloatActivation:$input, LLM_IndexVector:$rows);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $input `,` $rows attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_SampleOp : LLM_Op<"sample", [Pure]> {
+  let summary = "one token id per row of logits";
+  let description = [{
+    The sampling parameters and the counter of the noise come with the request,
+    so that the same step gives the same ids.
+  }];
+  let arguments = (ins LLM_FloatActivation:$logits);
+  let results = (outs LLM_IdMatrix:$ids);
+  let assemblyFormat = [{
+    $logits attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_ScoreOp : LLM_Op<"score", [Pure]> {
+  let summary = "what a shard of the head contributes to log-probabilities";
+  let description = [{
+    Per row: the logits' maximum, the sum of exp(logit - maximum), the target's
+    logit. The second result is scratch for the logits of a chunk of rows.
+  }];
+  let arguments = (ins LLM_Activation:$input, LLM_Weight:$weight,
+                       LLM_IndexVector:$targets);
+  let results = (outs LLM_FloatActivation:$parts,
+                      LLM_FloatActivation:$logits);
+  let assemblyFormat = [{
+    $input `,` $weight `,` $targets attr-dict `:`
+    functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_ScoreMergeOp : LLM_Op<"score_merge", [Pure]> {
+  let summary = "log-probability of each row's target from all shards' parts";
+  let arguments = (ins LLM_FloatActivation:$parts);
+  let results = (outs LLM_FloatActivation:$log_probabilities);
+  let assemblyFormat = [{
+    $parts attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Communication among the ranks of a stage, and from stage to stage
+//===----------------------------------------------------------------------===//
+
+def LLM_AllReduceOp : LLM_Communication<"all_reduce"> {
+  let summary = "sum over the ranks of the stage, in rank order, in place";
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_AllReduceStartOp : LLM_Communication<"all_reduce_start"> {
+  let summary = "start an all_reduce";
+  let description = [{
+    The input must be left alone until the token has been waited for.
+  }];
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_TokenType:$token);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_WaitOp : LLM_Communication<"wait"> {
+  let summary = "the result of a started operation";
+  let arguments = (ins LLM_TokenType:$token);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $token attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_GatherOp : LLM_Communication<"gather"> {
+  let summary = "the columns of all ranks, on the first rank of the stage";
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_SendOp : LLM_Communication<"send"> {
+  let summary = "rows to ranks of the next stage";
+  let arguments = (ins LLM_FloatActivation:$input);
+  let assemblyFormat = "$input attr-dict `:` type($input)";
+}
+
+def LLM_RecvOp : LLM_Communication<"recv"> {
+  let summary = "rows from a rank of the previous stage";
+  let results = (outs LLM_FloatActivation:$result);
+  let assemblyFormat = "attr-dict `:` type($result)";
+}
+
+#endif // LLMIR_DIALECT_LLM_IR_LLMOPS

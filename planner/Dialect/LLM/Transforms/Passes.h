@@ -1,0 +1,42 @@
+//===- Passes.h - Passes and pipeline of the llm dialect --------*- C++ -*-===//
+
+#ifndef LLMIR_DIALECT_LLM_TRANSFORMS_PASSES_H
+#define LLMIR_DIALECT_LLM_TRANSFORMS_PASSES_H
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/Pass/Pass.h"
+#include "mlir/Pass/PassManager.h"
+
+#include "planner/Dialect/LLM/IR/LLMDialect.h"
+
+namespace llmir::llm {
+
+#define GEN_PASS_DECL
+#include "planner/Dialect/LLM/Transforms/Passes.h.inc"
+
+#define GEN_PASS_REGISTRATION
+#include "planner/Dialect/LLM/Transforms/Passes.h.inc"
+
+/// What the pipeline decides by; the defaults are those of llmir-plan.
+struct PipelineOptions {
+  std::string weights = "keep"; // as of llm-choose-precision
+  int64_t stages = 1;
+  mlir::SmallVector<int64_t> ranks = {1}; // per stage, or one for all
+  int64_t maxBatch = 8;
+  int64_t prefillChunk = 512;
+};
+
+/// Adds the passes from an imported model to placed programs.
+void buildPlanPipeline(mlir::OpPassManager &manager,
+                       const PipelineOptions &options);
+
+/// Operations that don't become steps: they name what steps work on.
+inline bool isStep(mlir::Operation *op) {
+  return !mlir::isa<WeightOp, CreatePagedCacheOp>(op) &&
+         !op->hasTrait<mlir::OpTrait::IsTerminator>();
+}
+
+} // namespace llmir::llm
+
+#endif // LLMIR_DIALECT_LLM_TRANSFORMS_PASSES_H

@@ -1,0 +1,182 @@
+//===- Passes.td - Passes of the llm dialect ------------------*- tablegen -*-===//
+
+#ifndef LLMIR_DIALECT_LLM_TRANSFORMS_PASSES
+#define LLMIR_DIALECT_LLM_TRANSFORMS_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+//===----------------------------------------------------------------------===//
+// Precision
+//===----------------------------------------------------------------------===//
+
+def ChoosePrecision : Pass<"llm-choose-precision", "::mlir::ModuleOp"> {
+  let summary = "Choose how each weight is packed";
+  let description = [{
+    Vectors become f32. Matrices that read the same activations, and all uses of
+    one weight, get one encoding, so that they can be joined and share int8
+    activations. `keep` takes the encoding in which the checkpoint stores them
+    all, or bf16 where it stores them differently. An encoding in groups of 32
+    columns needs rows, and leaves of rows, that are multiples of 32: where they
+    aren't, bf16 is taken and a remark says so.
+  }];
+  let options = [
+    Option<"weights", "weights", "std::string", "\"keep\"",
+           "keep, f32, bf16, q8 (q8_0) or q4 (q4_1)">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def InsertQuantize : Pass<"llm-insert-quantize", "::mlir::ModuleOp"> {
+  let summary = "Quantize the activations that quantized weights read";
+  let description = [{
+    One `llm.quantize` per activation, however many weights read it. Weights of
+    float encodings go on reading floats.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Fusion
+//===----------------------------------------------------------------------===//
+
+def FuseQkv : Pass<"llm-fuse-qkv", "::mlir::ModuleOp"> {
+  let summary = "Join the projections before attention, and rope with append";
+  let description = [{
+    Queries, keys and values of one input become one `llm.linear` over a weight
+    of three pieces; their rotation and `llm.append_kv` become
+    `llm.rope_append`, which touches the rows once.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def FuseGateUp : Pass<"llm-fuse-gate-up", "::mlir::ModuleOp"> {
+  let summary = "Join gate and up, and multiply in the epilogue";
+  let description = [{
+    Two linears of one input under a `llm.silu_mul` become one linear over an
+    interleaved weight with that epilogue.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def FuseNormQuantize : Pass<"llm-fuse-norm-quantize", "::mlir::ModuleOp"> {
+  let summary = "Let a norm write int8 where only a quantize reads it";
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def FuseResidual : Pass<"llm-fuse-residual", "::mlir::ModuleOp"> {
+  let summary = "Add the residual in the epilogue of a linear";
+  let description = [{
+    Not where the linear's result is a partial sum, since every rank would add
+    the residual: run after `llm-shard-stages`.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Parallelization
+//===----------------------------------------------------------------------===//
+
+def SplitStages : Pass<"llm-split-stages", "::mlir::ModuleOp"> {
+  let summary = "Cut the model between layers into pipeline stages";
+  let description = [{
+    Replaces `@model` by functions `@stage0`, `@stage1`, ..., with a `llm.send`
+    at the end of one and a `llm.recv` at the start of the next. The cuts make
+    the slowest stage as fast as possible; the cost of a stage is the bytes of
+    weights that one token reads there (of the embedding: one row).
+  }];
+  let options = [
+    Option<"stages", "stages", "int64_t", "1", "number of stages">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect",
+                           "::mlir::func::FuncDialect"];
+}
+
+def ShardStages : Pass<"llm-shard-stages", "::mlir::ModuleOp"> {
+  let summary = "Divide the weights of each stage among its ranks, by leaves";
+  let description = [{
+    Gives each rank contiguous ranges of leaves, as even as they allow, and
+    turns types into `!llm.sharded_tensor`. Partial sums (embedding, weights
+    divided by columns) go through `llm.all_reduce`, logits and parts of scores
+    through `llm.gather`.
+  }];
+  let options = [
+    ListOption<"ranks", "ranks", "int64_t",
+               "ranks of each stage, or one number for all stages">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def SplitCollectives : Pass<"llm-split-collectives", "::mlir::ModuleOp"> {
+  let summary = "Split each all_reduce into a start and a wait";
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Programs
+//===----------------------------------------------------------------------===//
+
+def MakePrograms : Pass<"llm-make-programs", "::mlir::ModuleOp"> {
+  let summary = "Specialize each stage for the kinds of steps it runs";
+  let description = [{
+    `mixed` gives ids for the sampled rows, `decode` for every row, `score`
+    log-probabilities for every row. What a program doesn't need goes.
+  }];
+  let options = [
+    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences in one step">,
+    Option<"prefillChunk", "prefill-chunk", "int64_t", "512",
+           "prompt tokens in one step">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Schedule and memory
+//===----------------------------------------------------------------------===//
+
+def ScheduleSteps : Pass<"llm-schedule-steps", "::mlir::ModuleOp"> {
+  let summary = "Number the steps of each program and its events";
+  let description = [{
+    A start moves up to what it sums, a wait down to its first use: what lies
+    between them overlaps. Every operation but weights and the cache's creation
+    is a step, `llm.step`; a start and its wait share an `llm.event`.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def PlanMemory : Pass<"llm-plan-memory", "::mlir::ModuleOp"> {
+  let summary = "Place every activation in an arena";
+  let description = [{
+    First fit by live range, for each rank by itself, at multiples of 64 bytes.
+    Operations that rewrite an operand share its buffer: rope_append and
+    all_reduce always, sums where the operand isn't read later.
+  }];
+  let options = [
+    Option<"scoreRows", "score-rows", "int64_t", "64",
+           "rows whose logits a score step holds at a time">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Verification between phases
+//===----------------------------------------------------------------------===//
+
+def VerifyPhase : Pass<"llm-verify-phase", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold after a phase of the pipeline";
+  let description = [{
+    - `precision`: quantized weights read int8 activations.
+    - `fusion`: only operations that are steps of a plan are left.
+    - `parallel`: each function is a stage; partial sums are reduced, once.
+    - `programs`: each function is a program of a stage, all stages having the
+      same programs.
+    - `schedule`: steps and events are numbered in order.
+    - `memory`: every activation has a place, and what is live at the same time
+      lies apart.
+  }];
+  let options = [
+    Option<"phase", "phase", "std::string", "", "the phase that has ended">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+#endif // LLMIR_DIALECT_LLM_TRANSFORMS_PASSES

@@ -1,0 +1,68 @@
+//===- ScheduleSteps.cpp - A flat, numbered list of steps -----------------===//
+
+#include "planner/Dialect/LLM/Transforms/Passes.h"
+
+namespace llmir::llm {
+#define GEN_PASS_DEF_SCHEDULESTEPS
+#include "planner/Dialect/LLM/Transforms/Passes.h.inc"
+} // namespace llmir::llm
+
+using namespace mlir;
+using namespace llmir::llm;
+
+namespace {
+
+/// The operation of `block` before which all uses of `op` lie no earlier.
+Operation *getFirstUser(Operation *op) {
+  Operation *first = op->getBlock()->getTerminator();
+  for (Operation *user : op->getUsers())
+    if (user->isBeforeInBlock(first))
+      first = user;
+  return first;
+}
+
+struct ScheduleStepsPass
+    : public llmir::llm::impl::ScheduleStepsBase<ScheduleStepsPass> {
+  void runOnOperation() override {
+    for (auto function : getOperation().getOps<func::FuncOp>())
+      if (function->hasAttr("llm.program"))
+        schedule(function.front());
+  }
+
+  void schedule(Block &block) {
+    // What steps refer to comes first.
+    Operation *firstStep =
+        &*llvm::find_if(block, [](Operation &op) { return isStep(&op); });
+    SmallVector<AllReduceStartOp> starts;
+    SmallVector<WaitOp> waits;
+    for (Operation &op : llvm::make_early_inc_range(block)) {
+      if (!isStep(&op) && !op.hasTrait<OpTrait::IsTerminator>())
+        op.moveBefore(firstStep);
+      else if (auto start = dyn_cast<AllReduceStartOp>(op))
+        starts.push_back(start);
+      else if (auto wait = dyn_cast<WaitOp>(op))
+        waits.push_back(wait);
+    }
+    for (AllReduceStartOp start : starts)
+      if (Operation *producer = start.getInput().getDefiningOp())
+        start->moveAfter(producer);
+    for (WaitOp wait : waits)
+      wait->moveBefore(getFirstUser(wait));
+
+    Builder builder(&getContext());
+    int64_t step = 0, event = 0;
+    for (Operation &op : block) {
+      if (!isStep(&op))
+        continue;
+      op.setAttr("llm.step", builder.getI64IntegerAttr(step++));
+      if (auto start = dyn_cast<AllReduceStartOp>(op)) {
+        Attribute number = builder.getI64IntegerAttr(event++);
+        op.setAttr("llm.event", number);
+        for (Operation *wait : start->getUsers())
+          wait->setAttr("llm.event", number);
+      }
+    }
+  }
+};
+
+} // namespace

@@ -1,0 +1,238 @@
+//===- ShardStages.cpp - Divide the weights of stages among ranks ---------===//
+
+#include "planner/Dialect/LLM/Transforms/Passes.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace llmir::llm {
+#define GEN_PASS_DEF_SHARDSTAGES
+#include "planner/Dialect/LLM/Transforms/Passes.h.inc"
+} // namespace llmir::llm
+
+using namespace mlir;
+using namespace llmir::llm;
+
+namespace {
+
+/// Boundaries of `ranks` contiguous ranges of `leaves` leaves; the first ones
+/// are larger where they can't be equal.
+SmallVector<int64_t> divide(int64_t leaves, int64_t ranks) {
+  SmallVector<int64_t> boundaries = {0};
+  for (int64_t rank = 0; rank < ranks; ++rank)
+    boundaries.push_back(boundaries.back() + leaves / ranks +
+                         (rank < leaves % ranks ? 1 : 0));
+  return boundaries;
+}
+
+/// KV heads [begin, end) per rank: those whose query heads it has any of.
+SmallVector<int64_t> followHeads(ArrayRef<int64_t> queryHeads, int64_t group) {
+  SmallVector<int64_t> ranges;
+  for (auto [begin, end] :
+       llvm::zip(queryHeads.drop_back(), queryHeads.drop_front())) {
+    ranges.push_back(begin / group);
+    ranges.push_back(llvm::divideCeil(end, group));
+  }
+  return ranges;
+}
+
+/// Rows or columns of a piece that `rank` takes; the last leaf may be short.
+int64_t getPieceSize(PieceAttr piece, StageAttr stage, int64_t rank) {
+  int64_t total = piece.getAxis() == Axis::Columns ? getColumns(piece.getType())
+                                                   : getRows(piece.getType());
+  auto [begin, end] = stage.getLeaves(piece.getUnit(), rank);
+  return std::min(end * piece.getLeaf(), total) -
+         std::min(begin * piece.getLeaf(), total);
+}
+
+/// Gives the values of one stage the types that they have on its ranks.
+class StageSharder {
+public:
+  StageSharder(ModelAttr model, StageAttr stage)
+      : model(model), stage(stage), ranks(stage.getRanks()) {}
+
+  LogicalResult shard(func::FuncOp function) {
+    for (Operation &op : llvm::make_early_inc_range(function.front()))
+      if (failed(shard(&op)))
+        return failure();
+    Operation *terminator = function.front().getTerminator();
+    function.setFunctionType(FunctionType::get(function.getContext(),
+                                               function.getArgumentTypes(),
+                                               terminator->getOperandTypes()));
+    return success();
+  }
+
+private:
+  Type perRank(Type whole, llvm::function_ref<int64_t(int64_t)> columns) {
+    SmallVector<int64_t> list;
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      list.push_back(columns(rank));
+    return shardColumns(whole, list);
+  }
+
+  /// A result of floats with `columns(rank)` columns on each rank.
+  Type floats(MLIRContext *context,
+              llvm::function_ref<int64_t(int64_t)> columns) {
+    int64_t all = 0;
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      all += columns(rank);
+    return perRank(getActivationType(Float32Type::get(context), all), columns);
+  }
+
+  /// The type of a result that only the stage's first rank has.
+  Type onFirstRank(Type whole) {
+    int64_t columns = getShape(whole)[1];
+    return perRank(whole,
+                   [&](int64_t rank) { return rank == 0 ? columns : 0; });
+  }
+
+  void reduce(OpBuilder &builder, Operation *partial) {
+    builder.setInsertionPointAfter(partial);
+    Value result = partial->getResult(0);
+    auto sum = AllReduceOp::create(builder, partial->getLoc(), result.getType(),
+                                   result);
+    result.replaceAllUsesExcept(sum.getResult(), sum);
+  }
+
+  /// The columns of `value` from all ranks, on the first.
+  Value gather(OpBuilder &builder, Operation *user, Value value) {
+    builder.setInsertionPoint(user);
+    int64_t all = 0;
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      all += getColumns(value.getType(), rank);
+    Type whole = getActivationType(builder.getF32Type(), all);
+    return GatherOp::create(builder, user->getLoc(), onFirstRank(whole), value);
+  }
+
+  LogicalResult shard(Operation *op) {
+    OpBuilder builder(op);
+    MLIRContext *context = op->getContext();
+    return llvm::TypeSwitch<Operation *, LogicalResult>(op)
+        .Case([&](WeightOp weight) { return shardWeight(weight); })
+        .Case([&](EmbeddingOp embedding) {
+          if (getNumShards(embedding.getWeight().getType()) > 1)
+            reduce(builder, embedding);
+          return success();
+        })
+        .Case([&](LinearOp linear) {
+          if (linear.isPartial()) {
+            reduce(builder, linear);
+            return success();
+          }
+          Type weight = linear.getWeight().getType();
+          int64_t pieces = linear.getSiluMul() ? 2 : 1;
+          if (getNumShards(weight) > 1)
+            linear.getResult().setType(floats(context, [&](int64_t rank) {
+              return getRows(weight, rank) / pieces;
+            }));
+          return success();
+        })
+        .Case([&](ScoreOp score) {
+          Type weight = score.getWeight().getType();
+          if (getNumShards(weight) > 1) {
+            score.getParts().setType(
+                floats(context, [](int64_t) { return 3; }));
+            score.getLogits().setType(floats(
+                context, [&](int64_t rank) { return getRows(weight, rank); }));
+          }
+          return success();
+        })
+        .Case([&](PagedAttentionOp attention) {
+          attention.getResult().setType(floats(context, [&](int64_t rank) {
+            auto [begin, end] = stage.getLeaves(Unit::QueryHead, rank);
+            return (end - begin) * model.getHeadDim();
+          }));
+          return success();
+        })
+        .Case([&](RopeAppendOp append) {
+          append.getResult().setType(append.getQkv().getType());
+          return success();
+        })
+        .Case([&](QuantizeOp quantize) {
+          quantize.getResult().setType(
+              withColumnsOf(quantize.getType(), quantize.getInput().getType()));
+          return success();
+        })
+        .Case<SampleOp, ScoreMergeOp>([&](Operation *last) {
+          Value input = last->getOperand(0);
+          if (getNumShards(input.getType()) > 1)
+            last->setOperand(0, gather(builder, last, input));
+          last->getResult(0).setType(
+              onFirstRank(getWholeType(last->getResult(0).getType())));
+          return success();
+        })
+        // On whole rows, on every rank.
+        .Case<RMSNormOp, AddOp, GatherRowsOp, RecvOp, SendOp,
+              CreatePagedCacheOp, func::ReturnOp>(
+            [](Operation *) { return success(); })
+        .Default([](Operation *other) {
+          return other->emitError() << "can't be divided among ranks";
+        });
+  }
+
+  LogicalResult shardWeight(WeightOp weight) {
+    if (weight.getAxis() == Axis::None)
+      return success();
+    SmallVector<int64_t> offsets = {0};
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      int64_t size = 0;
+      for (PieceAttr piece : weight.getPieceList())
+        size += getPieceSize(piece, stage, rank);
+      offsets.push_back(offsets.back() + size);
+    }
+    weight.getResult().setType(
+        ShardedTensorType::get(weight.getContext(), weight.getType(),
+                               weight.getAxis() == Axis::Rows ? 0 : 1, ranks,
+                               ShapedType::kDynamic, offsets));
+    return success();
+  }
+
+  ModelAttr model;
+  StageAttr stage;
+  int64_t ranks;
+};
+
+struct ShardStagesPass
+    : public llmir::llm::impl::ShardStagesBase<ShardStagesPass> {
+  using ShardStagesBase::ShardStagesBase;
+
+  void runOnOperation() override {
+    ModuleOp module = getOperation();
+    auto model = module->getAttrOfType<ModelAttr>("llm.model");
+    SmallVector<func::FuncOp> stages;
+    for (auto function : module.getOps<func::FuncOp>())
+      if (function->hasAttr("llm.stage"))
+        stages.push_back(function);
+    if (!model || stages.empty() ||
+        (ranks.size() != 1 && ranks.size() != stages.size())) {
+      module.emitError() << "needs an 'llm.model', and one number of ranks for "
+                         << "all stages or one per stage; got " << ranks.size()
+                         << " for " << stages.size() << " stages";
+      return signalPassFailure();
+    }
+    int64_t firstRank = 0;
+    for (auto [index, function] : llvm::enumerate(stages)) {
+      int64_t count = ranks.size() == 1 ? ranks[0] : ranks[index];
+      for (Unit unit : {Unit::QueryHead, Unit::MlpColumn, Unit::Vocabulary})
+        if (count < 1 || count > model.getLeafCount(unit)) {
+          function.emitError()
+              << count << " ranks for " << model.getLeafCount(unit)
+              << " leaves of " << stringifyUnit(unit);
+          return signalPassFailure();
+        }
+      auto whole = function->getAttrOfType<StageAttr>("llm.stage");
+      SmallVector<int64_t> heads =
+          divide(model.getLeafCount(Unit::QueryHead), count);
+      auto stage = StageAttr::get(
+          &getContext(), whole.getIndex(), firstRank, whole.getLayers(), heads,
+          followHeads(heads, model.getHeadsPerKv()),
+          divide(model.getLeafCount(Unit::MlpColumn), count),
+          divide(model.getLeafCount(Unit::Vocabulary), count));
+      function->setAttr("llm.stage", stage);
+      firstRank += count;
+      if (count > 1 && failed(StageSharder(model, stage).shard(function)))
+        return signalPassFailure();
+    }
+  }
+};
+
+} // namespace

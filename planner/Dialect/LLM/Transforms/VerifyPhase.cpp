@@ -1,0 +1,193 @@
+//===- VerifyPhase.cpp - Check what must hold after a phase ---------------===//
+
+#include "planner/Dialect/LLM/Transforms/Passes.h"
+
+#include "llvm/ADT/StringSwitch.h"
+
+namespace llmir::llm {
+#define GEN_PASS_DEF_VERIFYPHASE
+#include "planner/Dialect/LLM/Transforms/Passes.h.inc"
+} // namespace llmir::llm
+
+using namespace mlir;
+using namespace llmir::llm;
+
+namespace {
+
+LogicalResult verifyPrecision(Operation *op) {
+  Value input, weight;
+  if (auto linear = dyn_cast<LinearOp>(op)) {
+    input = linear.getInput();
+    weight = linear.getWeight();
+  } else if (auto score = dyn_cast<ScoreOp>(op)) {
+    input = score.getInput();
+    weight = score.getWeight();
+  } else {
+    return success();
+  }
+  if (isQuantized(weight.getType()) != isQuantized(input.getType()))
+    return op->emitError() << "weight " << weight.getType()
+                           << " can't read activations " << input.getType();
+  return success();
+}
+
+LogicalResult verifyFusion(Operation *op) {
+  if (isa<RopeOp, AppendKVOp, SiluMulOp>(op))
+    return op->emitError()
+           << "is left after fusion, and no step of a plan executes it";
+  return success();
+}
+
+/// Partial sums are summed once; nothing else is.
+LogicalResult verifyReductions(Operation *op) {
+  auto isPartial = [](Operation *producer) {
+    if (auto linear = dyn_cast_or_null<LinearOp>(producer))
+      return linear.isPartial();
+    auto embedding = dyn_cast_or_null<EmbeddingOp>(producer);
+    return embedding && getNumShards(embedding.getWeight().getType()) > 1;
+  };
+  if (isa<AllReduceOp>(op) && !isPartial(op->getOperand(0).getDefiningOp()))
+    return op->emitError() << "sums what is already whole";
+  if (!isPartial(op))
+    return success();
+  for (Operation *user : op->getUsers())
+    if (!isa<AllReduceOp>(user))
+      return op->emitError() << "is a partial sum that is used without an "
+                             << "all_reduce";
+  if (!op->hasOneUse())
+    return op->emitError() << "is a partial sum that needs one all_reduce";
+  return success();
+}
+
+LogicalResult verifyOrder(func::FuncOp program) {
+  int64_t step = 0, event = 0;
+  for (Operation &op : program.front()) {
+    auto number = op.getAttrOfType<IntegerAttr>("llm.step");
+    if (!isStep(&op)) {
+      if (number)
+        return op.emitError() << "isn't a step but has a number";
+      continue;
+    }
+    if (!number || number.getInt() != step)
+      return op.emitError() << "must be step " << step;
+    ++step;
+    if (isa<AllReduceStartOp>(op)) {
+      auto signal = op.getAttrOfType<IntegerAttr>("llm.event");
+      if (!signal || signal.getInt() != event)
+        return op.emitError() << "must signal event " << event;
+      ++event;
+    } else if (auto wait = dyn_cast<WaitOp>(op)) {
+      if (!op.hasAttr("llm.event") ||
+          op.getAttr("llm.event") !=
+              wait.getToken().getDefiningOp()->getAttr("llm.event"))
+        return op.emitError() << "must wait for its start's event";
+    }
+  }
+  return success();
+}
+
+/// Every activation has a place; buffers in use at one time lie apart.
+LogicalResult verifyPlaces(func::FuncOp program) {
+  SmallVector<std::pair<Operation *, BufferAttr>> places;
+  int64_t ranks = program->getAttrOfType<StageAttr>("llm.stage").getRanks();
+  for (Operation &op : program.front()) {
+    if (!isStep(&op) || llvm::none_of(op.getResultTypes(), isActivationType))
+      continue;
+    auto buffers = op.getAttrOfType<ArrayAttr>("llm.buffers");
+    if (!buffers)
+      return op.emitError() << "has no place for its results";
+    for (Attribute attribute : buffers) {
+      auto buffer = cast<BufferAttr>(attribute);
+      int64_t step = op.getAttrOfType<IntegerAttr>("llm.step").getInt();
+      if (static_cast<int64_t>(buffer.getOffsets().size()) != ranks ||
+          step < buffer.getFirst() || step > buffer.getLast())
+        return op.emitError() << "has a place that isn't for " << ranks
+                              << " ranks, or not for step " << step;
+      places.push_back({&op, buffer});
+    }
+  }
+  for (auto [index, place] : llvm::enumerate(places)) {
+    BufferAttr a = place.second;
+    for (auto &[other, b] : ArrayRef(places).take_front(index)) {
+      if (a.getId() == b.getId()) {
+        if (a != b)
+          return place.first->emitError()
+                 << "disagrees about buffer " << a.getId();
+        continue;
+      }
+      if (a.getArena() != b.getArena() || a.getFirst() > b.getLast() ||
+          b.getFirst() > a.getLast())
+        continue;
+      for (int64_t rank = 0; rank < ranks; ++rank)
+        if (a.getOffsets()[rank] < b.getOffsets()[rank] + b.getBytes()[rank] &&
+            b.getOffsets()[rank] < a.getOffsets()[rank] + a.getBytes()[rank])
+          return place.first->emitError()
+                 << "overlaps buffer " << b.getId() << " on rank " << rank;
+    }
+  }
+  return success();
+}
+
+struct VerifyPhasePass
+    : public llmir::llm::impl::VerifyPhaseBase<VerifyPhasePass> {
+  using VerifyPhaseBase::VerifyPhaseBase;
+
+  void runOnOperation() override {
+    LogicalResult result =
+        llvm::StringSwitch<llvm::function_ref<LogicalResult()>>(phase)
+            .Case("precision", [&] { return forEachOp(verifyPrecision); })
+            .Case("fusion", [&] { return forEachOp(verifyFusion); })
+            .Case("parallel", [&] { return verifyParallel(); })
+            .Case("programs", [&] { return verifyPrograms(); })
+            .Case("schedule", [&] { return forEachProgram(verifyOrder); })
+            .Case("memory", [&] { return forEachProgram(verifyPlaces); })
+            .Default([&]() -> LogicalResult {
+              return getOperation().emitError()
+                     << "unknown phase '" << phase << "'";
+            })();
+    if (failed(result))
+      signalPassFailure();
+  }
+
+  LogicalResult
+  forEachOp(llvm::function_ref<LogicalResult(Operation *)> check) {
+    WalkResult result = getOperation().walk([&](Operation *op) {
+      return failed(check(op)) ? WalkResult::interrupt()
+                               : WalkResult::advance();
+    });
+    return failure(result.wasInterrupted());
+  }
+
+  LogicalResult
+  forEachProgram(llvm::function_ref<LogicalResult(func::FuncOp)> check) {
+    for (auto program : getOperation().getOps<func::FuncOp>())
+      if (failed(check(program)))
+        return failure();
+    return success();
+  }
+
+  LogicalResult verifyParallel() {
+    for (auto stage : getOperation().getOps<func::FuncOp>())
+      if (!stage->hasAttr("llm.stage"))
+        return stage.emitError() << "isn't a stage";
+    return forEachOp(verifyReductions);
+  }
+
+  LogicalResult verifyPrograms() {
+    llvm::DenseMap<int64_t, SmallVector<ProgramAttr>> programsOf;
+    for (auto function : getOperation().getOps<func::FuncOp>()) {
+      auto stage = function->getAttrOfType<StageAttr>("llm.stage");
+      auto program = function->getAttrOfType<ProgramAttr>("llm.program");
+      if (!stage || !program)
+        return function.emitError() << "isn't a program of a stage";
+      programsOf[stage.getIndex()].push_back(program);
+    }
+    for (auto &[stage, programs] : programsOf)
+      if (programs != programsOf.lookup(0))
+        return getOperation().emitError()
+               << "stages 0 and " << stage << " have different programs";
+    return success();
+  }
+};
+
+} // namespace

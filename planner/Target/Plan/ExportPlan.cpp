@@ -1,0 +1,791 @@
+//===- ExportPlan.cpp - Programs of the llm dialect as a plan -------------===//
+
+#include "planner/Target/Plan/ExportPlan.h"
+
+#include <filesystem>
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "plan_schema/base/hash.h"
+#include "plan_schema/plan_facts.h"
+#include "plan_schema/plan_file.h"
+#include "planner/Dialect/LLM/Transforms/Passes.h"
+#include "planner/Target/Plan/LeafHashes.h"
+#include "planner/Target/Plan/PlanTypes.h"
+#include "planner/Target/Plan/StepCosts.h"
+
+using namespace mlir;
+using namespace llmir;
+using llm::ProgramAttr;
+using llm::StageAttr;
+using llm::WeightOp;
+
+namespace {
+
+/// Raised when an order of sums in kernels/linear.h or kernels/attention.h
+/// changes, so that numerics ids change with it.
+constexpr uint32_t kOrderOfSums = 1;
+
+/// The programs of one stage, in the module's order.
+struct StagePrograms {
+  StageAttr stage;
+  SmallVector<func::FuncOp> functions;
+};
+
+plan::StepKind getStepKind(Operation *op) {
+  using plan::StepKind;
+  return llvm::TypeSwitch<Operation *, StepKind>(op)
+      .Case([](llm::EmbeddingOp) { return StepKind::embedding; })
+      .Case([](llm::RMSNormOp) { return StepKind::rms_norm; })
+      .Case([](llm::QuantizeOp) { return StepKind::quantize; })
+      .Case([](llm::LinearOp) { return StepKind::linear; })
+      .Case([](llm::RopeAppendOp) { return StepKind::rope_append; })
+      .Case([](llm::PagedAttentionOp) { return StepKind::paged_attention; })
+      .Case([](llm::AddOp) { return StepKind::add; })
+      .Case([](llm::GatherRowsOp) { return StepKind::gather_rows; })
+      .Case([](llm::AllReduceOp) { return StepKind::all_reduce; })
+      .Case([](llm::AllReduceStartOp) { return StepKind::all_reduce_start; })
+      .Case([](llm::WaitOp) { return StepKind::wait; })
+      .Case([](llm::GatherOp) { return StepKind::gather; })
+      .Case([](llm::SendOp) { return StepKind::send; })
+      .Case([](llm::RecvOp) { return StepKind::recv; })
+      .Case([](llm::SampleOp) { return StepKind::sample; })
+      .Case([](llm::ScoreOp) { return StepKind::score; })
+      .Case([](llm::ScoreMergeOp) { return StepKind::score_merge; });
+}
+
+bool isCommunication(plan::StepKind kind) {
+  switch (kind) {
+  case plan::StepKind::all_reduce:
+  case plan::StepKind::all_reduce_start:
+  case plan::StepKind::wait:
+  case plan::StepKind::gather:
+  case plan::StepKind::send:
+  case plan::StepKind::recv:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/// The weight that `op` reads, or null.
+WeightOp getWeight(Operation *op) {
+  for (Value operand : op->getOperands())
+    if (auto weight = operand.getDefiningOp<WeightOp>())
+      return weight;
+  return {};
+}
+
+/// The linear kernel for a weight type: int8 activations for q types.
+std::string getLinearKernel(Type weight) {
+  return fmt::format("linear_{}_{}", llm::isQuantized(weight) ? "q8" : "f32",
+                     std::string_view(llm::getEncoding(weight)));
+}
+
+plan::Unit getPlanUnit(llm::Unit unit) { return static_cast<plan::Unit>(unit); }
+plan::Axis getPlanAxis(llm::Axis axis) { return static_cast<plan::Axis>(axis); }
+
+/// `path` as seen from `folder`.
+std::string getRelativePath(const std::string &path,
+                            const std::string &folder) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::path result =
+      fs::proximate(fs::absolute(path, error),
+                    fs::absolute(folder.empty() ? "." : folder, error), error);
+  return error ? path : result.string();
+}
+
+/// Texts whose ids show a wrong tokenizer: spaces, digits, accents, scripts
+/// without spaces, characters of four bytes, code, special tokens.
+std::vector<std::string>
+getTokenizerTexts(const checkpoint::Tokenizer &tokenizer) {
+  std::vector<std::string> texts = {
+      "Hello, world!",
+      "  leading spaces,\ttabs\n\nand   runs of them  ",
+      "In 1969, 3.14159 was 42 % of 7,488,000.",
+      "Crème brûlée, naïve façade, Übergröße, señor",
+      "敏捷的棕色狐狸跳过了懒狗。 日本語のテキスト 한국어",
+      "👩‍🚀 rockets 🚀🚀 and 🇫🇷",
+      "for (int i = 0; i < n; ++i) { sum += a[i]; } // it's done, isn't it?"};
+  std::string special;
+  if (tokenizer.bos() >= 0)
+    special += tokenizer.TokenBytes(tokenizer.bos(), /*keep_special=*/true);
+  special += "user\nHi";
+  for (int32_t id : tokenizer.end_ids())
+    special += tokenizer.TokenBytes(id, /*keep_special=*/true);
+  texts.push_back(special);
+  return texts;
+}
+
+class PlanExporter {
+public:
+  PlanExporter(ModuleOp module, const checkpoint::Checkpoint &checkpoint,
+               const checkpoint::Tokenizer &tokenizer,
+               const ExportOptions &options)
+      : module(module), checkpoint(checkpoint), tokenizer(tokenizer),
+        options(options),
+        model(module->getAttrOfType<llm::ModelAttr>("llm.model")),
+        plan(std::make_unique<plan::PlanT>()) {}
+
+  StatusOr<std::unique_ptr<plan::PlanT>> run() {
+    llvm::MapVector<int64_t, StagePrograms> byStage;
+    for (auto function : module.getOps<func::FuncOp>()) {
+      auto stage = function->getAttrOfType<StageAttr>("llm.stage");
+      if (!model || !stage ||
+          !function->getAttrOfType<ProgramAttr>("llm.program"))
+        return Internal("@{} isn't a program of a stage: run the whole "
+                        "pipeline before the export",
+                        function.getSymName().str());
+      byStage[stage.getIndex()].stage = stage;
+      byStage[stage.getIndex()].functions.push_back(function);
+    }
+    for (auto &[index, programs] : byStage)
+      stages.push_back(programs);
+
+    plan->version = std::make_unique<plan::VersionT>();
+    plan->version->major = plan::kMajorVersion;
+    plan->version->minor = plan::kMinorVersion;
+    plan->limits = std::make_unique<plan::LimitsT>(options.limits);
+    exportProvenance();
+    exportModel();
+    exportTokenizer();
+    exportFiles();
+    for (StagePrograms &programs : stages)
+      for (func::FuncOp function : programs.functions)
+        for (auto weight : function.getOps<WeightOp>())
+          LLMIR_RETURN_IF_ERROR(exportWeight(weight));
+    hashLeaves(checkpoint, sources, *plan, options.threads);
+
+    auto replica = std::make_unique<plan::ReplicaT>();
+    for (auto [index, programs] : llvm::enumerate(stages))
+      replica->stages.push_back(exportStage(programs, index));
+    plan->replicas.push_back(std::move(replica));
+    LLMIR_RETURN_IF_ERROR(exportKvCache());
+    exportMemory();
+    plan->required_features = getFeatures();
+    plan->numerics = getNumericsId();
+    return std::move(plan);
+  }
+
+private:
+  //===--------------------------------------------------------------------===//
+  // What the plan was made from
+  //===--------------------------------------------------------------------===//
+
+  void exportProvenance() {
+    plan->provenance = std::make_unique<plan::ProvenanceT>(options.provenance);
+    llvm::raw_string_ostream stream(plan->provenance->ir);
+    module.print(stream);
+  }
+
+  void exportModel() {
+    const checkpoint::ModelConfig &config = checkpoint.config();
+    auto result = std::make_unique<plan::ModelT>();
+    result->architecture = config.architecture;
+    result->name = config.name;
+    result->layers = model.getLayers();
+    result->hidden = model.getHidden();
+    result->query_heads = model.getQueryHeads();
+    result->kv_heads = model.getKvHeads();
+    result->head_dim = model.getHeadDim();
+    result->mlp_columns = model.getMlpColumns();
+    result->vocabulary = model.getVocabulary();
+    result->context = config.context;
+    result->norm_epsilon = config.norm_epsilon;
+    result->rope_style = config.rope_style == checkpoint::RopeStyle::kHalves
+                             ? plan::RopeStyle::halves
+                             : plan::RopeStyle::interleaved;
+    result->rope_dim = config.rope_dim;
+    result->rope_frequencies = config.rope_frequencies;
+    result->tied_head = config.tied_head;
+    result->mlp_leaf = model.getMlpLeaf();
+    result->vocabulary_leaf = model.getVocabularyLeaf();
+    plan->model = std::move(result);
+  }
+
+  void exportTokenizer() {
+    auto result = std::make_unique<plan::TokenizerT>();
+    result->file = getRelativePath(tokenizer.file(), options.planFolder);
+    result->hash = tokenizer.Fingerprint();
+    result->vocabulary = tokenizer.vocabulary();
+    result->bos = tokenizer.bos();
+    result->end_ids = tokenizer.end_ids();
+    result->chat_template = tokenizer.chat_template();
+    for (std::string &text : getTokenizerTexts(tokenizer)) {
+      auto test = std::make_unique<plan::TokenizerTestT>();
+      test->ids = tokenizer.Encode(text);
+      test->text = std::move(text);
+      result->tests.push_back(std::move(test));
+    }
+    plan->tokenizer = std::move(result);
+  }
+
+  void exportFiles() {
+    for (const checkpoint::FileInfo &info : checkpoint.files()) {
+      auto file = std::make_unique<plan::CheckpointFileT>();
+      file->path = getRelativePath(info.path, options.planFolder);
+      file->format = info.format == checkpoint::Format::kGguf
+                         ? plan::FileFormat::gguf
+                         : plan::FileFormat::safetensors;
+      file->bytes = info.bytes;
+      file->header_bytes = info.header_bytes;
+      file->header_hash = info.header_hash;
+      plan->files.push_back(std::move(file));
+    }
+    for (const checkpoint::TensorInfo &tensor : checkpoint.tensors())
+      tensorByName[tensor.name] = &tensor;
+  }
+
+  //===--------------------------------------------------------------------===//
+  // Weights
+  //===--------------------------------------------------------------------===//
+
+  StatusOr<uint32_t> exportTensor(llm::PieceAttr piece) {
+    auto [entry, isNew] =
+        tensorIndex.try_emplace(piece.getTensor(), plan->tensors.size());
+    if (!isNew)
+      return entry->second;
+    auto source = tensorByName.find(piece.getTensor());
+    if (source == tensorByName.end())
+      return NotFound("{}: no tensor {}", checkpoint.path(),
+                      piece.getTensor().str());
+    const checkpoint::TensorInfo &info = *source->second;
+    auto tensor = std::make_unique<plan::TensorT>();
+    tensor->name = info.name;
+    tensor->file = info.file;
+    tensor->offset = info.offset;
+    tensor->bytes = info.bytes;
+    tensor->dtype = getPlanDType(piece.getType());
+    tensor->rows = info.rows;
+    tensor->columns = info.columns;
+    tensor->unit = getPlanUnit(piece.getUnit());
+    tensor->axis = getPlanAxis(piece.getAxis());
+    tensor->leaf_size = piece.getLeaf();
+    plan->tensors.push_back(std::move(tensor));
+    sources.push_back(info);
+    return entry->second;
+  }
+
+  Status exportWeight(WeightOp op) {
+    StringRef name = op.getSymName();
+    auto [entry, isNew] = weightOps.try_emplace(name, op);
+    if (!isNew) {
+      if (entry->second.getPieces() != op.getPieces() ||
+          entry->second.getInterleaved() != op.getInterleaved() ||
+          llm::getWholeType(entry->second.getType()) !=
+              llm::getWholeType(op.getType()))
+        return Internal("weight {} is referred to in two different ways",
+                        name.str());
+      return Status();
+    }
+    weightIndex[name] = plan->weights.size();
+    auto weight = std::make_unique<plan::WeightT>();
+    weight->name = name.str();
+    weight->layer = op.getLayer() ? *op.getLayer() : -1;
+    weight->dtype = getPlanDType(op.getType());
+    weight->interleave =
+        op.getInterleaved() ? plan::Interleave::panels : plan::Interleave::none;
+    weight->unit = getPlanUnit(op.getUnit());
+    weight->axis = getPlanAxis(op.getAxis());
+    weight->leaf_columns = op.getLeafColumns();
+    for (llm::PieceAttr piece : op.getPieceList()) {
+      LLMIR_ASSIGN_OR_RETURN(uint32_t tensor, exportTensor(piece));
+      weight->pieces.push_back(tensor);
+    }
+    plan->weights.push_back(std::move(weight));
+    return Status();
+  }
+
+  //===--------------------------------------------------------------------===//
+  // Stages and programs
+  //===--------------------------------------------------------------------===//
+
+  std::unique_ptr<plan::StageT> exportStage(StagePrograms &programs,
+                                            size_t index) {
+    StageAttr attr = programs.stage;
+    auto stage = std::make_unique<plan::StageT>();
+    stage->layer_begin = attr.getLayers()[0];
+    stage->layer_end = attr.getLayers()[1];
+    stage->group = plan->groups.size();
+    auto group = std::make_unique<plan::GroupT>();
+    group->name = fmt::format("stage{}", index);
+    llvm::SetVector<uint32_t> weights;
+    for (func::FuncOp function : programs.functions)
+      for (auto weight : function.getOps<WeightOp>())
+        weights.insert(weightIndex.lookup(weight.getSymName()));
+    for (int64_t r = 0; r < attr.getRanks(); ++r) {
+      auto rank = std::make_unique<plan::RankT>();
+      rank->world_rank = attr.getFirstRank() + r;
+      for (llm::Unit unit : {llm::Unit::QueryHead, llm::Unit::KvHead,
+                             llm::Unit::MlpColumn, llm::Unit::Vocabulary}) {
+        auto range = std::make_unique<plan::LeafRangeT>();
+        range->unit = getPlanUnit(unit);
+        std::tie(range->begin, range->end) = attr.getLeaves(unit, r);
+        rank->ranges.push_back(std::move(range));
+      }
+      rank->arena_bytes = {0};
+      rank->weights.assign(weights.begin(), weights.end());
+      group->ranks.push_back(rank->world_rank);
+      stage->ranks.push_back(std::move(rank));
+    }
+    plan->groups.push_back(std::move(group));
+    for (func::FuncOp function : programs.functions)
+      stage->programs.push_back(exportProgram(function, *stage, index));
+    stage->efficiency = getEfficiency(programs);
+    return stage;
+  }
+
+  std::unique_ptr<plan::ProgramT>
+  exportProgram(func::FuncOp function, plan::StageT &stage, size_t stageIndex) {
+    auto attr = function->getAttrOfType<ProgramAttr>("llm.program");
+    auto program = std::make_unique<plan::ProgramT>();
+    program->kind = static_cast<plan::ProgramKind>(attr.getKind());
+    program->min_tokens = attr.getMinTokens();
+    program->max_tokens = attr.getMaxTokens();
+    program->max_sampled = attr.getMaxSampled();
+
+    llvm::DenseMap<Value, uint32_t> bufferOf;
+    llvm::DenseMap<Operation *, std::pair<std::string, int64_t>> subjects;
+    for (Operation &op : function.front()) {
+      if (!llm::isStep(&op))
+        continue;
+      subjects[&op] = getSubject(&op, subjects, stages[stageIndex].stage);
+      auto [subject, layer] = subjects[&op];
+      std::string name = getStepName(&op, subject);
+      exportBuffers(&op, name, *program, stage, bufferOf);
+      program->steps.push_back(
+          exportStep(&op, name, layer, *program, stageIndex, bufferOf));
+    }
+    return program;
+  }
+
+  /// What a step works on, for its name, and its layer: that of its weight, or
+  /// of the step whose result it passes on.
+  std::pair<std::string, int64_t>
+  getSubject(Operation *op,
+             const llvm::DenseMap<Operation *, std::pair<std::string, int64_t>>
+                 &subjects,
+             StageAttr stage) {
+    auto ofLayer = [&](int64_t local, const char *name) {
+      int64_t layer = stage.getLayers()[0] + local;
+      return std::pair(fmt::format("layers.{}.{}", layer, name), layer);
+    };
+    return llvm::TypeSwitch<Operation *, std::pair<std::string, int64_t>>(op)
+        .Case([&](llm::RopeAppendOp append) {
+          return ofLayer(append.getLayer(), "rope_append");
+        })
+        .Case([&](llm::PagedAttentionOp attention) {
+          return ofLayer(attention.getLayer(), "attention");
+        })
+        .Case([&](llm::AddOp add) {
+          return subjects.lookup(add.getRhs().getDefiningOp());
+        })
+        .Case<llm::QuantizeOp, llm::AllReduceOp, llm::AllReduceStartOp,
+              llm::WaitOp, llm::GatherOp>([&](Operation *passes) {
+          return subjects.lookup(passes->getOperand(0).getDefiningOp());
+        })
+        .Default([](Operation *other) {
+          WeightOp weight = getWeight(other);
+          int64_t layer = weight && weight.getLayer() ? *weight.getLayer() : -1;
+          // A tied head is the embedding's weight, but not its step.
+          if (isa<llm::LinearOp>(other) && layer < 0)
+            return std::pair(std::string("head"), layer);
+          if (weight && !isa<llm::ScoreOp>(other))
+            return std::pair(weight.getSymName().str(), layer);
+          return std::pair(other->getName().stripDialect().str(), int64_t(-1));
+        });
+  }
+
+  static std::string getStepName(Operation *op, const std::string &subject) {
+    if (isa<llm::AddOp, llm::QuantizeOp, llm::AllReduceOp,
+            llm::AllReduceStartOp, llm::WaitOp, llm::GatherOp>(op))
+      return subject + "." + op->getName().stripDialect().str();
+    return subject;
+  }
+
+  void exportBuffers(Operation *op, const std::string &name,
+                     plan::ProgramT &program, plan::StageT &stage,
+                     llvm::DenseMap<Value, uint32_t> &bufferOf) {
+    auto places = op->getAttrOfType<ArrayAttr>("llm.buffers");
+    size_t next = 0;
+    for (Value result : op->getResults()) {
+      if (!llm::isActivationType(result.getType()))
+        continue;
+      auto place = cast<llm::BufferAttr>(places[next++]);
+      bufferOf[result] = place.getId();
+      if (place.getId() < static_cast<int64_t>(program.buffers.size()))
+        continue; // rewritten in place
+      auto buffer = std::make_unique<plan::BufferT>();
+      buffer->name = next == 1 ? name : name + ".scratch";
+      buffer->dtype = getPlanDType(result.getType());
+      buffer->rows = static_cast<plan::Rows>(place.getRows());
+      // A buffer of one row holds the rows of a chunk side by side.
+      bool isOne = place.getRows() == llm::Rows::One;
+      buffer->max_rows = isOne ? 1 : place.getMaxRows();
+      buffer->arena = place.getArena();
+      buffer->first_step = place.getFirst();
+      buffer->last_step = place.getLast();
+      for (size_t r = 0; r < stage.ranks.size(); ++r) {
+        buffer->columns.push_back(llm::getColumns(result.getType(), r) *
+                                  (isOne ? place.getMaxRows() : 1));
+        buffer->offsets.push_back(place.getOffsets()[r]);
+        buffer->bytes.push_back(place.getBytes()[r]);
+        uint64_t &arena = stage.ranks[r]->arena_bytes[0];
+        arena = std::max<uint64_t>(arena,
+                                   place.getOffsets()[r] + place.getBytes()[r]);
+      }
+      program.buffers.push_back(std::move(buffer));
+    }
+  }
+
+  std::unique_ptr<plan::StepT>
+  exportStep(Operation *op, const std::string &name, int64_t layer,
+             plan::ProgramT &program, size_t stageIndex,
+             const llvm::DenseMap<Value, uint32_t> &bufferOf) {
+    StageAttr stage = stages[stageIndex].stage;
+    auto step = std::make_unique<plan::StepT>();
+    step->kind = getStepKind(op);
+    step->name = name;
+    step->layer = layer;
+    for (Value operand : op->getOperands())
+      if (auto buffer = bufferOf.find(operand); buffer != bufferOf.end())
+        step->inputs.push_back(buffer->second);
+    // What works in place names its buffer once, as input.
+    if (!isa<llm::RopeAppendOp, llm::AllReduceOp, llm::WaitOp>(op))
+      for (Value result : op->getResults())
+        if (auto buffer = bufferOf.find(result); buffer != bufferOf.end())
+          step->outputs.push_back(buffer->second);
+    if (WeightOp weight = getWeight(op))
+      step->weight = weightIndex.lookup(weight.getSymName());
+    if (std::string kernel = getKernel(op, step->kind); !kernel.empty())
+      step->kernel = exportKernel(kernel);
+    if (auto linear = dyn_cast<llm::LinearOp>(op)) {
+      if (linear.getSiluMul())
+        step->epilogue = plan::Epilogue::silu_mul;
+      else if (linear.getResidual())
+        step->epilogue = plan::Epilogue::residual;
+    }
+    if (isCommunication(step->kind) && !isa<llm::SendOp, llm::RecvOp>(op))
+      step->group = stageIndex;
+    if (auto event = op->getAttrOfType<IntegerAttr>("llm.event")) {
+      program.events = std::max<uint32_t>(program.events, event.getInt() + 1);
+      if (isa<llm::WaitOp>(op))
+        step->waits.push_back(event.getInt());
+      else
+        step->signals = event.getInt();
+    }
+    for (int64_t r = 0; r < stage.getRanks(); ++r) {
+      auto rank = std::make_unique<plan::StepRankT>();
+      rank->peers = getPeers(op, stageIndex, r);
+      rank->skip = isSkipped(op, r, *rank);
+      rank->cost = std::make_unique<plan::CostT>();
+      if (!rank->skip)
+        *rank->cost = getStepCost(op, stage, model, r);
+      rank->cost->message_bytes_per_token *=
+          isa<llm::SendOp>(op) ? rank->peers.size() : 1;
+      step->ranks.push_back(std::move(rank));
+    }
+    return step;
+  }
+
+  /// Rank j of a stage receives from rank j mod n of the n ranks before it.
+  std::vector<uint32_t> getPeers(Operation *op, size_t stageIndex, int64_t r) {
+    std::vector<uint32_t> peers;
+    if (isa<llm::RecvOp>(op)) {
+      StageAttr previous = stages[stageIndex - 1].stage;
+      peers.push_back(previous.getFirstRank() + r % previous.getRanks());
+    } else if (isa<llm::SendOp>(op)) {
+      int64_t ranks = stages[stageIndex].stage.getRanks();
+      StageAttr next = stages[stageIndex + 1].stage;
+      for (int64_t j = r; j < next.getRanks(); j += ranks)
+        peers.push_back(next.getFirstRank() + j);
+    }
+    return peers;
+  }
+
+  /// A rank skips a step of which it has no operand and no result, and a send
+  /// that nobody gets.
+  static bool isSkipped(Operation *op, int64_t r, const plan::StepRankT &rank) {
+    if (isa<llm::SendOp>(op))
+      return rank.peers.empty();
+    auto isAbsent = [&](Type type) {
+      return llm::isActivationType(type) && llm::getColumns(type, r) == 0;
+    };
+    return llvm::any_of(op->getOperandTypes(), isAbsent) &&
+           llvm::any_of(op->getResultTypes(), isAbsent);
+  }
+
+  std::string getKernel(Operation *op, plan::StepKind kind) {
+    if (isCommunication(kind))
+      return "";
+    if (isa<llm::LinearOp, llm::ScoreOp, llm::EmbeddingOp>(op))
+      return getLinearKernel(getWeight(op).getType());
+    const char *type = "f32";
+    if (isa<llm::RMSNormOp, llm::QuantizeOp>(op) &&
+        llm::isQuantized(op->getResult(0).getType()))
+      type = "q8";
+    if (isa<llm::RopeAppendOp, llm::PagedAttentionOp>(op))
+      type = plan::DTypeName(getKvType());
+    return fmt::format("{}_{}", plan::EnumNameStepKind(kind), type);
+  }
+
+  uint32_t exportKernel(const std::string &name) {
+    auto entry = llvm::find(plan->kernels, name);
+    uint32_t index = entry - plan->kernels.begin();
+    if (entry == plan->kernels.end())
+      plan->kernels.push_back(name);
+    return index;
+  }
+
+  /// The speed-up of this cut over one rank, by bytes of weights that a decode
+  /// step reads, divided by the ranks. All ranks meet at each collective, so
+  /// that the slowest counts between two of them.
+  float getEfficiency(StagePrograms &programs) {
+    int64_t ranks = programs.stage.getRanks();
+    double alone = 0, together = 0;
+    SmallVector<double> segment(ranks, 0);
+    auto meet = [&] {
+      together += *llvm::max_element(segment);
+      segment.assign(ranks, 0);
+    };
+    for (func::FuncOp function : programs.functions) {
+      auto attr = function->getAttrOfType<ProgramAttr>("llm.program");
+      if (attr.getKind() != llm::ProgramKind::Decode)
+        continue;
+      for (Operation &op : function.front()) {
+        if (isa<llm::AllReduceOp, llm::WaitOp, llm::GatherOp>(op))
+          meet();
+        alone += getReadWeightBytes(&op, -1);
+        for (int64_t r = 0; r < ranks; ++r)
+          segment[r] += getReadWeightBytes(&op, r);
+      }
+    }
+    meet();
+    return together > 0 ? std::min(1.0, alone / together / ranks) : 1;
+  }
+
+  //===--------------------------------------------------------------------===//
+  // KV cache and memory
+  //===--------------------------------------------------------------------===//
+
+  llm::PagedKVCacheType getCacheType() {
+    llm::PagedKVCacheType type;
+    stages.front().functions.front().walk(
+        [&](llm::CreatePagedCacheOp cache) { type = cache.getType(); });
+    return type;
+  }
+  plan::DType getKvType() {
+    return getCacheType().getElementType().isF32() ? plan::DType::f32
+                                                   : plan::DType::bf16;
+  }
+
+  Status exportKvCache() {
+    llm::PagedKVCacheType cache = getCacheType();
+    auto kv = std::make_unique<plan::KvGeometryT>();
+    kv->dtype = getKvType();
+    kv->block_size = cache.getBlockSize();
+    kv->head_dim = cache.getHeadDim();
+    kv->head_bytes =
+        2 * kv->block_size * plan::RowBytes(kv->dtype, kv->head_dim);
+    kv->max_blocks_per_sequence =
+        (options.limits.context + kv->block_size - 1) / kv->block_size;
+    uint64_t largestBlock = 0;
+    for (auto &stage : plan->replicas[0]->stages)
+      for (auto &rank : stage->ranks) {
+        uint64_t layers = stage->layer_end - stage->layer_begin;
+        const plan::LeafRangeT &heads = *rank->ranges[1];
+        rank->memory = std::make_unique<plan::MemoryT>();
+        rank->memory->kv_block =
+            layers * (heads.end - heads.begin) * kv->head_bytes;
+        largestBlock = std::max(largestBlock, rank->memory->kv_block);
+      }
+    uint64_t blocks = options.kvBlocks;
+    if (options.kvMemory > 0)
+      blocks = options.kvMemory / largestBlock;
+    else if (blocks == 0)
+      blocks = uint64_t{options.limits.max_batch} * kv->max_blocks_per_sequence;
+    if (blocks < kv->max_blocks_per_sequence)
+      return ResourceExhausted(
+          "{} KV blocks ({} bytes on the rank with most heads and layers), but "
+          "one sequence of {} tokens needs {}: raise --kv-blocks or "
+          "--kv-memory, or lower --context",
+          blocks, blocks * largestBlock, options.limits.context,
+          kv->max_blocks_per_sequence);
+    constexpr uint64_t kMostBlocks = uint64_t{1} << 28;
+    if (blocks > kMostBlocks)
+      return OutOfRange("{} KV blocks, expected at most {}: lower --kv-blocks "
+                        "or --kv-memory",
+                        blocks, kMostBlocks);
+    kv->blocks = blocks;
+    plan->kv = std::move(kv);
+    return Status();
+  }
+
+  void exportMemory() {
+    for (auto [index, stage] : llvm::enumerate(plan->replicas[0]->stages))
+      for (auto [r, rank] : llvm::enumerate(stage->ranks)) {
+        for (uint64_t arena : rank->arena_bytes)
+          rank->memory->activations += arena;
+        for (uint32_t weight : rank->weights)
+          addWeightMemory(*plan->weights[weight], index, r, *rank->memory);
+        rank->memory->fixed = getFixedBytes(*stage, *rank);
+      }
+  }
+
+  /// Packed bytes of a weight on a rank, and the checkpoint's bytes behind it.
+  void addWeightMemory(const plan::WeightT &weight, size_t stageIndex,
+                       int64_t r, plan::MemoryT &memory) {
+    StageAttr stage = stages[stageIndex].stage;
+    Type type = weightOps.lookup(weight.name).getType();
+    uint64_t rows = 0, columns = 0;
+    for (uint32_t piece : weight.pieces) {
+      const plan::TensorT &tensor = *plan->tensors[piece];
+      auto [begin, end] =
+          stage.getLeaves(static_cast<llm::Unit>(tensor.unit), r);
+      plan::Extent all{0, tensor.rows}, part = all,
+                                        columnPart{0, tensor.columns};
+      plan::Leaves leaves{static_cast<uint32_t>(begin),
+                          static_cast<uint32_t>(end)};
+      if (tensor.axis == plan::Axis::rows)
+        part = plan::LeafExtent(leaves, tensor.leaf_size, tensor.rows);
+      else if (tensor.axis == plan::Axis::columns)
+        columnPart = plan::LeafExtent(leaves, tensor.leaf_size, tensor.columns);
+      rows += part.size();
+      columns = columnPart.size();
+      memory.source +=
+          part.size() * plan::RowBytes(tensor.dtype, columnPart.size());
+      bool isDivided = stage.getRanks() > 1;
+      if (isDivided && tensor.axis != plan::Axis::rows)
+        memory.source_shared += tensor.bytes;
+    }
+    constexpr uint64_t kAlignment = 64;
+    if (llm::getShape(type).size() == 1) {
+      memory.weights += llvm::alignTo(columns * sizeof(float), kAlignment);
+      return;
+    }
+    // The packed size is the same for every instruction set.
+    const kernels::LinearKernel *kernel =
+        kernels::FindLinear(getLinearKernel(type), kernels::Isa::kPortable);
+    uint64_t pieces = weight.interleave == plan::Interleave::panels ? 2 : 1;
+    uint64_t panels =
+        pieces * llvm::divideCeil(rows / pieces, kernels::kPanelRows);
+    memory.weights += panels * kernel->panel_bytes(columns);
+  }
+
+  /// Page table and descriptor of a step, and what each program keeps beside
+  /// its arena: rotation tables, attention's partial results, the columns that
+  /// are gathered, one message between ranks.
+  uint64_t getFixedBytes(const plan::StageT &stage, const plan::RankT &rank) {
+    const plan::LimitsT &limits = *plan->limits;
+    constexpr uint64_t kDescriptorFields = 4; // ids, positions, rows, targets
+    uint64_t bytes =
+        sizeof(int32_t) *
+        (uint64_t{limits.max_batch} * plan->kv->max_blocks_per_sequence +
+         kDescriptorFields * limits.max_tokens + 4 * (limits.max_batch + 1));
+    for (auto &program : stage.programs) {
+      bytes +=
+          uint64_t{program->max_tokens} * plan->model->rope_dim * sizeof(float);
+      bytes += kernels::AttentionPartialBytes(
+          program->max_tokens, rank.ranges[0]->end - rank.ranges[0]->begin,
+          plan->model->head_dim, limits.context);
+      for (auto &step : program->steps)
+        if (step->kind == plan::StepKind::gather) {
+          const plan::BufferT &part = *program->buffers[step->inputs[0]];
+          for (uint32_t columns : part.columns)
+            bytes += uint64_t{columns} * part.max_rows * sizeof(float);
+        }
+    }
+    if (stage.ranks.size() > 1 || stages.size() > 1)
+      bytes +=
+          uint64_t{limits.max_tokens} * plan->model->hidden * sizeof(float);
+    return bytes;
+  }
+
+  //===--------------------------------------------------------------------===//
+  // Identity
+  //===--------------------------------------------------------------------===//
+
+  uint64_t getFeatures() {
+    uint64_t features = 0;
+    auto use = [&](bool condition, plan::Feature feature) {
+      if (condition)
+        features |= static_cast<uint64_t>(feature);
+    };
+    use(stages.size() > 1, plan::Feature::pipeline_parallel);
+    for (StagePrograms &programs : stages) {
+      use(programs.stage.getRanks() > 1, plan::Feature::tensor_parallel);
+      for (func::FuncOp function : programs.functions)
+        use(function->getAttrOfType<ProgramAttr>("llm.program").getKind() ==
+                llm::ProgramKind::Score,
+            plan::Feature::score_programs);
+    }
+    for (auto &[name, op] : weightOps)
+      use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
+    use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
+    return features;
+  }
+
+  /// All that a result's bits depend on beside the checkpoint and the ISA.
+  uint64_t getNumericsId() {
+    Hasher64 hasher;
+    hasher.AddValue(kOrderOfSums);
+    hasher.AddValue(kernels::kPanelRows);
+    hasher.AddValue(kernels::kKvTile);
+    hasher.AddValue(kernels::kKvSplit);
+    hasher.AddValue(static_cast<uint8_t>(plan->kv->dtype));
+    hasher.AddValue(plan->model->mlp_leaf);
+    hasher.AddValue(plan->model->vocabulary_leaf);
+    // Joined or not, a weight's sums are the same: tensors identify them.
+    std::map<std::string, std::pair<plan::DType, uint32_t>> types;
+    for (auto &weight : plan->weights)
+      for (uint32_t piece : weight->pieces)
+        types[plan->tensors[piece]->name] = {weight->dtype,
+                                             weight->leaf_columns};
+    for (auto &[name, type] : types) {
+      hasher.Add(name);
+      hasher.AddValue(static_cast<uint8_t>(type.first));
+      hasher.AddValue(type.second);
+    }
+    // Sums over ranks group a matrix's leaves by rank.
+    for (auto &stage : plan->replicas[0]->stages) {
+      if (stage->ranks.size() == 1)
+        continue;
+      hasher.AddValue(stage->layer_begin);
+      hasher.AddValue(stage->layer_end);
+      for (auto &rank : stage->ranks)
+        for (auto &range : rank->ranges) {
+          hasher.AddValue(range->begin);
+          hasher.AddValue(range->end);
+        }
+    }
+    return hasher.Finish();
+  }
+
+  ModuleOp module;
+  const checkpoint::Checkpoint &checkpoint;
+  const checkpoint::Tokenizer &tokenizer;
+  const ExportOptions &options;
+  llm::ModelAttr model;
+  std::unique_ptr<plan::PlanT> plan;
+  SmallVector<StagePrograms> stages;
+  llvm::StringMap<const checkpoint::TensorInfo *> tensorByName;
+  llvm::StringMap<uint32_t> tensorIndex;
+  std::vector<checkpoint::TensorInfo> sources; // of plan->tensors
+  llvm::StringMap<uint32_t> weightIndex;
+  llvm::MapVector<StringRef, WeightOp> weightOps;
+};
+
+} // namespace
+
+StatusOr<std::unique_ptr<plan::PlanT>>
+llmir::exportPlan(ModuleOp module, const checkpoint::Checkpoint &checkpoint,
+                  const checkpoint::Tokenizer &tokenizer,
+                  const ExportOptions &options) {
+  return PlanExporter(module, checkpoint, tokenizer, options).run();
+}

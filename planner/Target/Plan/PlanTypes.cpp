@@ -1,0 +1,25 @@
+//===- PlanTypes.cpp - Types of the llm dialect in a plan's terms ---------===//
+
+#include "planner/Target/Plan/PlanTypes.h"
+
+#include "plan_schema/plan_facts.h"
+
+using namespace mlir;
+using namespace llmir;
+
+plan::DType llmir::getPlanDType(Type type) {
+  if (llm::isActivationType(type)) {
+    if (llm::isQuantized(type))
+      return plan::DType::q8_rows;
+    return llm::isIdMatrix(type) ? plan::DType::i32 : plan::DType::f32;
+  }
+  StringRef encoding = llm::getEncoding(type);
+  for (plan::DType dtype : plan::EnumValuesDType())
+    if (encoding == plan::EnumNameDType(dtype))
+      return dtype;
+  return plan::DType::none;
+}
+
+int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {
+  return plan::RowBytes(getPlanDType(type), llm::getColumns(type, rank));
+}

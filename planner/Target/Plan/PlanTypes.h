@@ -1,0 +1,19 @@
+//===- PlanTypes.h - Types of the llm dialect in a plan's terms -*- C++ -*-===//
+
+#ifndef LLMIR_TARGET_PLAN_PLANTYPES_H
+#define LLMIR_TARGET_PLAN_PLANTYPES_H
+
+#include "plan_schema/plan_generated.h"
+#include "planner/Dialect/LLM/IR/LLMDialect.h"
+
+namespace llmir {
+
+/// How a plan names the elements of a weight or of activations.
+plan::DType getPlanDType(mlir::Type type);
+
+/// Bytes of one row of activations on `rank`.
+int64_t getActivationRowBytes(mlir::Type type, int64_t rank);
+
+} // namespace llmir
+
+#endif // LLMIR_TARGET_PLAN_PLANTYPES_H

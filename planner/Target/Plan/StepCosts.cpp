@@ -1,0 +1,108 @@
+//===- StepCosts.cpp - What a step costs a rank ---------------------------===//
+
+#include "planner/Target/Plan/StepCosts.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+
+#include "plan_schema/plan_facts.h"
+#include "planner/Target/Plan/PlanTypes.h"
+
+using namespace mlir;
+using namespace llmir;
+using namespace llmir::llm;
+
+int64_t llmir::getReadWeightBytes(Operation *op, int64_t rank) {
+  if (isa<EmbeddingOp>(op))
+    return 0;
+  for (Value operand : op->getOperands()) {
+    auto weight = operand.getDefiningOp<WeightOp>();
+    if (!weight)
+      continue;
+    Type type = weight.getType();
+    if (rank < 0)
+      return getWeightBytes(type);
+    return getRows(type, rank) *
+           plan::RowBytes(getPlanDType(type), getColumns(type, rank));
+  }
+  return 0;
+}
+
+plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
+                               int64_t rank) {
+  plan::CostT cost;
+  cost.bytes = getReadWeightBytes(op, rank);
+  for (Type type : op->getOperandTypes())
+    if (isActivationType(type))
+      cost.bytes_per_token += getActivationRowBytes(type, rank);
+  for (Type type : op->getResultTypes())
+    if (isActivationType(type))
+      cost.bytes_per_token += getActivationRowBytes(type, rank);
+
+  auto heads = [&](Unit unit) {
+    auto [begin, end] = stage.getLeaves(unit, rank);
+    return end - begin;
+  };
+  // Bytes of keys and values of one token in one layer, on this rank.
+  auto tokenBytes = [&](PagedKVCacheType cache) {
+    return 2.0 * heads(Unit::KvHead) * cache.getHeadDim() *
+           cache.getElementType().getIntOrFloatBitWidth() / 8;
+  };
+  auto columns = [&](Value value) {
+    return static_cast<double>(getColumns(value.getType(), rank));
+  };
+  auto isMessage = [&](Value value) {
+    cost.bytes_per_token = 0;
+    cost.message_bytes_per_token = getActivationRowBytes(value.getType(), rank);
+  };
+  llvm::TypeSwitch<Operation *>(op)
+      .Case([&](EmbeddingOp embedding) {
+        cost.bytes_per_token += plan::RowBytes(
+            getPlanDType(embedding.getWeight().getType()),
+            static_cast<uint64_t>(columns(embedding.getWeight())));
+      })
+      .Case([&](RMSNormOp norm) {
+        cost.flops_per_token = 4 * columns(norm.getInput());
+      })
+      .Case([&](QuantizeOp quantize) {
+        cost.flops_per_token = 2 * columns(quantize.getInput());
+      })
+      .Case([&](LinearOp linear) {
+        Type weight = linear.getWeight().getType();
+        cost.flops_per_token =
+            2.0 * getRows(weight, rank) * getColumns(weight, rank);
+      })
+      .Case([&](ScoreOp score) {
+        Type weight = score.getWeight().getType();
+        cost.flops_per_token =
+            (2.0 * getColumns(weight, rank) + 3) * getRows(weight, rank);
+      })
+      .Case([&](RopeAppendOp append) {
+        cost.bytes_per_token += tokenBytes(append.getCache().getType());
+        cost.flops_per_token = 3.0 *
+                               (heads(Unit::QueryHead) + heads(Unit::KvHead)) *
+                               model.getHeadDim();
+      })
+      .Case([&](PagedAttentionOp attention) {
+        cost.bytes_per_context = tokenBytes(attention.getCache().getType());
+        cost.flops_per_context =
+            4.0 * heads(Unit::QueryHead) * model.getHeadDim();
+      })
+      .Case([&](AddOp add) { cost.flops_per_token = columns(add.getLhs()); })
+      .Case([&](SampleOp sample) {
+        cost.flops_per_token = columns(sample.getLogits());
+      })
+      .Case<AllReduceOp, AllReduceStartOp, SendOp>(
+          [&](Operation *message) { isMessage(message->getOperand(0)); })
+      .Case([&](RecvOp receive) { isMessage(receive.getResult()); })
+      // The first rank gets what the others send.
+      .Case([&](GatherOp gather) {
+        Value input = gather.getInput(), result = gather.getResult();
+        isMessage(input);
+        if (rank == 0)
+          cost.message_bytes_per_token =
+              getActivationRowBytes(result.getType(), 0) -
+              getActivationRowBytes(input.getType(), 0);
+      })
+      .Case([&](WaitOp) { cost.bytes_per_token = 0; });
+  return cost;
+}

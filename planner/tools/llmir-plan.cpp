@@ -1,0 +1,247 @@
+//===- llmir-plan.cpp - Turn a checkpoint into an execution plan ----------===//
+
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <unistd.h>
+
+#include "mlir/IR/AsmState.h"
+#include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/CommandLine.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include "plan_schema/base/version.h"
+#include "plan_schema/plan_facts.h"
+#include "plan_schema/plan_file.h"
+#include "plan_schema/plan_verifier.h"
+#include "planner/Planner.h"
+
+namespace cl = llvm::cl;
+using namespace llmir;
+
+namespace {
+
+cl::OptionCategory category("Planning options");
+
+cl::opt<std::string> model(cl::Positional, cl::Required,
+                           cl::desc("<GGUF file or Hugging Face folder>"),
+                           cl::cat(category));
+cl::opt<std::string> output("o", cl::value_desc("file"), cl::init("plan.fb"),
+                            cl::desc("Where to write the plan"),
+                            cl::cat(category));
+cl::list<int64_t> tp("tp", cl::CommaSeparated, cl::value_desc("n[,n...]"),
+                     cl::desc("Ranks that divide a stage's matrices: one "
+                              "number, or one per stage (default 1)"),
+                     cl::cat(category));
+cl::opt<int64_t> pp("pp", cl::value_desc("n"), cl::init(1),
+                    cl::desc("Stages of layers, one after the other"),
+                    cl::cat(category));
+cl::opt<std::string>
+    weights("weights", cl::value_desc("type"), cl::init("keep"),
+            cl::desc("How weights are packed: keep (as stored), f32, bf16, q8 "
+                     "(q8_0) or q4 (q4_1)"),
+            cl::cat(category));
+cl::opt<std::string>
+    kvType("kv-dtype", cl::value_desc("type"),
+           cl::desc("Keys and values: f32 or bf16 (default: f32 with "
+                    "--weights f32, else bf16)"),
+           cl::cat(category));
+cl::opt<int64_t> blockSize("block-size", cl::value_desc("tokens"), cl::init(16),
+                           cl::desc("Tokens of a KV block, a power of two"),
+                           cl::cat(category));
+cl::opt<int64_t>
+    kvBlocks("kv-blocks", cl::value_desc("n"), cl::init(0),
+             cl::desc("KV blocks per rank (default: enough for max-batch "
+                      "sequences of full length)"),
+             cl::cat(category));
+cl::opt<std::string>
+    kvMemory("kv-memory", cl::value_desc("bytes"),
+             cl::desc("Memory for KV blocks per rank instead; suffixes K, M, "
+                      "G, Ki, Mi, Gi"),
+             cl::cat(category));
+cl::opt<int64_t> context("context", cl::value_desc("tokens"), cl::init(0),
+                         cl::desc("Longest sequence, prompt and answer "
+                                  "(default: the model's, at most 4096)"),
+                         cl::cat(category));
+cl::opt<int64_t> maxBatch("max-batch", cl::value_desc("n"), cl::init(8),
+                          cl::desc("Sequences in one step"), cl::cat(category));
+cl::opt<int64_t> prefillChunk("prefill-chunk", cl::value_desc("tokens"),
+                              cl::init(512),
+                              cl::desc("Prompt tokens in one step"),
+                              cl::cat(category));
+
+/// "512", "64K", "1.5Gi" in bytes.
+StatusOr<uint64_t> parseBytes(const std::string &text) {
+  auto wrong = [&] {
+    return InvalidArgument("--kv-memory {}: expected bytes, such as 800M or "
+                           "2Gi",
+                           text);
+  };
+  llvm::StringRef rest = text;
+  llvm::StringRef number =
+      rest.take_while([](char c) { return llvm::isDigit(c) || c == '.'; });
+  rest = rest.drop_front(number.size());
+  double value;
+  if (number.empty() || number.getAsDouble(value))
+    return wrong();
+  static constexpr std::pair<const char *, double> kSuffixes[] = {
+      {"", 1},
+      {"K", 1e3},
+      {"M", 1e6},
+      {"G", 1e9},
+      {"Ki", 1024},
+      {"Mi", 1024 * 1024},
+      {"Gi", 1024 * 1024 * 1024}};
+  constexpr double kMost = 1e18;
+  for (auto [suffix, factor] : kSuffixes)
+    if (rest == suffix && value * factor >= 1 && value * factor <= kMost)
+      return static_cast<uint64_t>(value * factor);
+  return wrong();
+}
+
+/// The arguments, without the folders of paths.
+std::string getCommand(int argc, char **argv) {
+  std::string command = "llmir-plan";
+  for (int i = 1; i < argc; ++i) {
+    llvm::StringRef argument = argv[i];
+    size_t slash = argument.rfind('/');
+    if (slash != llvm::StringRef::npos) {
+      size_t equals = argument.find('=');
+      llvm::StringRef option =
+          equals < slash ? argument.take_front(equals + 1) : "";
+      llvm::StringRef path = argument.rtrim('/');
+      argument = path.drop_front(path.rfind('/') + 1);
+      command += " " + (option + argument).str();
+      continue;
+    }
+    command += " " + argument.str();
+  }
+  return command;
+}
+
+/// Writes beside `path` first, so that a reader sees the old file or the new
+/// one, whole.
+Status writeFile(const std::string &path, std::span<const std::byte> bytes) {
+  const std::string temporary = fmt::format("{}.{}.tmp", path, getpid());
+  std::FILE *file = std::fopen(temporary.c_str(), "wb");
+  if (!file)
+    return InvalidArgument("{}: cannot be written: {}", path,
+                           std::strerror(errno));
+  bool ok = std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+  ok = std::fflush(file) == 0 && fsync(fileno(file)) == 0 && ok;
+  int error = errno;
+  ok = std::fclose(file) == 0 && ok;
+  if (ok && std::rename(temporary.c_str(), path.c_str()) == 0)
+    return Status();
+  if (ok)
+    error = errno;
+  std::remove(temporary.c_str());
+  return ResourceExhausted("{}: cannot be written: {}", path,
+                           std::strerror(error));
+}
+
+std::string formatBytes(uint64_t bytes) {
+  if (bytes >= 1000 * 1000 * 1000)
+    return fmt::format("{:.2f} GB", bytes / 1e9);
+  return fmt::format("{:.1f} MB", bytes / 1e6);
+}
+
+void printSummary(const plan::Plan &plan, size_t fileBytes, double seconds) {
+  const uint32_t ranks = plan::WorldSize(plan);
+  fmt::print("{}: {} for {} rank{}, planned in {:.2f} s\n", output.getValue(),
+             formatBytes(fileBytes), ranks, ranks == 1 ? "" : "s", seconds);
+  fmt::print("KV cache: {} blocks of {} tokens, {}\n", plan.kv()->blocks(),
+             plan.kv()->block_size(), plan::DTypeName(plan.kv()->dtype()));
+  for (const plan::Stage *stage : *plan.replicas()->Get(0)->stages())
+    for (const plan::Rank *rank : *stage->ranks()) {
+      const plan::Memory &memory = *rank->memory();
+      const uint64_t blocks = plan.kv()->blocks();
+      fmt::print(
+          "rank {}: layers {} to {}, {} at most: weights {}, "
+          "activations {}, KV {}, other {}\n",
+          rank->world_rank(), stage->layer_begin(), stage->layer_end() - 1,
+          formatBytes(plan::PeakBytes(memory, blocks)),
+          formatBytes(memory.weights()), formatBytes(memory.activations()),
+          formatBytes(memory.kv_block() * blocks), formatBytes(memory.fixed()));
+    }
+  fmt::print("run it: mpirun -n {} llmir-exec {}\n", ranks, output.getValue());
+}
+
+Status run(int argc, char **argv) {
+  auto start = std::chrono::steady_clock::now();
+  LLMIR_ASSIGN_OR_RETURN(checkpoint::Checkpoint checkpoint,
+                         checkpoint::Checkpoint::Open(model));
+  LLMIR_ASSIGN_OR_RETURN(checkpoint::Tokenizer tokenizer,
+                         checkpoint::Tokenizer::Load(model));
+
+  PlannerOptions options;
+  if (!tp.empty())
+    options.tp.assign(tp.begin(), tp.end());
+  options.pp = pp;
+  options.weights = weights;
+  options.kvType = kvType;
+  options.blockSize = blockSize;
+  options.kvBlocks = kvBlocks;
+  if (!kvMemory.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(options.kvMemory, parseBytes(kvMemory));
+  }
+  options.context = context;
+  options.maxBatch = maxBatch;
+  options.prefillChunk = prefillChunk;
+  options.command = getCommand(argc, argv);
+  options.planFolder = std::filesystem::path(output.getValue()).parent_path();
+  options.note = [](const std::string &text) {
+    fmt::print(stderr, "llmir-plan: note: {}\n", text);
+  };
+  options.configure = [](mlir::PassManager &manager) {
+    return mlir::applyPassManagerCLOptions(manager);
+  };
+  LLMIR_ASSIGN_OR_RETURN(auto planned,
+                         planCheckpoint(checkpoint, tokenizer, options));
+
+  std::vector<std::byte> bytes = plan::PlanFile::Serialize(*planned);
+  const size_t fileBytes = bytes.size();
+  LLMIR_ASSIGN_OR_RETURN(plan::PlanFile file,
+                         plan::PlanFile::FromBytes(std::move(bytes), output));
+  if (Status status = plan::VerifyPlan(file.plan()); !status.ok())
+    return Internal("the plan that was made isn't valid: {}", status.message());
+  LLMIR_RETURN_IF_ERROR(writeFile(output, file.bytes()));
+  printSummary(
+      file.plan(), fileBytes,
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+          .count());
+  return Status();
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+  mlir::registerAsmPrinterCLOptions();
+  mlir::registerMLIRContextCLOptions();
+  mlir::registerPassManagerCLOptions();
+  cl::Option *printIr =
+      cl::getRegisteredOptions().lookup("mlir-print-ir-after-all");
+  std::optional<cl::alias> shorter;
+  if (printIr)
+    shorter.emplace("print-ir-after-all", cl::aliasopt(*printIr),
+                    cl::desc("Print the module after each pass"),
+                    cl::cat(category));
+  cl::HideUnrelatedOptions(category);
+  cl::SetVersionPrinter([](llvm::raw_ostream &stream) {
+    stream << "llmir-plan " << kVersion << "\n";
+  });
+  cl::ParseCommandLineOptions(
+      argc, argv,
+      "Turns a checkpoint into an execution plan for llmir-exec.\n"
+      "--print-ir-after-all and MLIR's other options for passes are accepted "
+      "too, see --help-hidden.\n");
+  if (Status status = run(argc, argv); !status.ok()) {
+    fmt::print(stderr, "llmir-plan: {}\n", status.message());
+    return 1;
+  }
+  return 0;
+}
