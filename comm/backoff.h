@@ -1,5 +1,6 @@
-// How a rank waits for others that may need its core: a few microseconds of spinning, long enough for a peer that is
-// running, then the rest of the time slice is given away again and again, so that ranks may outnumber cores.
+// How a rank waits for others that may need its core: a few microseconds of spinning, long enough
+// for a peer that is running, then the rest of the time slice is given away again and again, so
+// that ranks may outnumber cores.
 #pragma once
 
 #include <sched.h>

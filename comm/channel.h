@@ -1,14 +1,16 @@
-// A Channel is one rank's end of a group of ranks: collectives and messages among them, blocking or split into a start
-// and a wait. It is the only way in which ranks exchange data during a step.
+// A Channel is one rank's end of a group of ranks: collectives and messages among them, blocking or
+// split into a start and a wait. It is the only way in which ranks exchange data during a step.
 //
-// Every rank of the group issues the same collectives in the same order (the plan's verifier proves it). Sends and
-// receives between one pair match in FIFO order per tag. At most kMaxRequests started operations are open at a time.
-// A Channel is used by one thread at a time (MPI_THREAD_FUNNELED: the main thread). No call allocates after creation, save
-// for an error's message. Data passed to a Start function must stay in place, and results untouched, until the operation
-// has been waited for; `counts` may go at once. No operation may be open when a Channel is destroyed.
+// Every rank of the group issues the same collectives in the same order (the plan's verifier proves
+// it). Sends and receives between one pair match in FIFO order per tag. At most kMaxRequests
+// started operations are open at a time. A Channel is used by one thread at a time
+// (MPI_THREAD_FUNNELED: the main thread). No call allocates after creation, save for an error's
+// message. Data passed to a Start function must stay in place, and results untouched, until the
+// operation has been waited for; `counts` may go at once. No operation may be open when a Channel
+// is destroyed.
 //
-// Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., on every backend: the result is the same, bit
-// for bit, on all ranks and for all backends.
+// Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., on every backend: the
+// result is the same, bit for bit, on all ranks and for all backends.
 #pragma once
 
 #include <cstddef>
@@ -39,20 +41,27 @@ class Channel {
 
   // data[i] = sum over ranks of data[i], in place.
   virtual StatusOr<Request> StartAllReduce(float* data, size_t count) = 0;
-  // Rank r contributes counts[r] floats from `in`; everyone gets all, in rank order, in `out` (sum of counts floats).
-  virtual StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts, float* out) = 0;
+  // Rank r contributes counts[r] floats from `in`; everyone gets all, in rank order, in `out` (sum
+  // of counts floats).
+  virtual StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts,
+                                           float* out) = 0;
   // The same, but only `root` gets `out`; it may be null elsewhere.
-  virtual StatusOr<Request> StartGather(const float* in, std::span<const size_t> counts, float* out, int root) = 0;
-  // data of all ranks (sum of counts floats each) summed; rank r gets its counts[r] floats in `out`.
-  virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts, float* out) = 0;
+  virtual StatusOr<Request> StartGather(const float* in, std::span<const size_t> counts, float* out,
+                                        int root) = 0;
+  // data of all ranks (sum of counts floats each) summed; rank r gets its counts[r] floats in
+  // `out`.
+  virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
+                                               float* out) = 0;
   // `root`'s bytes to everyone.
   virtual StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) = 0;
-  // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an error on both. A send
-  // therefore finishes only after the peer has started the receive that it matches.
+  // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an
+  // error on both. A send therefore finishes only after the peer has started the receive that it
+  // matches.
   virtual StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) = 0;
   virtual StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) = 0;
 
-  // True when the operation has finished (its slot is free then); makes progress on all open operations of this rank.
+  // True when the operation has finished (its slot is free then); makes progress on all open
+  // operations of this rank.
   virtual StatusOr<bool> Test(Request request) = 0;
   // Until it has finished. Spins, then yields, so that ranks may outnumber cores.
   virtual Status Wait(Request request) = 0;
@@ -68,8 +77,8 @@ class Channel {
   // Returns when all ranks have entered.
   Status Barrier();
 
-  // Waits for a receive or broadcast that may be long in coming without keeping a core busy: after 1 ms of polling it
-  // sleeps between polls (at most 1 ms each). Used while the engine is idle.
+  // Waits for a receive or broadcast that may be long in coming without keeping a core busy: after
+  // 1 ms of polling it sleeps between polls (at most 1 ms each). Used while the engine is idle.
   Status WaitIdle(Request request);
 };
 

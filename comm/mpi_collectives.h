@@ -1,6 +1,7 @@
-// Collectives over MPI messages, in rank order (MPI_Allreduce promises no order). Every collective is cut into rounds,
-// numbered the same on all ranks; a round is one exchange among all ranks, or two for an all-reduce of much data. A few
-// rounds are under way at a time. All of it moves only in Progress(): MPI does nothing in the background.
+// Collectives over MPI messages, in rank order (MPI_Allreduce promises no order). Every collective
+// is cut into rounds, numbered the same on all ranks; a round is one exchange among all ranks, or
+// two for an all-reduce of much data. A few rounds are under way at a time. All of it moves only in
+// Progress(): MPI does nothing in the background.
 #pragma once
 
 #include <array>
@@ -68,11 +69,12 @@ class MpiCollectives {
 
   std::array<Round, kRoundsInFlight> rounds_;
   uint64_t next_round_ = 0;
-  std::array<int, kMaxRequests> queue_{};  // slots of operations with rounds to start, in the order of their start
+  std::array<int, kMaxRequests>
+      queue_{};  // slots of operations with rounds to start, in the order of their start
   uint64_t begun_ = 0;
-  uint64_t starting_ = 0;      // the operation whose rounds are started now
-  size_t starting_index_ = 0;  // and the next of them
-  std::array<size_t, kMaxRequests> rounds_left_{};  // by slot: to be finished
+  uint64_t starting_ = 0;                            // the operation whose rounds are started now
+  size_t starting_index_ = 0;                        // and the next of them
+  std::array<size_t, kMaxRequests> rounds_left_{};   // by slot: to be finished
   std::array<size_t, kMaxRequests> round_counts_{};  // by slot
   std::vector<const float*> sources_;
 };

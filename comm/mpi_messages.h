@@ -1,5 +1,6 @@
-// Messages over MPI. An envelope with the size goes first, with the data in it where it is little; the receiver answers
-// with the size that it expects, so that both sides know of a mismatch; more data follows after a matching answer.
+// Messages over MPI. An envelope with the size goes first, with the data in it where it is little;
+// the receiver answers with the size that it expects, so that both sides know of a mismatch; more
+// data follows after a matching answer.
 #pragma once
 
 #include <array>
@@ -19,8 +20,8 @@ inline constexpr size_t kMpiPieceBytes = size_t{4} << 20;
 
 class MpiMessages {
  public:
-  // Envelopes travel in `envelopes` under the caller's tags, all else in `control` under tags from kMpiCollectiveTags up.
-  // `table` outlives the object.
+  // Envelopes travel in `envelopes` under the caller's tags, all else in `control` under tags from
+  // kMpiCollectiveTags up. `table` outlives the object.
   MpiMessages(MPI_Comm envelopes, MPI_Comm control, size_t max_bytes, OperationTable* table);
   ~MpiMessages();
   MpiMessages(const MpiMessages&) = delete;

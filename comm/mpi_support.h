@@ -14,7 +14,8 @@ namespace llmir::comm {
 // OK for MPI_SUCCESS, else INTERNAL with `what` and MPI's own words.
 Status MpiStatus(int code, std::string_view what);
 
-#define LLMIR_RETURN_IF_MPI_ERROR(call) LLMIR_RETURN_IF_ERROR(::llmir::comm::MpiStatus((call), #call))
+#define LLMIR_RETURN_IF_MPI_ERROR(call) \
+  LLMIR_RETURN_IF_ERROR(::llmir::comm::MpiStatus((call), #call))
 
 // MPI between its start and its end. Held by all that uses MPI, so that it ends last.
 class MpiSession {

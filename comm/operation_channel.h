@@ -1,5 +1,5 @@
-// What all backends share: the table of started operations, the checks of what callers pass, and waiting. A backend adds
-// how operations begin and make progress.
+// What all backends share: the table of started operations, the checks of what callers pass, and
+// waiting. A backend adds how operations begin and make progress.
 #pragma once
 
 #include <array>
@@ -37,13 +37,12 @@ struct Operation {
   int tag = 0;
   const std::byte* in = nullptr;
   std::byte* out = nullptr;
-  size_t bytes = 0;             // of all data: of the message, or of all ranks' parts together
-  std::vector<size_t> offsets;  // [size + 1] where each rank's part begins; for the kinds that take counts
-  Status status;                // of a finished operation
+  size_t bytes = 0;  // of all data: of the message, or of all ranks' parts together
+  std::vector<size_t>
+      offsets;    // [size + 1] where each rank's part begins; for the kinds that take counts
+  Status status;  // of a finished operation
 
-  bool IsMessage() const {
-    return kind == OperationKind::kSend || kind == OperationKind::kReceive;
-  }
+  bool IsMessage() const { return kind == OperationKind::kSend || kind == OperationKind::kReceive; }
   size_t PartBytes(int rank) const {
     const size_t part = static_cast<size_t>(rank);
     return offsets[part + 1] - offsets[part];
@@ -60,7 +59,8 @@ struct OperationTable {
   std::array<Operation, kMaxRequests> operations;
   Status failure;
 
-  // Ends every open operation, now and later, with `why`: after it the ranks no longer agree on what comes next.
+  // Ends every open operation, now and later, with `why`: after it the ranks no longer agree on
+  // what comes next.
   void Fail(Status why);
 };
 
@@ -91,8 +91,9 @@ class OperationChannel : public Channel {
 
   OperationTable& table() { return table_; }
 
-  // Starts the operation in `slot`, whose fields are set. Collectives come here only with more than one rank and with
-  // data; what of the result is this rank's own and needs no peer is in place already.
+  // Starts the operation in `slot`, whose fields are set. Collectives come here only with more than
+  // one rank and with data; what of the result is this rank's own and needs no peer is in place
+  // already.
   virtual void Begin(int slot) = 0;
   // Takes all open operations as far as they go without waiting; true if anything moved.
   virtual bool Progress() = 0;

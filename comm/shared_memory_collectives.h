@@ -1,5 +1,6 @@
-// Collectives over a SharedSegment. Every collective is cut into rounds, numbered the same on all ranks; in a round each
-// rank copies its data into its own place once, raises a flag, and reads the others' where they lie.
+// Collectives over a SharedSegment. Every collective is cut into rounds, numbered the same on all
+// ranks; in a round each rank copies its data into its own place once, raises a flag, and reads the
+// others' where they lie.
 #pragma once
 
 #include <array>
@@ -22,8 +23,8 @@ class SharedMemoryCollectives {
   bool Progress();
 
  private:
-  // How far one of the three phases has come: `rounds` rounds in all, the next one being round `index` of the
-  // `operations`-th operation.
+  // How far one of the three phases has come: `rounds` rounds in all, the next one being round
+  // `index` of the `operations`-th operation.
   struct Cursor {
     uint64_t operations = 0;
     uint64_t rounds = 0;
@@ -43,15 +44,16 @@ class SharedMemoryCollectives {
   bool Reduce();
   bool Complete();
 
-  // All-reduces of more than two ranks with much data: each rank sums one slice and all read the sums.
+  // All-reduces of more than two ranks with much data: each rank sums one slice and all read the
+  // sums.
   bool IsSliced(const Operation& operation, size_t bytes) const;
   // The slice of `rank` in a round of `bytes` bytes, as begin and end.
   std::pair<size_t, size_t> Slice(int rank, size_t bytes) const;
   // Copies [begin, end) of `data` without [skip_begin, skip_end).
   static void CopyAround(std::byte* to, const std::byte* data, size_t bytes, size_t skip_begin,
                          size_t skip_end);
-  // The sum over ranks of [begin, end) of the round's data; this rank's own comes from `own`, which is where the round
-  // begins.
+  // The sum over ranks of [begin, end) of the round's data; this rank's own comes from `own`, which
+  // is where the round begins.
   void Sum(uint64_t round, const std::byte* own, size_t begin, size_t end, std::byte* out);
   bool SameOperation(int peer, uint64_t round, const Operation& operation);
 
@@ -61,7 +63,8 @@ class SharedMemoryCollectives {
   const int size_;
   const size_t round_bytes_;
 
-  std::array<int, kMaxRequests> queue_{};  // slots of the operations in progress, in the order of their start
+  std::array<int, kMaxRequests>
+      queue_{};  // slots of the operations in progress, in the order of their start
   std::array<size_t, kMaxRequests> round_counts_{};
   uint64_t begun_ = 0;
   Cursor contribute_;

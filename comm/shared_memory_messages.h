@@ -1,5 +1,6 @@
-// Messages over a SharedSegment. A sender writes into the mailbox of its request slot and rings the doorbell of the
-// receiver, who copies straight to where the data belongs. Messages larger than a mailbox flow through it as a ring.
+// Messages over a SharedSegment. A sender writes into the mailbox of its request slot and rings the
+// doorbell of the receiver, who copies straight to where the data belongs. Messages larger than a
+// mailbox flow through it as a ring.
 #pragma once
 
 #include <array>
@@ -40,7 +41,8 @@ class SharedMemoryMessages {
   OperationTable* const table_;
   const int rank_;
 
-  std::array<int, kMaxRequests> open_{};  // slots of the messages in progress, in the order of their start
+  std::array<int, kMaxRequests>
+      open_{};  // slots of the messages in progress, in the order of their start
   int open_count_ = 0;
   std::array<uint64_t, kMaxRequests> moved_bytes_{};  // by slot: sent or received so far
   std::array<int, kMaxRequests> matched_{};           // by slot: the sender's mailbox, or -1

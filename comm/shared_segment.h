@@ -1,4 +1,5 @@
-// The memory that the ranks of a shared-memory or loopback channel have in common, and what lies where in it.
+// The memory that the ranks of a shared-memory or loopback channel have in common, and what lies
+// where in it.
 #pragma once
 
 #include <sys/types.h>
@@ -22,12 +23,14 @@ inline constexpr int kRoundsInFlight = 4;
 inline constexpr size_t kRoundBytes = size_t{128} << 10;
 inline constexpr size_t kMailboxBytes = size_t{256} << 10;
 
-// Two cache lines: the hardware fetches neighbours in pairs, and one rank's flags must not travel with another's.
+// Two cache lines: the hardware fetches neighbours in pairs, and one rank's flags must not travel
+// with another's.
 inline constexpr size_t kFlagAlignment = 128;
 
 // One rank's progress through the rounds of the collectives; written by that rank only.
 struct RankFlags {
-  // Rounds to which the rank has contributed, with the identity of the operation of each of the last ones.
+  // Rounds to which the rank has contributed, with the identity of the operation of each of the
+  // last ones.
   alignas(kFlagAlignment) std::atomic<uint64_t> contributed;
   std::array<std::atomic<uint64_t>, kRoundsInFlight> identities;
   // Rounds whose slice it has summed, and rounds that it has finished reading.
@@ -35,8 +38,8 @@ struct RankFlags {
   alignas(kFlagAlignment) std::atomic<uint64_t> consumed;
 };
 
-// Announces messages from one rank to another in the order of their start: entry i % kMaxRequests holds
-// (i + 1) * kMaxRequests + the sender's mailbox. Written by the sender only.
+// Announces messages from one rank to another in the order of their start: entry i % kMaxRequests
+// holds (i + 1) * kMaxRequests + the sender's mailbox. Written by the sender only.
 struct alignas(kFlagAlignment) Doorbell {
   std::array<std::atomic<uint64_t>, kMaxRequests> entries;
 };
@@ -48,7 +51,8 @@ struct Mailbox {
   alignas(kFlagAlignment) uint64_t tag;
   uint64_t bytes;
   std::atomic<uint64_t> filled;
-  // By the receiver: 0, then 1 + the bytes read so far once it has matched the message; kRefused for a wrong size.
+  // By the receiver: 0, then 1 + the bytes read so far once it has matched the message; kRefused
+  // for a wrong size.
   alignas(kFlagAlignment) std::atomic<uint64_t> drained;
   std::atomic<uint64_t> receiver_bytes;  // set before kRefused
 };
@@ -57,7 +61,8 @@ class SharedSegment {
  public:
   // Memory for `ranks` threads of this process.
   static StatusOr<std::shared_ptr<SharedSegment>> CreatePrivate(int ranks, size_t max_bytes);
-  // Memory that other processes can open. It has no name: the last process that maps it frees it, however it ends.
+  // Memory that other processes can open. It has no name: the last process that maps it frees it,
+  // however it ends.
   static StatusOr<std::shared_ptr<SharedSegment>> CreateShared(int ranks, size_t max_bytes,
                                                                uint64_t cookie);
   // Maps what process `pid` of this host has as descriptor(). `cookie` proves that it is the same.

@@ -1,9 +1,10 @@
-// The paged KV cache's bookkeeping: which of a replica's blocks are free, and which sequence holds which, in order.
-// Rank 0 of a replica alone decides; block ids are valid in the arena of every rank (same number of blocks). The bytes
-// themselves live in a KvArena.
+// The paged KV cache's bookkeeping: which of a replica's blocks are free, and which sequence holds
+// which, in order. Rank 0 of a replica alone decides; block ids are valid in the arena of every
+// rank (same number of blocks). The bytes themselves live in a KvArena.
 //
-// Not thread-safe: used by the engine's thread. No allocation after construction, except when a page table grows. A
-// sequence id that isn't live is a defect of the caller and aborts with a message.
+// Not thread-safe: used by the engine's thread. No allocation after construction, except when a
+// page table grows. A sequence id that isn't live is a defect of the caller and aborts with a
+// message.
 #pragma once
 
 #include <cstdint>
@@ -19,22 +20,24 @@ using SequenceId = int32_t;  // slot in the pool, reused after Release
 
 // Compressed sparse rows over sequences, as attention kernels read it.
 struct PageTable {
-  std::vector<int32_t> indptr;         // [sequences + 1], the first 0
-  std::vector<int32_t> indices;        // [indptr.back()] block ids, in token order
-  std::vector<int32_t> last_page_len;  // [sequences] tokens in the last block, 1..block_size; 0 without tokens
+  std::vector<int32_t> indptr;   // [sequences + 1], the first 0
+  std::vector<int32_t> indices;  // [indptr.back()] block ids, in token order
+  std::vector<int32_t>
+      last_page_len;  // [sequences] tokens in the last block, 1..block_size; 0 without tokens
 };
 
 class BlockPool {
  public:
   // `blocks` blocks of `block_size` tokens; at most `max_sequences` sequences, each of at most
   // `max_blocks_per_sequence` blocks.
-  BlockPool(int32_t blocks, int32_t block_size, int32_t max_sequences, int32_t max_blocks_per_sequence);
+  BlockPool(int32_t blocks, int32_t block_size, int32_t max_sequences,
+            int32_t max_blocks_per_sequence);
 
   // A new, empty sequence. RESOURCE_EXHAUSTED when all slots are taken.
   StatusOr<SequenceId> Create();
-  // Makes room for `tokens` tokens in all, taking blocks as needed, next to the sequence's last one where free.
-  // RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond max_blocks_per_sequence;
-  // INVALID_ARGUMENT when the sequence has more tokens already.
+  // Makes room for `tokens` tokens in all, taking blocks as needed, next to the sequence's last one
+  // where free. RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond
+  // max_blocks_per_sequence; INVALID_ARGUMENT when the sequence has more tokens already.
   Status Grow(SequenceId sequence, int32_t tokens);
   // Gives all blocks back and ends the sequence.
   void Release(SequenceId sequence);
@@ -44,12 +47,15 @@ class BlockPool {
   int32_t free_blocks() const { return static_cast<int32_t>(free_count_); }
   int32_t total_blocks() const { return total_; }
   int32_t block_size() const { return block_size_; }
-  static int32_t BlocksFor(int32_t tokens, int32_t block_size) { return (tokens + block_size - 1) / block_size; }
+  static int32_t BlocksFor(int32_t tokens, int32_t block_size) {
+    return (tokens + block_size - 1) / block_size;
+  }
 
   // The page table of `sequences` in this order, into `table` (its vectors are reused).
   void FillPageTable(std::span<const SequenceId> sequences, PageTable* table) const;
 
-  // Every block is free or held by exactly one sequence, counts agree. For tests; aborts with a message otherwise.
+  // Every block is free or held by exactly one sequence, counts agree. For tests; aborts with a
+  // message otherwise.
   void CheckInvariants() const;
 
  private:

@@ -1,5 +1,5 @@
-// The memory of one rank's KV blocks: one anonymous map, huge pages asked for, zero on first use and untouched until
-// then. Block-major: block b starts at data() + b * block_bytes().
+// The memory of one rank's KV blocks: one anonymous map, huge pages asked for, zero on first use
+// and untouched until then. Block-major: block b starts at data() + b * block_bytes().
 #pragma once
 
 #include <cstddef>

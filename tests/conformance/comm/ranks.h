@@ -1,5 +1,6 @@
-// Where the ranks of the conformance suite come from: threads over the loopback backend, or the processes of an MPI job
-// over the backend that the command line names. The suite itself doesn't know.
+// Where the ranks of the conformance suite come from: threads over the loopback backend, or the
+// processes of an MPI job over the backend that the command line names. The suite itself doesn't
+// know.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,8 @@ std::vector<int> GroupSizes();
 // What one rank does with its ends of the channels.
 using RankBody = std::function<void(std::span<const std::unique_ptr<Channel>> channels)>;
 
-// Runs `body` on each of `size` ranks, with `channels` channels among them; returns when all have returned.
+// Runs `body` on each of `size` ranks, with `channels` channels among them; returns when all have
+// returned.
 void OnEachRank(int size, size_t max_bytes, int channels, const RankBody& body);
 
 }  // namespace llmir::comm

@@ -20,14 +20,18 @@ Backend job_backend = Backend::kAuto;
 
 // Says on which rank a test failed.
 class FailurePrinter : public testing::EmptyTestEventListener {
+  // Kept, since gtest's lock is held while it reports a result, and asking it for the test would
+  // wait for that.
+  void OnTestStart(const testing::TestInfo& test) override {
+    name_ = fmt::format("{}.{}", test.test_suite_name(), test.name());
+  }
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
-    fmt::print(stderr, "rank {}: {}.{}: {}:{}: {}\n", job_world->rank(),
-               test == nullptr ? "" : test->test_suite_name(), test == nullptr ? "" : test->name(),
+    fmt::print(stderr, "rank {}: {}: {}:{}: {}\n", job_world->rank(), name_,
                result.file_name() == nullptr ? "" : result.file_name(), result.line_number(),
                result.message());
   }
+  std::string name_;
 };
 
 // The backend of "--backend=NAME"; false if there is no such option or name.
