@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -179,8 +180,9 @@ class TextPrinter {
         types += fmt::format("{}{} {} MiB", types.empty() ? "" : ", ", DTypeName(dtype),
                              Mebibytes(bytes));
       }
-      Line("  {} ({}, {} MiB): {} tensors: {}", Text(file.path()),
-           EnumNameFileFormat(file.format()), Mebibytes(file.bytes()), tensors, types);
+      Line("  {} ({}, {} MiB)", Text(file.path()), EnumNameFileFormat(file.format()),
+           Mebibytes(file.bytes()));
+      Line("    {} tensors: {}", tensors, types);
     }
     std::map<DType, std::pair<uint32_t, uint64_t>> packed;  // weights, values
     for (const Weight* weight : *plan_.weights()) {
@@ -198,7 +200,8 @@ class TextPrinter {
     }
     Line("  packed as {}", types);
     const Tokenizer& tokenizer = *plan_.tokenizer();
-    Line("  tokenizer: {}, {} tokens, {}, {} tests", Text(tokenizer.file()), tokenizer.vocabulary(),
+    Line("  tokenizer {}", Text(tokenizer.file()));
+    Line("    {} tokens, {}, {} tests", tokenizer.vocabulary(),
          tokenizer.chat_template() == nullptr ? "no chat template" : "chat template",
          Count(tokenizer.tests()));
   }
@@ -404,7 +407,14 @@ class TextPrinter {
                                        "bytes", "FLOPs", "message"};
     if (timed) header.push_back("us");
     TextTable table(header, 4);
+    std::set<uint32_t> shown;  // buffers of the steps in the table
     for (const Block& block : Blocks(stage, program, timed)) {
+      for (uint32_t i = block.begin; i < block.begin + block.rows.size(); ++i) {
+        const Step& step = *program.steps()->Get(i);
+        for (const auto* operands : {step.inputs(), step.outputs()}) {
+          for (uint32_t k = 0; k < Count(operands); ++k) shown.insert(operands->Get(k));
+        }
+      }
       if (block.layer >= 0) {
         const auto last = static_cast<uint64_t>(block.layer) + block.repeats;
         table.AddLine(
@@ -433,22 +443,21 @@ class TextPrinter {
     if (timed) {
       Line("  predicted for {} tokens: {:.1f} us", program.predicted_tokens(), total.us);
     }
-    PrintBuffers(program);
+    PrintBuffers(program, shown);
   }
 
-  void PrintBuffers(const Program& program) {
-    TextTable table({"buffer", "name", "type", "columns", "rows", "KiB", "at", "live"}, 3);
-    for (uint32_t b = 0; b < Count(program.buffers()); ++b) {
+  void PrintBuffers(const Program& program, const std::set<uint32_t>& shown) {
+    TextTable table({"buffer", "name", "type", "columns", "rows", "KiB", "at, rank 0", "live"}, 3);
+    for (const uint32_t b : shown) {
       const Buffer& buffer = *program.buffers()->Get(b);
       std::vector<uint32_t> columns(buffer.columns()->begin(), buffer.columns()->end());
       std::vector<uint64_t> bytes(buffer.bytes()->begin(), buffer.bytes()->end());
-      std::vector<uint64_t> offsets(buffer.offsets()->begin(), buffer.offsets()->end());
       const uint64_t most = *std::max_element(bytes.begin(), bytes.end());
       table.Add({fmt::format("{}", b), std::string(Text(buffer.name())), DTypeName(buffer.dtype()),
                  Span(columns),
                  fmt::format("{} {}", buffer.max_rows(), EnumNameRows(buffer.rows())),
                  fmt::format("{:.1f}", static_cast<double>(most) / 1024),
-                 fmt::format("{}:{}", buffer.arena(), Span(offsets)),
+                 fmt::format("{}:{}", buffer.arena(), buffer.offsets()->Get(0)),
                  RangeText(buffer.first_step(), uint64_t{buffer.last_step()} + 1)});
     }
     table.Print("  ", &out_);

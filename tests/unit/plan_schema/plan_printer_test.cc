@@ -50,6 +50,8 @@ TEST(PlanText, EqualLayersAreShownOnce) {
   EXPECT_EQ(count(folded, "\n  attention.qkv "), 1u);
   const std::string full = TextOf(*plan, {.program = ProgramKind::mixed, .all_steps = true});
   EXPECT_EQ(count(full, "\n  attention.qkv "), 5u);
+  EXPECT_EQ(count(folded, " qkv "), 1u);  // the buffer
+  EXPECT_EQ(count(full, " qkv "), 5u);
 }
 
 TEST(PlanText, LayersThatDifferAreShownApart) {

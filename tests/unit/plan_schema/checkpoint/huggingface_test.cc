@@ -35,10 +35,10 @@ StatusOr<ModelConfig> Read(const Json& change) {
 }
 
 // Expected frequencies for head size 16 and base 500000, by the formulas of `transformers` (ROPE_INIT_FUNCTIONS), in numpy.
-constexpr float kPlain[] = {1.f, 0.193921667f, 0.0376056155f, 0.00729254391f, 0.00141421356f, 0.00027424671f, 5.31823806e-05f,
-                            1.03132162e-05f};
-constexpr float kLlama3[] = {1.f, 0.193921667f, 0.0376056155f, 0.00729254391f, 0.00052485579f, 3.42808387e-05f, 6.64779757e-06f,
-                             1.28915202e-06f};
+constexpr float kPlain[] = {1.f,           0.193922745f,    0.0376060309f,  0.00729266474f,
+                            0.00141421356f, 0.000274248176f, 5.3182959e-05f, 1.03133854e-05f};
+constexpr float kLlama3[] = {1.f,             0.193922745f,   0.0376060309f,   0.00729266474f,
+                             0.000524846161f, 3.4281022e-05f, 6.64786987e-06f, 1.28917317e-06f};
 
 TEST(HuggingFace, TinyFolderOpens) {
   const TemporaryFolder folder;

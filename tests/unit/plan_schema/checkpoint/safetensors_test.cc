@@ -67,7 +67,7 @@ TEST(Safetensors, MalformedHeadersAreNamed) {
   EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})").message(), HasSubstr("shape[0] = 0"));
   EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4).message(), HasSubstr("data_offsets"));
   EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4).message(), HasSubstr("expected 4 bytes"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904,8],"data_offsets":[0,4]}})", 4).message(),
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904,8,8],"data_offsets":[0,4]}})", 4).message(),
               HasSubstr("out of range"));
   EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}})", 4).message(),
               HasSubstr("more bytes"));

@@ -1,6 +1,8 @@
 // Builds safetensors files in memory, valid ones and broken ones: nothing is checked here.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,10 +21,8 @@ class SafetensorsWriter {
   // Only the entry in the header.
   SafetensorsWriter& TensorAt(const std::string& name, const std::string& dtype, const std::vector<uint64_t>& shape,
                               uint64_t begin, uint64_t end) {
-    std::string extents;
-    for (const uint64_t extent : shape) extents += (extents.empty() ? "" : ",") + std::to_string(extent);
-    return Entry("\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + extents + "],\"data_offsets\":[" +
-                 std::to_string(begin) + "," + std::to_string(end) + "]}");
+    return Entry(fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name, dtype, fmt::join(shape, ","),
+                             begin, end));
   }
   SafetensorsWriter& Entry(const std::string& json) {
     json_ += (json_.empty() ? "" : ",") + json;
