@@ -6,11 +6,11 @@
 namespace llmir::kernels {
 namespace {
 
-// Long enough to outlast any gap inside a busy step, short enough that a stalled peer gets the core within a time slice.
-constexpr int kSpinsBeforeYield = 1024;
+// A pause is 20 to 60 ns: waits within a busy step end while spinning, and where threads share a core, or another process
+// has taken one, the thread that is waited for gets it soon.
+constexpr int kSpinsBeforeYield = 256;
 // How long an idle worker looks for work before it sleeps; the gap between two steps is shorter.
-constexpr std::chrono::microseconds kIdleSpin{100};
-constexpr int kSpinsPerClockRead = 64;
+constexpr std::chrono::microseconds kIdleTime{100};
 
 void Pause() {
 #if defined(__x86_64__)
@@ -18,33 +18,33 @@ void Pause() {
 #endif
 }
 
+template <typename Ready>
+bool Spin(bool yield_at_once, Ready ready) {
+  if (yield_at_once) return ready();
+  for (int i = 0; i < kSpinsBeforeYield; ++i) {
+    if (ready()) return true;
+    Pause();
+  }
+  return false;
+}
+
 // Spins, then gives the core away between looks, until `ready()`.
 template <typename Ready>
 void Await(bool yield_at_once, Ready ready) {
-  if (!yield_at_once) {
-    for (int i = 0; i < kSpinsBeforeYield; ++i) {
-      if (ready()) return;
-      Pause();
-    }
-  }
+  if (Spin(yield_at_once, ready)) return;
   while (!ready()) std::this_thread::yield();
 }
 
-// As Await, but gives up after kIdleSpin; true if `ready()` came true.
+// As Await, but gives up after kIdleTime; true if `ready()` came true.
 template <typename Ready>
-bool AwaitBriefly(bool yield, Ready ready) {
-  const auto deadline = std::chrono::steady_clock::now() + kIdleSpin;
+bool AwaitBriefly(bool yield_at_once, Ready ready) {
+  if (Spin(yield_at_once, ready)) return true;
+  const auto deadline = std::chrono::steady_clock::now() + kIdleTime;
   do {
-    for (int i = 0; i < kSpinsPerClockRead; ++i) {
-      if (ready()) return true;
-      if (yield) {
-        std::this_thread::yield();
-        break;
-      }
-      Pause();
-    }
+    if (ready()) return true;
+    std::this_thread::yield();
   } while (std::chrono::steady_clock::now() < deadline);
-  return ready();
+  return false;
 }
 
 }  // namespace

