@@ -1,0 +1,106 @@
+#include "executor/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <random>
+
+#include "executor/prompt_file.h"
+#include "plan_schema/base/version.h"
+
+namespace llmir::executor {
+
+StatusOr<Options> ParseOptions(int argc, char** argv) {
+  Options options;
+  CLI::App app{
+      "Runs an execution plan, one process per rank of the plan:\n"
+      "  mpirun -n N llmir-exec plan.fb --chat --prompt \"What is the capital of France?\"\n"
+      "Environment: LLMIR_CPU_ISA=portable|avx2|avx512 overrides the choice of kernels.",
+      "llmir-exec"};
+  app.set_version_flag("--version", std::string("llmir-exec ") + kVersion);
+  app.add_option("plan", options.plan, "The plan that llmir-plan wrote")->required();
+  app.add_option("--model", options.model,
+                 "The checkpoint (GGUF file or folder), when it isn't where the plan says, "
+                 "relative to the plan");
+  auto* prompt = app.add_option("--prompt", options.prompt,
+                                "Answer this and stream the answer to standard output");
+  app.add_flag("--chat", options.chat,
+               "Put --prompt through the checkpoint's chat template as the user's message")
+      ->needs(prompt);
+  app.add_option("--system", options.system, "The system message, with --chat");
+  auto* prompts = app.add_option(
+      "--prompts", options.prompts_file,
+      "Answer every line of this JSON-lines file, batched: {\"prompt\": …}, {\"messages\": …} or "
+      "{\"prompt_ids\": …}, with sampling fields of its own");
+  auto* score = app.add_option("--score", options.score_file,
+                               "Write the log-probabilities of each line's prompt_ids to --output");
+  prompt->excludes(prompts)->excludes(score);
+  prompts->excludes(score);
+  app.add_option("--output", options.output,
+                 "JSON-lines file for answers or log-probabilities, in the prompts' order");
+  app.add_option("--logits", options.logits_folder,
+                 "Folder for the logits: N.npy per prompt (0, 1, …), fp32, a row per generated id");
+  app.add_option("--report", options.report,
+                 "Write what was measured, per rank and step, to this JSON file");
+  app.add_option("--max-tokens", options.defaults.max_tokens, "Longest answer, in tokens")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24));
+  auto& sampling = options.defaults.sampling;
+  app.add_option("--temperature", sampling.temperature, "0: greedy")->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "Sample among the K most probable ids; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--top-p", sampling.top_p,
+                 "Sample among the fewest ids with this much probability together")
+      ->capture_default_str();
+  app.add_option("--min-p", sampling.min_p,
+                 "Sample among ids with this fraction of the best one's probability")
+      ->capture_default_str();
+  auto* seed =
+      app.add_option("--seed", sampling.seed, "Seed of the sampling noise; default: a random one");
+  app.add_option("--stop", options.defaults.stop,
+                 "End the answer before this text; may be given several times")
+      ->take_all();
+  app.add_flag("--ignore-eos", options.defaults.ignore_eos, "Go on when the model ends its answer");
+  app.add_option("--threads", options.threads,
+                 "Threads of each rank; default: the host's cores divided by its ranks")
+      ->check(CLI::Range(1, 1024));
+  app.add_flag("--quiet", options.quiet, "No progress and closing lines on standard error");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    options.message = app.help();
+    return options;
+  } catch (const CLI::CallForVersion&) {
+    options.message = app.version() + "\n";
+    return options;
+  } catch (const CLI::ParseError& error) {
+    return InvalidArgument("{}; see llmir-exec --help", error.what());
+  }
+  options.seed_given = seed->count() > 0;
+  if (!options.seed_given) sampling.seed = std::random_device{}();
+  if (options.prompt.empty() && options.prompts_file.empty() && options.score_file.empty()) {
+    return InvalidArgument(
+        "nothing to do: give --prompt, --prompts or --score; see llmir-exec --help");
+  }
+  if (!options.score_file.empty() && options.output.empty()) {
+    return InvalidArgument("--score needs --output FILE for the log-probabilities");
+  }
+  for (const std::string& stop : options.defaults.stop) {
+    if (stop.empty()) return InvalidArgument("--stop: the text is empty");
+  }
+  LLMIR_RETURN_IF_ERROR(CheckSampling(sampling));
+  return options;
+}
+
+StatusOr<kernels::Isa> ChooseIsa() {
+  const char* wanted = std::getenv("LLMIR_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return kernels::DetectIsa();
+  const auto isa = kernels::ParseIsa(wanted);
+  if (!isa.has_value())
+    return InvalidArgument("LLMIR_CPU_ISA={}: expected portable, avx2 or avx512", wanted);
+  if (!kernels::IsaAvailable(*isa))
+    return Incompatible("LLMIR_CPU_ISA={}: this processor doesn't have it", wanted);
+  return *isa;
+}
+
+}  // namespace llmir::executor

@@ -1,0 +1,39 @@
+// llmir-exec's command line.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "executor/request.h"
+#include "kernels/isa.h"
+#include "plan_schema/base/status.h"
+
+namespace llmir::executor {
+
+struct Options {
+  std::string plan;
+  std::string model;
+  std::string prompt;
+  bool chat = false;
+  std::string system;
+  std::string prompts_file;
+  std::string score_file;
+  std::string output;
+  std::string logits_folder;
+  std::string report;
+  Request defaults;  // sampling, max_tokens, stop, ignore_eos
+  bool seed_given = false;
+  int threads = 0;
+  bool quiet = false;
+
+  std::string message;  // not empty: print this and end well (--help, --version)
+};
+
+// Parses argv. INVALID_ARGUMENT says what is wrong and names --help.
+StatusOr<Options> ParseOptions(int argc, char** argv);
+
+// The best ISA family of this machine, or what LLMIR_CPU_ISA asks for: portable, avx2, avx512.
+StatusOr<kernels::Isa> ChooseIsa();
+
+}  // namespace llmir::executor

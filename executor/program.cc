@@ -1,0 +1,704 @@
+#include "executor/program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "plan_schema/plan_facts.h"
+
+namespace llmir::executor {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A buffer on this rank.
+struct BoundBuffer {
+  std::byte* data = nullptr;
+  int64_t columns = 0;
+  int64_t row_bytes = 0;
+  plan::Rows rows{};
+  float* floats() const { return reinterpret_cast<float*>(data); }
+  int64_t stride() const { return columns; }  // of float rows, floats
+};
+
+struct RunContext;
+struct BoundStep;
+// Runs this thread's share. Steps that one thread runs alone return at once on the others.
+using StepFunction = void (*)(const BoundStep& step, RunContext& run, int thread);
+
+struct BoundStep {
+  StepFunction function = nullptr;
+  plan::StepKind kind{};
+  BoundBuffer in[2];
+  BoundBuffer out[2];
+  const PackedWeight* weight = nullptr;
+  kernels::KvLayer kv{};
+  comm::Channel* channel = nullptr;
+  std::vector<int> peers;              // ranks in `channel`
+  std::vector<size_t> gather_columns;  // per rank of the group
+  int32_t tag = 0;
+  uint32_t event = 0;
+  bool residual = false;
+  bool silu_mul = false;
+  bool main_only = false;  // only thread 0 has work
+  std::string name;
+  int32_t layer = -1;
+};
+
+}  // namespace
+
+struct Program::State {
+  RankResources* resources;
+  const plan::Program* program;
+  std::vector<BoundStep> steps;
+  std::vector<StepTimes> times;
+  bool timing = false;
+  uint64_t runs = 0;
+  uint64_t tokens = 0;
+  uint64_t sampled_rows = 0;
+
+  kernels::RopeArgs rope{};
+  MemoryMap rope_tables;  // [2][max_tokens][rope_dim / 2] floats: cosines, sines
+  float* cosines = nullptr;
+  float* sines = nullptr;
+  MemoryMap partials;
+  std::vector<MemoryMap> scratch;  // per thread
+  MemoryMap gather_space;          // the other ranks' columns, before they are put in rows
+  std::vector<comm::Request> events;
+  std::vector<size_t> gather_counts;
+
+  BoundBuffer ids, logits, logprobs;
+  int32_t sampled = 0;
+
+  const kernels::AttentionKernels* attention;
+  const kernels::VectorKernels* vector;
+};
+
+namespace {
+
+struct RunContext {
+  Program::State& state;
+  StepDescriptor& descriptor;
+  RankResources& resources;
+  int threads;
+  int64_t tokens;
+  int64_t sampled;
+  kernels::SequenceTable table;
+  std::atomic<bool> failed{false};
+  Status status;  // written by thread 0 alone, read after the run
+
+  void Fail(const BoundStep& step, const Status& error) {
+    status = error.WithContext(fmt::format("step {}", step.name));
+    failed.store(true, std::memory_order_release);
+  }
+  int64_t Rows(const BoundBuffer& buffer) const {
+    switch (buffer.rows) {
+      case plan::Rows::tokens:
+        return tokens;
+      case plan::Rows::sampled:
+        return sampled;
+      default:
+        return 1;
+    }
+  }
+};
+
+const float* Weight(const BoundStep& step) { return step.weight->vector(); }
+
+// -------------------------------------------------------------------------------------------------
+// compute steps
+
+void RunEmbedding(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.tokens, 1, thread, run.threads);
+  const PackedWeight& table = *step.weight;
+  const auto ids = run.descriptor.token_ids();
+  for (int64_t t = share.begin; t < share.end; ++t) {
+    float* row = step.out[0].floats() + t * step.out[0].stride();
+    const int64_t local = ids[t] - table.first_row;
+    if (local < 0 || local >= table.rows) {
+      std::memset(row, 0, table.columns * sizeof(float));
+    } else {
+      table.kernel->unpack_row(table.data, local, table.columns, row);
+    }
+  }
+}
+
+void RunRmsNorm(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  if (share.begin == share.end) return;
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  run.state.vector->rms_norm(x.floats() + share.begin * x.stride(), x.stride(), Weight(step),
+                             run.resources.plan->model()->norm_epsilon(), share.end - share.begin,
+                             x.columns, y.floats() + share.begin * y.stride(), y.stride());
+}
+
+void RunRmsNormQ8(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  if (share.begin == share.end) return;
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  run.state.vector->rms_norm_q8(x.floats() + share.begin * x.stride(), x.stride(), Weight(step),
+                                run.resources.plan->model()->norm_epsilon(),
+                                share.end - share.begin, x.columns,
+                                y.data + share.begin * y.row_bytes, y.row_bytes);
+}
+
+void RunQuantize(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  if (share.begin == share.end) return;
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  run.state.vector->quantize(x.floats() + share.begin * x.stride(), x.stride(),
+                             share.end - share.begin, x.columns, y.data + share.begin * y.row_bytes,
+                             y.row_bytes);
+}
+
+kernels::LinearArgs LinearArgsOf(const BoundStep& step, const std::byte* x, int64_t x_stride,
+                                 int64_t rows, float* output, int64_t output_stride,
+                                 std::byte* scratch) {
+  const PackedWeight& weight = *step.weight;
+  kernels::LinearArgs args{};
+  args.weights = weight.data;
+  args.rows = weight.rows;
+  args.columns = weight.columns;
+  args.leaf_columns = weight.leaf_columns;
+  args.activations = x;
+  args.activation_stride = x_stride;
+  args.tokens = rows;
+  args.output = output;
+  args.output_stride = output_stride;
+  args.silu_mul = step.silu_mul;
+  args.scratch = scratch;
+  return args;
+}
+
+void RunLinear(const BoundStep& step, RunContext& run, int thread) {
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  kernels::LinearArgs args = LinearArgsOf(step, x.data, x.row_bytes, run.Rows(x), y.floats(),
+                                          y.stride(), run.state.scratch[thread].data());
+  if (step.residual) {
+    args.residual = step.in[1].floats();
+    args.residual_stride = step.in[1].stride();
+  }
+  const auto share =
+      kernels::ShareOf(step.weight->panels, step.silu_mul ? 2 : 1, thread, run.threads);
+  args.panel_begin = share.begin;
+  args.panel_end = share.end;
+  if (args.tokens > 0 && share.begin < share.end) step.weight->kernel->run(args);
+}
+
+void RunRopeAppend(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.tokens, 1, thread, run.threads);
+  const plan::Rank& rank = *run.resources.rank;
+  kernels::RopeAppendArgs args{};
+  args.qkv = step.in[0].floats();
+  args.qkv_stride = step.in[0].stride();
+  args.query_heads = plan::RankLeaves(rank, plan::Unit::query_head).count();
+  args.kv_heads = plan::RankLeaves(rank, plan::Unit::kv_head).count();
+  args.rope = run.state.rope;
+  args.cosines = run.state.cosines;
+  args.sines = run.state.sines;
+  args.kv = step.kv;
+  args.table = run.table;
+  args.token_begin = share.begin;
+  args.token_end = share.end;
+  if (share.begin < share.end) run.state.attention->rope_append(args);
+}
+
+void RunAttention(const BoundStep& step, RunContext& run, int thread) {
+  const plan::Model& model = *run.resources.plan->model();
+  const plan::Rank& rank = *run.resources.rank;
+  kernels::AttentionArgs args{};
+  args.q = step.in[0].floats();
+  args.q_stride = step.in[0].stride();
+  args.output = step.out[0].floats();
+  args.output_stride = step.out[0].stride();
+  args.query_heads = plan::RankLeaves(rank, plan::Unit::query_head).count();
+  args.first_query_head = plan::RankLeaves(rank, plan::Unit::query_head).begin;
+  args.first_kv_head = plan::RankLeaves(rank, plan::Unit::kv_head).begin;
+  args.heads_per_kv = model.query_heads() / model.kv_heads();
+  args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(model.head_dim())));
+  args.kv = step.kv;
+  args.table = run.table;
+  args.partials = run.state.partials.data();
+  args.scratch = run.state.scratch[thread].data();
+  args.thread = thread;
+  args.threads = run.threads;
+  run.state.attention->attend(args);
+  run.resources.pool->Barrier();
+  run.state.attention->merge(args);
+}
+
+void RunAdd(const BoundStep& step, RunContext& run, int thread) {
+  const int64_t count = run.Rows(step.in[0]) * step.in[0].columns;
+  const auto share = kernels::ShareOf(count, 16, thread, run.threads);
+  if (share.begin == share.end) return;
+  run.state.vector->add(step.in[0].floats() + share.begin, step.in[1].floats() + share.begin,
+                        share.end - share.begin, step.out[0].floats() + share.begin);
+}
+
+void RunGatherRows(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = kernels::ShareOf(run.sampled, 1, thread, run.threads);
+  const auto rows = run.descriptor.sampled_rows();
+  for (int64_t i = share.begin; i < share.end; ++i) {
+    std::memcpy(step.out[0].data + i * step.out[0].row_bytes,
+                step.in[0].data + rows[i] * step.in[0].row_bytes, step.in[0].row_bytes);
+  }
+}
+
+void RunSample(const BoundStep& step, RunContext& run, int) {
+  auto* ids = reinterpret_cast<int32_t*>(step.out[0].data);
+  const auto options = run.descriptor.sampling();
+  const auto positions = run.descriptor.sampled_positions();
+  const size_t vocabulary = run.resources.plan->model()->vocabulary();
+  for (int64_t i = 0; i < run.sampled; ++i) {
+    const float* logits = step.in[0].floats() + i * step.in[0].stride();
+    ids[i] = run.resources.sampler->Sample({logits, vocabulary}, options[i], positions[i]);
+  }
+}
+
+// The head over the step's rows in chunks that fit the chunk buffer; of each row only three numbers
+// remain.
+void RunScore(const BoundStep& step, RunContext& run, int thread) {
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& parts = step.out[0];
+  const BoundBuffer& chunk = step.out[1];
+  const PackedWeight& head = *step.weight;
+  const auto targets = run.descriptor.targets();
+  const int64_t chunk_rows = chunk.columns / head.rows;
+  const auto panels = kernels::ShareOf(head.panels, 1, thread, run.threads);
+  for (int64_t first = 0; first < run.tokens; first += chunk_rows) {
+    const int64_t rows = std::min(chunk_rows, run.tokens - first);
+    kernels::LinearArgs args =
+        LinearArgsOf(step, x.data + first * x.row_bytes, x.row_bytes, rows, chunk.floats(),
+                     head.rows, run.state.scratch[thread].data());
+    args.panel_begin = panels.begin;
+    args.panel_end = panels.end;
+    if (panels.begin < panels.end) head.kernel->run(args);
+    run.resources.pool->Barrier();
+    const auto share = kernels::ShareOf(rows, 1, thread, run.threads);
+    for (int64_t r = share.begin; r < share.end; ++r) {
+      const int64_t target = targets[first + r] - head.first_row;
+      const kernels::ScorePart part =
+          run.state.vector->score_part(chunk.floats() + r * head.rows, head.rows,
+                                       target >= 0 && target < head.rows ? target : -1);
+      float* out = parts.floats() + (first + r) * parts.stride();
+      out[0] = part.maximum;
+      out[1] = part.sum;
+      out[2] = part.target;
+    }
+    run.resources.pool->Barrier();
+  }
+}
+
+void RunScoreMerge(const BoundStep& step, RunContext& run, int) {
+  const int64_t parts = step.in[0].columns / 3;
+  for (int64_t t = 0; t < run.tokens; ++t) {
+    const float* row = step.in[0].floats() + t * step.in[0].stride();
+    double maximum = -std::numeric_limits<double>::infinity();
+    for (int64_t p = 0; p < parts; ++p) maximum = std::max<double>(maximum, row[3 * p]);
+    double sum = 0;
+    double target = 0;
+    for (int64_t p = 0; p < parts; ++p) {
+      sum += row[3 * p + 1] * std::exp(row[3 * p] - maximum);
+      target += row[3 * p + 2];
+    }
+    step.out[0].floats()[t] = static_cast<float>(target - maximum - std::log(sum));
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// communication steps
+
+void RunAllReduceStart(const BoundStep& step, RunContext& run, int) {
+  auto request =
+      step.channel->StartAllReduce(step.in[0].floats(), run.Rows(step.in[0]) * step.in[0].columns);
+  if (!request.ok()) return run.Fail(step, request.status());
+  run.state.events[step.event] = *request;
+}
+
+void RunAllReduce(const BoundStep& step, RunContext& run, int) {
+  const Status status =
+      step.channel->AllReduce(step.in[0].floats(), run.Rows(step.in[0]) * step.in[0].columns);
+  if (!status.ok()) run.Fail(step, status);
+}
+
+void RunWait(const BoundStep& step, RunContext& run, int) {
+  const Status status = step.channel->Wait(run.state.events[step.event]);
+  if (!status.ok()) run.Fail(step, status);
+}
+
+void RunGather(const BoundStep& step, RunContext& run, int) {
+  const int64_t rows = run.Rows(step.in[0]);
+  if (rows == 0) return;
+  auto& counts = run.state.gather_counts;
+  for (size_t r = 0; r < counts.size(); ++r) counts[r] = step.gather_columns[r] * rows;
+  auto* space = reinterpret_cast<float*>(run.state.gather_space.data());
+  const Status status = step.channel->Gather(step.in[0].floats(), counts, space, 0);
+  if (!status.ok()) return run.Fail(step, status);
+  if (step.channel->rank() != 0) return;
+  const float* from = space;
+  size_t column = 0;
+  for (size_t r = 0; r < counts.size(); ++r) {
+    const size_t width = step.gather_columns[r];
+    for (int64_t row = 0; row < rows; ++row, from += width) {
+      std::memcpy(step.out[0].floats() + row * step.out[0].stride() + column, from,
+                  width * sizeof(float));
+    }
+    column += width;
+  }
+}
+
+void RunSend(const BoundStep& step, RunContext& run, int) {
+  for (const int peer : step.peers) {
+    const Status status = step.channel->Send(
+        step.in[0].data, run.Rows(step.in[0]) * step.in[0].row_bytes, peer, step.tag);
+    if (!status.ok()) return run.Fail(step, status);
+  }
+}
+
+void RunRecv(const BoundStep& step, RunContext& run, int) {
+  const Status status =
+      step.channel->Recv(step.out[0].data, run.Rows(step.out[0]) * step.out[0].row_bytes,
+                         step.peers.front(), step.tag);
+  if (!status.ok()) run.Fail(step, status);
+}
+
+struct StepRule {
+  StepFunction function;
+  bool main_only;
+};
+
+StepRule RuleOf(const plan::Step& step, plan::DType output) {
+  switch (step.kind()) {
+    case plan::StepKind::embedding:
+      return {RunEmbedding, false};
+    case plan::StepKind::rms_norm:
+      return {output == plan::DType::q8_rows ? RunRmsNormQ8 : RunRmsNorm, false};
+    case plan::StepKind::quantize:
+      return {RunQuantize, false};
+    case plan::StepKind::linear:
+      return {RunLinear, false};
+    case plan::StepKind::rope_append:
+      return {RunRopeAppend, false};
+    case plan::StepKind::paged_attention:
+      return {RunAttention, false};
+    case plan::StepKind::add:
+      return {RunAdd, false};
+    case plan::StepKind::gather_rows:
+      return {RunGatherRows, false};
+    case plan::StepKind::all_reduce:
+      return {RunAllReduce, true};
+    case plan::StepKind::all_reduce_start:
+      return {RunAllReduceStart, true};
+    case plan::StepKind::wait:
+      return {RunWait, true};
+    case plan::StepKind::gather:
+      return {RunGather, true};
+    case plan::StepKind::send:
+      return {RunSend, true};
+    case plan::StepKind::recv:
+      return {RunRecv, true};
+    case plan::StepKind::sample:
+      return {RunSample, true};
+    case plan::StepKind::score:
+      return {RunScore, false};
+    case plan::StepKind::score_merge:
+      return {RunScoreMerge, true};
+  }
+  return {nullptr, false};
+}
+
+bool IsCommunication(plan::StepKind kind) {
+  return kind == plan::StepKind::all_reduce || kind == plan::StepKind::all_reduce_start ||
+         kind == plan::StepKind::wait || kind == plan::StepKind::gather ||
+         kind == plan::StepKind::send || kind == plan::StepKind::recv;
+}
+
+// The kernel names that a step's operands lead to: what the plan asks for must be what this runtime
+// would run.
+std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan::DType output) {
+  const char* kv = plan::DTypeName(plan.kv()->dtype());
+  switch (step.kind()) {
+    case plan::StepKind::embedding:
+    case plan::StepKind::linear:
+    case plan::StepKind::score:
+      return LinearKernelName(plan.weights()->Get(step.weight())->dtype());
+    case plan::StepKind::rms_norm:
+      return output == plan::DType::q8_rows ? "rms_norm_q8" : "rms_norm_f32";
+    case plan::StepKind::quantize:
+      return "quantize_q8";
+    case plan::StepKind::rope_append:
+      return fmt::format("rope_append_{}", kv);
+    case plan::StepKind::paged_attention:
+      return fmt::format("paged_attention_{}", kv);
+    case plan::StepKind::add:
+      return "add_f32";
+    case plan::StepKind::gather_rows:
+      return "gather_rows_f32";
+    case plan::StepKind::sample:
+      return "sample_f32";
+    case plan::StepKind::score_merge:
+      return "score_merge_f32";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+Program::Program(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Program::~Program() = default;
+
+StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
+                                                   RankResources* resources) {
+  auto state = std::make_unique<State>();
+  const plan::Plan& plan = *resources->plan;
+  const plan::Model& model = *plan.model();
+  const int rank = resources->stage_rank;
+  state->resources = resources;
+  state->program = &program;
+  state->attention = &kernels::FindAttention(resources->isa);
+  state->vector = &kernels::FindVector(resources->isa);
+  state->rope = {model.rope_frequencies()->data(), model.rope_dim(),
+                 model.rope_style() == plan::RopeStyle::interleaved};
+  state->events.resize(program.events());
+
+  std::vector<BoundBuffer> buffers;
+  for (const plan::Buffer* buffer : *program.buffers()) {
+    BoundBuffer bound;
+    bound.columns = buffer->columns()->Get(rank);
+    bound.row_bytes = static_cast<int64_t>(plan::RowBytes(buffer->dtype(), bound.columns));
+    bound.rows = buffer->rows();
+    bound.data = resources->arenas[buffer->arena()].data() + buffer->offsets()->Get(rank);
+    buffers.push_back(bound);
+  }
+
+  const plan::Leaves kv_heads = plan::RankLeaves(*resources->rank, plan::Unit::kv_head);
+  const int64_t head_bytes = static_cast<int64_t>(plan.kv()->head_bytes());
+  const int64_t layer_bytes = kv_heads.count() * head_bytes;
+  const int64_t layers = resources->stage->layer_end() - resources->stage->layer_begin();
+
+  int64_t scratch_bytes =
+      state->attention->scratch_bytes(model.head_dim(), model.query_heads() / model.kv_heads());
+  size_t gather_bytes = 0;
+  int32_t send_count = 0;
+  int32_t recv_count = 0;
+  bool attends = false;
+  for (uint32_t i = 0; i < program.steps()->size(); ++i) {
+    const plan::Step& step = *program.steps()->Get(i);
+    const plan::StepRank& own = *step.ranks()->Get(rank);
+    const plan::DType output = step.outputs() != nullptr && step.outputs()->size() > 0
+                                   ? program.buffers()->Get(step.outputs()->Get(0))->dtype()
+                                   : plan::DType::none;
+    const StepRule rule = RuleOf(step, output);
+    if (rule.function == nullptr)
+      return Internal("step {}: kind {} has no function", i, plan::EnumNameStepKind(step.kind()));
+    const std::string expected = ExpectedKernel(step, plan, output);
+    if (!expected.empty()) {
+      const std::string_view asked =
+          step.kernel() >= 0 ? plan.kernels()->Get(step.kernel())->string_view() : "";
+      if (asked != expected) {
+        return Incompatible(
+            "step {} ({}): asks for kernel \"{}\", this runtime has \"{}\" for its operands", i,
+            step.name()->string_view(), asked, expected);
+      }
+    }
+    // Sends and receives are numbered on every rank, run or skipped, so that both sides agree on
+    // the tag.
+    BoundStep bound;
+    if (step.kind() == plan::StepKind::send) bound.tag = send_count++;
+    if (step.kind() == plan::StepKind::recv) bound.tag = recv_count++;
+    if (own.skip()) continue;
+
+    bound.function = rule.function;
+    bound.main_only = rule.main_only;
+    bound.kind = step.kind();
+    bound.name = step.name()->str();
+    bound.layer = step.layer();
+    bound.residual = step.epilogue() == plan::Epilogue::residual;
+    bound.silu_mul = step.epilogue() == plan::Epilogue::silu_mul;
+    for (uint32_t k = 0;
+         step.inputs() != nullptr && k < std::min<uint32_t>(2, step.inputs()->size()); ++k) {
+      bound.in[k] = buffers[step.inputs()->Get(k)];
+    }
+    for (uint32_t k = 0;
+         step.outputs() != nullptr && k < std::min<uint32_t>(2, step.outputs()->size()); ++k) {
+      bound.out[k] = buffers[step.outputs()->Get(k)];
+    }
+    if (step.weight() >= 0) {
+      bound.weight = &resources->weights->weight(step.weight());
+      if (bound.weight->data == nullptr) {
+        return Internal("step {} ({}): weight {} is not among this rank's", i, bound.name,
+                        step.weight());
+      }
+      if (bound.weight->kernel != nullptr) {
+        scratch_bytes = std::max(scratch_bytes, bound.weight->kernel->scratch_bytes(
+                                                    bound.weight->columns, program.max_tokens()));
+      }
+    }
+    if (step.kind() == plan::StepKind::rope_append ||
+        step.kind() == plan::StepKind::paged_attention) {
+      attends = true;
+      bound.kv.data =
+          resources->kv_data + (step.layer() - resources->stage->layer_begin()) * layer_bytes;
+      bound.kv.block_bytes = layers * layer_bytes;
+      bound.kv.head_bytes = head_bytes;
+      bound.kv.block_size = plan.kv()->block_size();
+      bound.kv.head_dim = model.head_dim();
+      bound.kv.type =
+          plan.kv()->dtype() == plan::DType::bf16 ? kernels::KvType::kBF16 : kernels::KvType::kF32;
+    }
+    if (step.signals() >= 0) bound.event = step.signals();
+    if (step.kind() == plan::StepKind::wait) bound.event = step.waits()->Get(0);
+    if (step.group() >= 0) {
+      bound.channel = resources->groups[step.group()];
+    }
+    if (step.kind() == plan::StepKind::wait && bound.channel == nullptr) {
+      bound.channel = resources->groups[resources->stage->group()];
+    }
+    if (step.kind() == plan::StepKind::send || step.kind() == plan::StepKind::recv) {
+      bound.channel = resources->pipeline;
+      for (const uint32_t peer : *own.peers()) bound.peers.push_back(static_cast<int>(peer));
+    }
+    if (IsCommunication(step.kind()) && bound.channel == nullptr) {
+      return Internal("step {} ({}): this rank has no channel for group {}", i, bound.name,
+                      step.group());
+    }
+    if (step.kind() == plan::StepKind::gather) {
+      const plan::Buffer& input = *program.buffers()->Get(step.inputs()->Get(0));
+      size_t columns = 0;
+      for (const uint32_t c : *input.columns()) {
+        bound.gather_columns.push_back(c);
+        columns += c;
+      }
+      state->gather_counts.resize(bound.gather_columns.size());
+      gather_bytes = std::max(gather_bytes, columns * input.max_rows() * sizeof(float));
+    }
+    if (step.kind() == plan::StepKind::sample) {
+      state->logits = bound.in[0];
+      state->ids = bound.out[0];
+    }
+    if (step.kind() == plan::StepKind::score_merge) state->logprobs = bound.out[0];
+    state->steps.push_back(std::move(bound));
+  }
+  state->times.resize(state->steps.size());
+
+  const size_t tables =
+      static_cast<size_t>(program.max_tokens()) * model.rope_dim() / 2 * sizeof(float);
+  LLMIR_ASSIGN_OR_RETURN(state->rope_tables,
+                         MemoryMap::Create(attends ? 2 * tables : 0, "rope tables"));
+  state->cosines = reinterpret_cast<float*>(state->rope_tables.data());
+  state->sines = state->cosines + tables / sizeof(float);
+  if (attends) {
+    const int64_t bytes = kernels::AttentionPartialBytes(
+        program.max_tokens(), plan::RankLeaves(*resources->rank, plan::Unit::query_head).count(),
+        model.head_dim(), plan.limits()->context());
+    LLMIR_ASSIGN_OR_RETURN(state->partials, MemoryMap::Create(bytes, "attention partials"));
+  }
+  for (int t = 0; t < resources->pool->threads(); ++t) {
+    LLMIR_ASSIGN_OR_RETURN(MemoryMap scratch, MemoryMap::Create(scratch_bytes, "kernel scratch"));
+    state->scratch.push_back(std::move(scratch));
+  }
+  LLMIR_ASSIGN_OR_RETURN(state->gather_space, MemoryMap::Create(gather_bytes, "gather space"));
+  return std::unique_ptr<Program>(new Program(std::move(state)));
+}
+
+Status Program::Run(StepDescriptor& descriptor) {
+  State& state = *state_;
+  const StepHeader& header = descriptor.header();
+  if (header.tokens < 1 || static_cast<uint32_t>(header.tokens) > state.program->max_tokens()) {
+    return OutOfRange("step of {} tokens, program {} takes 1 to {}", header.tokens,
+                      plan::EnumNameProgramKind(state.program->kind()),
+                      state.program->max_tokens());
+  }
+  RankResources& resources = *state.resources;
+  RunContext run{state,
+                 descriptor,
+                 resources,
+                 resources.pool->threads(),
+                 header.tokens,
+                 header.sampled,
+                 {header.sequences, descriptor.query_indptr().data(), descriptor.kv_indptr().data(),
+                  descriptor.kv_indices().data(), descriptor.kv_tokens().data()},
+                 {},
+                 {}};
+  state.sampled = header.sampled;
+  const bool timing = state.timing;
+
+  resources.pool->Run([&](int thread) {
+    if (state.cosines != nullptr && state.rope_tables.bytes() > 0) {
+      const auto share = kernels::ShareOf(run.tokens, 1, thread, run.threads);
+      if (share.begin < share.end) {
+        state.attention->rope_tables(descriptor.positions().data(), state.rope, share.begin,
+                                     share.end, state.cosines, state.sines);
+      }
+    }
+    Clock::time_point before;
+    if (timing && thread == 0) before = Clock::now();
+    for (size_t i = 0; i < state.steps.size(); ++i) {
+      const BoundStep& step = state.steps[i];
+      if (thread == 0 || !step.main_only) step.function(step, run, thread);
+      // One barrier after every step: what a step wrote is the next one's input, by other threads'
+      // rows or columns.
+      if (run.threads > 1) {
+        resources.pool->Barrier();
+        if (run.failed.load(std::memory_order_acquire)) return;
+      } else if (run.failed.load(std::memory_order_relaxed)) {
+        return;
+      }
+      if (timing && thread == 0) {
+        const auto now = Clock::now();
+        state.times[i].Add(std::chrono::duration<float, std::micro>(now - before).count());
+        before = now;
+      }
+    }
+  });
+  ++state.runs;
+  state.tokens += header.tokens;
+  state.sampled_rows += header.sampled;
+  return run.status;
+}
+
+plan::ProgramKind Program::kind() const { return state_->program->kind(); }
+uint32_t Program::max_tokens() const { return state_->program->max_tokens(); }
+uint64_t Program::runs() const { return state_->runs; }
+uint64_t Program::tokens() const { return state_->tokens; }
+void Program::set_timing(bool on) { state_->timing = on; }
+
+std::span<const int32_t> Program::sampled_ids() const {
+  return {reinterpret_cast<const int32_t*>(state_->ids.data), static_cast<size_t>(state_->sampled)};
+}
+
+std::span<const float> Program::logits(int32_t sampled_row) const {
+  return {state_->logits.floats() + sampled_row * state_->logits.stride(),
+          static_cast<size_t>(state_->resources->plan->model()->vocabulary())};
+}
+
+std::span<const float> Program::logprobs() const {
+  return {state_->logprobs.floats(), static_cast<size_t>(state_->program->max_tokens())};
+}
+
+std::vector<Program::StepReport> Program::report() const {
+  std::vector<StepReport> result;
+  for (size_t i = 0; i < state_->steps.size(); ++i) {
+    const BoundStep& step = state_->steps[i];
+    uint64_t bytes = 0;
+    if (IsCommunication(step.kind) && step.kind != plan::StepKind::wait) {
+      const BoundBuffer& buffer = step.kind == plan::StepKind::recv ? step.out[0] : step.in[0];
+      const uint64_t rows = buffer.rows == plan::Rows::tokens    ? state_->tokens
+                            : buffer.rows == plan::Rows::sampled ? state_->sampled_rows
+                                                                 : state_->runs;
+      bytes = rows * buffer.row_bytes * (step.kind == plan::StepKind::send ? step.peers.size() : 1);
+    }
+    result.push_back({step.name, plan::EnumNameStepKind(step.kind), step.layer,
+                      IsCommunication(step.kind), &state_->times[i], bytes});
+  }
+  return result;
+}
+
+}  // namespace llmir::executor

@@ -1,0 +1,72 @@
+// One rank of a job: its memory, weights, KV blocks, channels and programs. Rank 0 of a replica
+// also drives it (engine.h); the others serve steps until they are told to stop.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/world.h"
+#include "executor/program.h"
+#include "executor/step_descriptor.h"
+#include "executor/weights.h"
+#include "kvpool/kv_arena.h"
+#include "plan_schema/base/status.h"
+#include "plan_schema/plan_file.h"
+
+namespace llmir::executor {
+
+struct RankOptions {
+  std::string plan_folder;  // where relative checkpoint paths start
+  std::string model;        // replaces the plan's paths; empty: as the plan says
+  int threads = 0;          // of this rank; 0: the host's cores divided by its ranks
+  kernels::Isa isa{};
+  bool timing = false;  // measure each step
+};
+
+// What the last step gave, on rank 0.
+struct StepResult {
+  std::span<const int32_t> ids;     // one per sampled row
+  std::span<const float> logits;    // [sampled][vocabulary], where asked for
+  std::span<const float> logprobs;  // [tokens] of a score step
+};
+
+class Rank {
+ public:
+  // Collective over the world: every rank loads its part; an error of any is returned on all.
+  static StatusOr<std::unique_ptr<Rank>> Create(comm::World& world, const plan::PlanFile& plan,
+                                                const RankOptions& options,
+                                                const LoadProgress& progress);
+  ~Rank();
+
+  // Rank 0: sends the descriptor to the replica, runs its own program, and returns what the
+  // sampling rank gives.
+  StatusOr<StepResult> RunStep(StepDescriptor& descriptor);
+  // The other ranks: run steps as descriptors come, until one says stop.
+  Status Serve();
+  // Rank 0: ends Serve on all others.
+  Status Stop();
+
+  // Collective over the replica: every rank's `text`, in rank order, on rank 0.
+  StatusOr<std::vector<std::string>> Collect(const std::string& text);
+
+  const plan::Plan& plan() const;
+  const Weights& weights() const;
+  const plan::Rank& plan_rank() const;
+  int threads() const;
+  kernels::Isa isa() const;
+  kernels::WorkerPool& pool();
+  const std::vector<std::unique_ptr<Program>>& programs() const;
+  StepCapacity capacity() const;
+  std::string_view channel_backend() const;  // of the stage's group
+
+ private:
+  struct State;
+  explicit Rank(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// The host's cores that this process may use, divided by its ranks on it; at least 1.
+int DefaultThreads(int ranks_on_host);
+
+}  // namespace llmir::executor

@@ -1,0 +1,34 @@
+// report.json: what a run did, per rank, program and step. Versioned: "report_version" grows when a
+// field changes meaning.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "executor/engine/engine.h"
+#include "executor/rank.h"
+#include "plan_schema/base/status.h"
+
+namespace llmir::executor {
+
+// This rank's part as JSON text: host, threads, ISA, bytes consumed and read, memory, and for each
+// program and step count, median, p95 and total microseconds and message bytes. `bandwidth`: bytes
+// per second, 0 = not measured.
+std::string RankReport(const Rank& rank, int world_rank, const std::string& host, double bandwidth);
+
+// Bytes per second that the ranks of these reports read together.
+double TotalBandwidth(const std::vector<std::string>& rank_reports);
+
+struct RunFacts {
+  std::string plan_path;
+  uint64_t plan_checksum = 0;
+  double load_seconds = 0;
+  double run_seconds = 0;
+};
+
+// Writes the whole report: the run's facts, the engine's statistics and all ranks' parts.
+Status WriteReport(const std::string& path, const RunFacts& facts,
+                   const EngineStatistics& statistics,
+                   const std::vector<std::string>& rank_reports);
+
+}  // namespace llmir::executor
