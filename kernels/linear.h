@@ -37,10 +37,8 @@ struct SourceRow {
 // The fixed tree over the L leaf results of a row cut along K: a balanced binary tree in which the leaves are added as
 // a binary counter adds carries: combine(i) merges equal-sized neighbours as soon as both exist, and at the end the
 // remaining subtrees are added from the last (smallest) to the first: ((s_small + ...) is added to the one before it:
-// total = s_big + (s_mid + (s_small))). Leaves count from the first leaf of the *matrix*, not of the rank.
-//
-// A rank that holds leaves [b, e) passes leaf_first = b; without --reproducible its partial sum is the tree of its own
-// leaves as if b were 0.
+// total = s_big + (s_mid + (s_small))). Leaves count from the first column given: a rank that holds leaves [b, e) of a matrix
+// cut along K makes the tree of its own leaves.
 struct LinearArgs {
   const std::byte* weights;     // packed panels, 64-byte aligned
   int64_t rows;                 // N, all rows of the weight on this rank (both pieces when silu_mul)

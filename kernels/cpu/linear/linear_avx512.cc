@@ -19,6 +19,7 @@ struct Dot {
   using Groups = GroupsType;
   static constexpr bool kInt8 = true;
   static constexpr bool kMinimum = kMinimumValue;
+  static constexpr bool kPrefetch = true;
   static LLMIR_INLINE int64_t PanelBytes(int64_t columns) {
     return Groups::PanelBytes(columns / kGroup);
   }
@@ -98,8 +99,9 @@ struct Q4 : Dot<GroupsType, kZero, kMinimumValue> {
 using Q4_0 = Q4<Q4_0Groups, 8, false>;
 using Q4_1 = Q4<Q4_1Groups, 0, true>;
 
-using FloatShape = TileShape<4, 3, 2, 12>;
-using QuantShape = TileShape<4, 2, 2, 6>;
+// Decode of one row reads 27 GB/s of q4_1 with 2 streams, 25 with 4, 27 with 1; of bf16 29, 28, 25.
+using FloatShape = TileShape<4, 6, 2, 12>;
+using QuantShape = TileShape<2, 6, 2, 6>;
 
 }  // namespace
 

@@ -28,6 +28,7 @@ struct Dot {
   using Groups = GroupsType;
   static constexpr bool kInt8 = true;
   static constexpr bool kMinimum = kMinimumValue;
+  static constexpr bool kPrefetch = false;
   static int64_t PanelBytes(int64_t columns) { return Groups::PanelBytes(columns / kGroup); }
   template <int kPanels, int kTokens>
   static void Group(const std::byte* const (&quants)[kPanels], const std::byte* const (&x)[kTokens],

@@ -46,8 +46,10 @@ struct GroupPlace {
 };
 
 // Two groups share a line of scales.
-template <int64_t kQuantBytes>
+template <int kLines>
 struct PairedGroups {
+  static constexpr int kQuantLines = kLines;
+  static constexpr int64_t kQuantBytes = kLines * kLine;
   static constexpr int64_t kPairBytes = kLine + 2 * kQuantBytes;
   static constexpr LLMIR_INLINE GroupPlace At(int64_t group) {
     const int64_t pair = (group >> 1) * kPairBytes;
@@ -60,17 +62,18 @@ struct PairedGroups {
 };
 
 // Each group has a line of scales and minimums.
-template <int64_t kQuantBytes>
+template <int kLines>
 struct SingleGroups {
-  static constexpr int64_t kBytes = kLine + kQuantBytes;
+  static constexpr int kQuantLines = kLines;
+  static constexpr int64_t kBytes = kLine + kLines * kLine;
   static constexpr LLMIR_INLINE GroupPlace At(int64_t group) {
     return {group * kBytes, group * kBytes + kLine};
   }
   static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t groups) { return groups * kBytes; }
 };
 
-using Q8Groups = PairedGroups<8 * kLine>;
-using Q4_0Groups = PairedGroups<4 * kLine>;
-using Q4_1Groups = SingleGroups<4 * kLine>;
+using Q8Groups = PairedGroups<8>;
+using Q4_0Groups = PairedGroups<4>;
+using Q4_1Groups = SingleGroups<4>;
 
 }  // namespace llmir::kernels
