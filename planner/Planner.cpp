@@ -4,6 +4,7 @@
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Diagnostics.h"
+#include "mlir/Pass/PassManager.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 
@@ -153,7 +154,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   pipeline.maxBatch = options.maxBatch;
   pipeline.prefillChunk = options.prefillChunk;
   PassManager manager(&mlirContext);
-  if (options.configure && failed(options.configure(manager)))
+  if (options.configure && !options.configure(manager))
     return InvalidArgument("wrong options of the pass manager");
   llm::buildPlanPipeline(manager, pipeline);
   if (failed(manager.run(*module)))

@@ -12,12 +12,14 @@
 #include <string>
 #include <vector>
 
-#include "mlir/Pass/PassManager.h"
-
 #include "plan_schema/base/status.h"
 #include "plan_schema/checkpoint/checkpoint.h"
 #include "plan_schema/checkpoint/tokenizer.h"
 #include "plan_schema/plan_generated.h"
+
+namespace mlir {
+class PassManager;
+} // namespace mlir
 
 namespace llmir {
 
@@ -38,8 +40,9 @@ struct PlannerOptions {
   std::string planFolder;        // paths in the plan are relative to it
   /// Called with each remark of the planner, for people.
   std::function<void(const std::string &)> note;
-  /// Called with the pass manager before it runs, to print IR or time passes.
-  std::function<mlir::LogicalResult(mlir::PassManager &)> configure;
+  /// Called with the pass manager before it runs, to print IR or time passes;
+  /// false: its options are wrong.
+  std::function<bool(mlir::PassManager &)> configure;
 };
 
 /// The plan for `checkpoint` by `options`. A wrong option is INVALID_ARGUMENT

@@ -198,7 +198,7 @@ Status run(int argc, char **argv) {
     fmt::print(stderr, "llmir-plan: note: {}\n", text);
   };
   options.configure = [](mlir::PassManager &manager) {
-    return mlir::applyPassManagerCLOptions(manager);
+    return succeeded(mlir::applyPassManagerCLOptions(manager));
   };
   LLMIR_ASSIGN_OR_RETURN(auto planned,
                          planCheckpoint(checkpoint, tokenizer, options));

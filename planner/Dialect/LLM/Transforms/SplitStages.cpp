@@ -107,7 +107,7 @@ struct SplitStagesPass
       return signalPassFailure();
     }
     if (stages < 1 || stages > shape.getLayers()) {
-      module.emitError() << stages << " stages of a model with "
+      module.emitError() << int64_t(stages) << " stages of a model with "
                          << shape.getLayers() << " layers: expected 1 to "
                          << shape.getLayers();
       return signalPassFailure();

@@ -1,0 +1,74 @@
+// RUN: llmir-opt %s -split-input-file -verify-diagnostics
+
+// expected-error @+1 {{9 query heads can't share 2 KV heads evenly}}
+module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads = 9, kv_heads = 2, head_dim = 16, mlp_columns = 128, vocabulary = 256, mlp_leaf = 64, vocabulary_leaf = 64>} {}
+
+// -----
+
+// expected-error @+1 {{every size of a model must be positive, got 0}}
+module attributes {llm.model = #llm.model<layers = 0, hidden = 64, query_heads = 9, kv_heads = 3, head_dim = 16, mlp_columns = 128, vocabulary = 256, mlp_leaf = 64, vocabulary_leaf = 64>} {}
+
+// -----
+
+// expected-error @+1 {{'llm.model' must be a #llm.model on a module}}
+func.func private @f() attributes {llm.model = 1 : i64}
+
+// -----
+
+// expected-error @+1 {{'llm.speed' isn't an attribute of the llm dialect}}
+func.func private @f() attributes {llm.speed = 1 : i64}
+
+// -----
+
+// expected-error @+2 {{unknown enumerator 'prefill'}}
+// expected-error @+1 {{failed to parse LLM_ProgramAttr parameter 'kind'}}
+func.func private @f() attributes {llm.program = #llm.program<kind = prefill, min_tokens = 1, max_tokens = 2, max_sampled = 1>}
+
+// -----
+
+// expected-error @+1 {{a program is for 1 or more tokens, got [3, 2]}}
+func.func private @f() attributes {llm.program = #llm.program<kind = mixed, min_tokens = 3, max_tokens = 2, max_sampled = 1>}
+
+// -----
+
+// expected-error @+1 {{3 sampled rows of 2 tokens}}
+func.func private @f() attributes {llm.program = #llm.program<kind = mixed, min_tokens = 1, max_tokens = 2, max_sampled = 3>}
+
+// -----
+
+// expected-error @+1 {{leaf boundaries must ascend from 0}}
+func.func private @f() attributes {llm.stage = #llm.stage<index = 0, first_rank = 0, layers = [0, 2], query_head = [1, 4], kv_head = [0, 2], mlp_column = [0, 2], vocabulary = [0, 4]>}
+
+// -----
+
+// expected-error @+1 {{leaf boundaries of all units must be for the same number of ranks}}
+func.func private @f() attributes {llm.stage = #llm.stage<index = 0, first_rank = 0, layers = [0, 2], query_head = [0, 2, 4], kv_head = [0, 2], mlp_column = [0, 2], vocabulary = [0, 4]>}
+
+// -----
+
+// expected-error @+1 {{a stage needs layers [begin, end), not empty}}
+func.func private @f() attributes {llm.stage = #llm.stage<index = 0, first_rank = 0, layers = [2, 2], query_head = [0, 4], kv_head = [0, 2], mlp_column = [0, 2], vocabulary = [0, 4]>}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  // expected-error @+1 {{offset 32 must be a non-negative multiple of 64}}
+  %0 = llm.add %x, %x {llm.buffers = [#llm.buffer<id = 0, rows = tokens, max_rows = 8, arena = 0, offsets = [32], bytes = [64], first = 0, last = 1>]} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  // expected-error @+1 {{'llm.buffers' must be a list with a #llm.buffer per activation result}}
+  %0 = llm.add %x, %x {llm.buffers = []} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  // expected-error @+1 {{'llm.event' must be an integer on an all_reduce_start or a wait}}
+  %0 = llm.add %x, %x {llm.event = 0 : i64} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}

@@ -1,0 +1,87 @@
+// Every operation reads back as it was printed; none is changed by canonicalization or CSE that must stay.
+// RUN: llmir-opt %s | llmir-opt | FileCheck %s
+
+// CHECK-LABEL: func.func @weights
+func.func @weights(%ids: tensor<?xi32>) -> tensor<?x64xf32> {
+  // CHECK: llm.weight @embedding pieces [#llm.piece<"token_embd.weight" : tensor<256x64xf16>, vocabulary rows 64>] : tensor<256x64xbf16>
+  %0 = llm.weight @embedding pieces [#llm.piece<"token_embd.weight" : tensor<256x64xf16>, vocabulary rows 64>] : tensor<256x64xbf16>
+  // CHECK: llm.weight @layers.1.gate_up layer 1 pieces [{{.*}}, {{.*}}] interleaved : !llm.quantized_tensor<f16, [256, 64], false, false, 1, 32, 4>
+  %1 = llm.weight @layers.1.gate_up layer 1 pieces [#llm.piece<"gate" : tensor<128x64xf16>, mlp_column rows 64>, #llm.piece<"up" : tensor<128x64xf16>, mlp_column rows 64>] interleaved : !llm.quantized_tensor<f16, [256, 64], false, false, 1, 32, 4>
+  // CHECK: llm.weight @output_norm pieces [#llm.piece<"output_norm.weight" : tensor<64xf32>, whole none 0>] : tensor<64xf32>
+  %2 = llm.weight @output_norm pieces [#llm.piece<"output_norm.weight" : tensor<64xf32>, whole none 0>] : tensor<64xf32>
+  // CHECK: llm.embedding %{{.*}}, %{{.*}} : (tensor<?xi32>, tensor<256x64xbf16>) -> tensor<?x64xf32>
+  %3 = llm.embedding %ids, %0 : (tensor<?xi32>, tensor<256x64xbf16>) -> tensor<?x64xf32>
+  return %3 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @dense
+func.func @dense(%x: tensor<?x64xf32>, %norm: tensor<64xf32>, %w: tensor<64x64xf32>, %gate_up: tensor<256x64xf32>,
+                 %q: !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32> {
+  // CHECK: llm.rms_norm %{{.*}}, %{{.*}} {epsilon = 9.99999974E-6 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  %0 = llm.rms_norm %x, %norm {epsilon = 1.0e-5 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.rms_norm {{.*}} -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  %1 = llm.rms_norm %x, %norm {epsilon = 1.0e-5 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  // CHECK: llm.quantize %{{.*}} : (tensor<?x64xf32>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  %2 = llm.quantize %0 : (tensor<?x64xf32>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  // CHECK: llm.linear %{{.*}}, %{{.*}} : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>, !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32>
+  %3 = llm.linear %2, %q : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>, !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32>
+  // CHECK: llm.linear %{{.*}}, %{{.*}} residual %{{.*}} : (tensor<?x64xf32>, tensor<64x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  %4 = llm.linear %3, %w residual %x : (tensor<?x64xf32>, tensor<64x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.linear %{{.*}}, %{{.*}} silu_mul : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x128xf32>
+  %5 = llm.linear %4, %gate_up silu_mul : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x128xf32>
+  // CHECK: llm.silu_mul %{{.*}}, %{{.*}} : (tensor<?x128xf32>, tensor<?x128xf32>) -> tensor<?x128xf32>
+  %6 = llm.silu_mul %5, %5 : (tensor<?x128xf32>, tensor<?x128xf32>) -> tensor<?x128xf32>
+  // CHECK: llm.add %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  %7 = llm.add %4, %x : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %7 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @attention
+func.func @attention(%q: tensor<?x64xf32>, %k: tensor<?x32xf32>, %v: tensor<?x32xf32>, %qkv: tensor<?x128xf32>,
+                     %positions: tensor<?xi32>, %sequences: tensor<?xi32>) -> tensor<?x64xf32> {
+  %0 = llm.create_paged_cache : !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>
+  // CHECK: llm.rope %{{.*}}, %{{.*}} {head_dim = 16 : i64} : (tensor<?x32xf32>, tensor<?xi32>) -> tensor<?x32xf32>
+  %1 = llm.rope %k, %positions {head_dim = 16 : i64} : (tensor<?x32xf32>, tensor<?xi32>) -> tensor<?x32xf32>
+  // CHECK: llm.append_kv %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} {layer = 1 : i64} :
+  %2, %3 = llm.append_kv %0, %1, %v, %sequences {layer = 1 : i64} : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?x32xf32>, tensor<?x32xf32>, tensor<?xi32>) -> (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>)
+  // CHECK: llm.paged_attention %{{.*}}, %{{.*}}, %{{.*}} {layer = 1 : i64} : (tensor<?x64xf32>, {{.*}}) -> tensor<?x64xf32>
+  %4 = llm.paged_attention %q, %2, %3 {layer = 1 : i64} : (tensor<?x64xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> tensor<?x64xf32>
+  // CHECK: llm.rope_append %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x128xf32>, {{.*}}) -> (tensor<?x128xf32>, {{.*}}, tensor<?xi32>)
+  %5, %6, %7 = llm.rope_append %qkv, %2, %positions, %sequences : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>, tensor<?xi32>) -> (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>)
+  // CHECK: llm.paged_attention %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x128xf32>, {{.*}}) -> tensor<?x64xf32>
+  %8 = llm.paged_attention %5, %6, %7 : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> tensor<?x64xf32>
+  %9 = llm.add %4, %8 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %9 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @ends
+func.func @ends(%x: tensor<?x64xf32>, %head: tensor<256x64xf32>, %rows: tensor<?xi32>, %targets: tensor<?xi32>)
+    -> (tensor<?x1xi32>, tensor<?x1xf32>) {
+  // CHECK: llm.gather_rows %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x64xf32>
+  %0 = llm.gather_rows %x, %rows : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x64xf32>
+  %1 = llm.linear %0, %head : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
+  // CHECK: llm.sample %{{.*}} : (tensor<?x256xf32>) -> tensor<?x1xi32>
+  %2 = llm.sample %1 : (tensor<?x256xf32>) -> tensor<?x1xi32>
+  // CHECK: llm.score %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<256x64xf32>, tensor<?xi32>) -> (tensor<?x3xf32>, tensor<?x256xf32>)
+  %3, %4 = llm.score %x, %head, %targets : (tensor<?x64xf32>, tensor<256x64xf32>, tensor<?xi32>) -> (tensor<?x3xf32>, tensor<?x256xf32>)
+  // CHECK: llm.score_merge %{{.*}} : (tensor<?x3xf32>) -> tensor<?x1xf32>
+  %5 = llm.score_merge %3 : (tensor<?x3xf32>) -> tensor<?x1xf32>
+  return %2, %5 : tensor<?x1xi32>, tensor<?x1xf32>
+}
+
+// CHECK-LABEL: func.func @messages
+func.func @messages(%logits: !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) {
+  // CHECK: %[[X:.*]] = llm.recv : tensor<?x64xf32>
+  %0 = llm.recv : tensor<?x64xf32>
+  // CHECK: llm.all_reduce %[[X]] : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.all_reduce %0 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: %[[TOKEN:.*]] = llm.all_reduce_start %{{.*}} : (tensor<?x64xf32>) -> !llm.token
+  %2 = llm.all_reduce_start %1 : (tensor<?x64xf32>) -> !llm.token
+  // CHECK: llm.wait %[[TOKEN]] : (!llm.token) -> tensor<?x64xf32>
+  %3 = llm.wait %2 : (!llm.token) -> tensor<?x64xf32>
+  // CHECK: llm.gather %{{.*}} : (!llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?, [0, 256, 256]>
+  %4 = llm.gather %logits : (!llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?, [0, 256, 256]>
+  // CHECK: llm.send %{{.*}} : tensor<?x64xf32>
+  llm.send %3 : tensor<?x64xf32>
+  return
+}

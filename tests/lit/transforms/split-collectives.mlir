@@ -1,0 +1,20 @@
+// RUN: llmir-opt %s --llm-split-collectives | FileCheck %s
+
+// CHECK-LABEL: func.func @splits
+// CHECK: %[[TOKEN:.*]] = llm.all_reduce_start %arg0
+// CHECK-NEXT: %[[SUM:.*]] = llm.wait %[[TOKEN]]
+// CHECK-NEXT: llm.add %[[SUM]], %arg1
+func.func @splits(%x: tensor<?x64xf32>, %y: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  %0 = llm.all_reduce %x : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.add %0, %y : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %1 : tensor<?x64xf32>
+}
+
+// Only sums have a start form.
+// CHECK-LABEL: func.func @does_not_split_a_gather
+// CHECK: llm.gather
+// CHECK-NOT: llm.wait
+func.func @does_not_split_a_gather(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  %0 = llm.gather %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?, [0, 64, 64]>
+  return
+}
