@@ -40,7 +40,7 @@ class Result:
 
     def error_lines(self):
         """Lines that report an error: they start with the program's name; mpirun's own summary doesn't."""
-        return [line for line in self.stderr.splitlines() if re.match(r"llmir-(plan|exec|inspect): ", line)]
+        return [line for line in self.stderr.splitlines() if re.match(r"llmir-(plan|exec|inspect): (?!note: )", line)]
 
 
 def run(command, timeout=TIMEOUT_S, environment=None):

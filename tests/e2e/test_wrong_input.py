@@ -156,7 +156,7 @@ def test_plan_of_a_later_major_version(job, tmp_path):
     checksum, features, major, minor, zero, magic = TRAILER.unpack_from(data, len(data) - TRAILER.size)
     TRAILER.pack_into(data, len(data) - TRAILER.size, checksum, features, major + 41, minor, zero, magic)
     (tmp_path / "later.plan.fb").write_bytes(data)
-    assert_refused(execute(tmp_path / "later.plan.fb", "--prompt", "x"), "later.plan.fb", f"{major + 41}.", f"{major}.{minor}")
+    assert_refused(execute(tmp_path / "later.plan.fb", "--prompt", "x"), "later.plan.fb", f" {major + 41}.", f" {major}.")
 
 
 def test_plan_that_needs_an_unknown_feature(job, tmp_path):
@@ -253,12 +253,14 @@ def test_missing_prompts_file(two_ranks, tmp_path):
     assert not output.exists()
 
 
+# Options that prompt lines have too are named as there.
 @pytest.mark.parametrize(
-    "options",
-    [("--temperature", "-1"), ("--top-p", "1.5"), ("--min-p", "-0.1"), ("--top-k", "-2"), ("--max-tokens", "0"), ("--threads", "-1")],
-)
-def test_wrong_sampling_option(two_ranks, options):
-    assert_refused(two_ranks.run("--prompt", "the", *options), *options)
+    ("option", "value", "name"),
+    [("--temperature", "-1", "temperature"), ("--top-p", "1.5", "top_p"), ("--min-p", "-0.1", "min_p"), ("--top-k", "-2", "--top-k"),
+     ("--max-tokens", "0", "--max-tokens"), ("--threads", "-1", "--threads")],
+)  # fmt: skip
+def test_wrong_sampling_option(two_ranks, option, value, name):
+    assert_refused(two_ranks.run("--prompt", "the", option, value), name, value)
 
 
 def test_unknown_isa(job):
