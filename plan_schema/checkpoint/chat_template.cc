@@ -28,7 +28,8 @@ StatusOr<ChatTemplate> ChatTemplate::Parse(const std::string& source, const std:
   }
 }
 
-StatusOr<std::string> ChatTemplate::Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
+StatusOr<std::string> ChatTemplate::Render(const std::vector<ChatMessage>& messages,
+                                           bool add_generation_prompt) const {
   jinja::List list;
   for (const ChatMessage& message : messages) {
     list.emplace_back(jinja::Dict{{"role", message.role}, {"content", message.content}});

@@ -1,4 +1,9 @@
-// Renders a checkpoint's chat template (the subset of Jinja that chat templates use) over a list of messages.
+// Renders a checkpoint's chat template (the subset of Jinja that chat templates use: no macros, no
+// tools) over a list of messages, as `transformers` does with trim_blocks and lstrip_blocks.
+// Letters change case in ASCII only. A template comes with the checkpoint, so its nesting, its
+// steps and the texts that it builds are bounded.
+//
+// Immutable after Parse; Render may be called from any thread.
 #pragma once
 
 #include <memory>
@@ -10,7 +15,7 @@
 namespace llmir::checkpoint {
 
 struct ChatMessage {
-  std::string role;     // "system", "user", "assistant"
+  std::string role;  // "system", "user", "assistant"
   std::string content;
 };
 
@@ -23,9 +28,10 @@ class ChatTemplate {
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 
-  // The prompt's text, ending where the assistant's answer starts when `add_generation_prompt`. The template's own
-  // raise_exception(...) becomes INVALID_ARGUMENT with its text.
-  StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, bool add_generation_prompt = true) const;
+  // The prompt's text, ending where the assistant's answer starts when `add_generation_prompt`. The
+  // template's own raise_exception(...) becomes INVALID_ARGUMENT with its text.
+  StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                               bool add_generation_prompt = true) const;
 
  private:
   struct Node;

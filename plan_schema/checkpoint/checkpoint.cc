@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <numeric>
 
 #include "plan_schema/checkpoint/checkpoint_parts.h"
 #include "plan_schema/checkpoint/gguf.h"
@@ -16,9 +14,15 @@
 namespace llmir::checkpoint {
 namespace {
 
-// By SourceType. A q block is its scales and 32 values: q8_0 f16 + 32, q4_0 f16 + 16, q4_1 two f16 + 16 bytes.
+// By SourceType. A q block is its scales and 32 values: q8_0 f16 + 32, q4_0 f16 + 16, q4_1 two f16
+// + 16 bytes.
 constexpr std::array<SourceTypeTraits, 6> kTraits = {{
-    {"f32", 1, 4}, {"f16", 1, 2}, {"bf16", 1, 2}, {"q8_0", 32, 34}, {"q4_0", 32, 18}, {"q4_1", 32, 20},
+    {"f32", 1, 4},
+    {"f16", 1, 2},
+    {"bf16", 1, 2},
+    {"q8_0", 32, 34},
+    {"q4_0", 32, 18},
+    {"q4_1", 32, 20},
 }};
 
 struct RoleNames {
@@ -50,17 +54,24 @@ struct Shape {
 Shape ExpectedShape(Role role, const ModelConfig& config) {
   switch (role) {
     case Role::kEmbedding:
-    case Role::kHead: return {config.vocabulary, config.hidden};
+    case Role::kHead:
+      return {config.vocabulary, config.hidden};
     case Role::kAttentionNorm:
     case Role::kMlpNorm:
-    case Role::kOutputNorm: return {1, config.hidden};
-    case Role::kQuery: return {config.query_heads * config.head_dim, config.hidden};
+    case Role::kOutputNorm:
+      return {1, config.hidden};
+    case Role::kQuery:
+      return {config.query_heads * config.head_dim, config.hidden};
     case Role::kKey:
-    case Role::kValue: return {config.kv_heads * config.head_dim, config.hidden};
-    case Role::kAttentionOutput: return {config.hidden, config.query_heads * config.head_dim};
+    case Role::kValue:
+      return {config.kv_heads * config.head_dim, config.hidden};
+    case Role::kAttentionOutput:
+      return {config.hidden, config.query_heads * config.head_dim};
     case Role::kGate:
-    case Role::kUp: return {config.mlp_columns, config.hidden};
-    case Role::kDown: return {config.hidden, config.mlp_columns};
+    case Role::kUp:
+      return {config.mlp_columns, config.hidden};
+    case Role::kDown:
+      return {config.hidden, config.mlp_columns};
   }
   std::abort();
 }
@@ -79,7 +90,8 @@ Status RefuseTensor(const TensorInfo& tensor, std::string_view path) {
   std::string_view why = "it is not part of a Llama model of this size";
   if (tensor.name.ends_with(".bias")) why = "biases are not supported";
   if (tensor.name.find("exp") != std::string::npos) why = "mixtures of experts are not supported";
-  if (tensor.name.find("q_norm") != std::string::npos || tensor.name.find("k_norm") != std::string::npos) {
+  if (tensor.name.find("q_norm") != std::string::npos ||
+      tensor.name.find("k_norm") != std::string::npos) {
     why = "norms of queries and keys are not supported";
   }
   return Incompatible("{}: tensor {}: {}", path, tensor.name, why);
@@ -90,9 +102,10 @@ const TensorInfo* FindByName(const std::vector<TensorInfo>& tensors, std::string
   return found == tensors.end() || found->name != name ? nullptr : &*found;
 }
 
-// Checks that `tensors`, sorted by name, are the model's tensors: each with its shape, and none besides.
-Status CheckModelTensors(const std::vector<TensorInfo>& tensors, Format format, const ModelConfig& config,
-                         const std::string& path) {
+// Checks that `tensors`, sorted by name, are the model's tensors: each with its shape, and none
+// besides.
+Status CheckModelTensors(const std::vector<TensorInfo>& tensors, Format format,
+                         const ModelConfig& config, const std::string& path) {
   std::vector<bool> used(tensors.size());
   const auto require = [&](Role role, int64_t layer) -> Status {
     const std::string name = TensorName(format, role, layer);
@@ -101,11 +114,13 @@ Status CheckModelTensors(const std::vector<TensorInfo>& tensors, Format format, 
     used[static_cast<size_t>(tensor - tensors.data())] = true;
     const Shape expected = ExpectedShape(role, config);
     if (tensor->rows != expected.rows || tensor->columns != expected.columns) {
-      return InvalidArgument("{}: tensor {}: {} rows of {}, expected {} rows of {} from the model's configuration", path, name,
-                             tensor->rows, tensor->columns, expected.rows, expected.columns);
+      return InvalidArgument(
+          "{}: tensor {}: {} rows of {}, expected {} rows of {} from the model's configuration",
+          path, name, tensor->rows, tensor->columns, expected.rows, expected.columns);
     }
     if (IsNorm(role) && Traits(tensor->type).block_values != 1) {
-      return Incompatible("{}: tensor {}: a norm in {}, expected f32, f16 or bf16", path, name, Traits(tensor->type).name);
+      return Incompatible("{}: tensor {}: a norm in {}, expected f32, f16 or bf16", path, name,
+                          Traits(tensor->type).name);
     }
     return {};
   };
@@ -119,7 +134,8 @@ Status CheckModelTensors(const std::vector<TensorInfo>& tensors, Format format, 
     }
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!used[i] && !IsRedundant(tensors[i].name, format, config)) return RefuseTensor(tensors[i], path);
+    if (!used[i] && !IsRedundant(tensors[i].name, format, config))
+      return RefuseTensor(tensors[i], path);
   }
   return {};
 }
@@ -159,17 +175,20 @@ Status CheckConfig(const ModelConfig& config, std::string_view where) {
            Bound{"context length", config.context, kMaxExtent},
            Bound{"rope dimension count", config.rope_dim, config.head_dim},
        }) {
-    if (value < 1 || value > limit) return InvalidArgument("{}: {} is {}, expected 1 to {}", where, name, value, limit);
+    if (value < 1 || value > limit)
+      return InvalidArgument("{}: {} is {}, expected 1 to {}", where, name, value, limit);
   }
   if (config.query_heads % config.kv_heads != 0) {
-    return InvalidArgument("{}: {} query heads, expected a multiple of the {} KV heads", where, config.query_heads,
-                           config.kv_heads);
+    return InvalidArgument("{}: {} query heads, expected a multiple of the {} KV heads", where,
+                           config.query_heads, config.kv_heads);
   }
   if (config.rope_dim % 2 != 0) {
-    return InvalidArgument("{}: rope dimension count {}, expected an even number", where, config.rope_dim);
+    return InvalidArgument("{}: rope dimension count {}, expected an even number", where,
+                           config.rope_dim);
   }
   if (!(config.norm_epsilon > 0) || !(config.norm_epsilon < 1)) {
-    return InvalidArgument("{}: norm epsilon {}, expected a number between 0 and 1", where, config.norm_epsilon);
+    return InvalidArgument("{}: norm epsilon {}, expected a number between 0 and 1", where,
+                           config.norm_epsilon);
   }
   return {};
 }
@@ -180,7 +199,8 @@ Status CheckTensorTable(const std::vector<TensorInfo>& tensors, std::string_view
   for (const TensorInfo& tensor : tensors) sorted.push_back(&tensor);
   std::ranges::sort(sorted, {}, &TensorInfo::name);
   for (size_t i = 1; i < sorted.size(); ++i) {
-    if (sorted[i]->name == sorted[i - 1]->name) return InvalidArgument("{}: tensor {} is there twice", path, sorted[i]->name);
+    if (sorted[i]->name == sorted[i - 1]->name)
+      return InvalidArgument("{}: tensor {} is there twice", path, sorted[i]->name);
   }
   std::ranges::sort(sorted, [](const TensorInfo* a, const TensorInfo* b) {
     return std::pair(a->file, a->offset) < std::pair(b->file, b->offset);
@@ -188,8 +208,9 @@ Status CheckTensorTable(const std::vector<TensorInfo>& tensors, std::string_view
   for (size_t i = 1; i < sorted.size(); ++i) {
     const TensorInfo& before = *sorted[i - 1];
     if (before.file == sorted[i]->file && before.offset + before.bytes > sorted[i]->offset) {
-      return InvalidArgument("{}: tensors {} (offset {}, {} bytes) and {} (offset {}) overlap", path, before.name, before.offset,
-                             before.bytes, sorted[i]->name, sorted[i]->offset);
+      return InvalidArgument("{}: tensors {} (offset {}, {} bytes) and {} (offset {}) overlap",
+                             path, before.name, before.offset, before.bytes, sorted[i]->name,
+                             sorted[i]->offset);
     }
   }
   return {};
@@ -207,16 +228,18 @@ StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   checkpoint.maps_ = std::move(parts.maps);
   checkpoint.tensors_ = std::move(parts.tensors);
   std::ranges::sort(checkpoint.tensors_, {}, &TensorInfo::name);
-  LLMIR_RETURN_IF_ERROR(CheckModelTensors(checkpoint.tensors_, checkpoint.format_, checkpoint.config_, path));
+  LLMIR_RETURN_IF_ERROR(
+      CheckModelTensors(checkpoint.tensors_, checkpoint.format_, checkpoint.config_, path));
   return checkpoint;
 }
 
 StatusOr<TensorInfo> Checkpoint::Find(Role role, int64_t layer) const {
-  if (kRoles[static_cast<size_t>(role)].in_layer ? layer < 0 || layer >= config_.layers : layer != -1) {
+  if (kRoles[static_cast<size_t>(role)].in_layer ? layer < 0 || layer >= config_.layers
+                                                 : layer != -1) {
     return OutOfRange("{}: layer {} of a model with {} layers", path_, layer, config_.layers);
   }
-  const std::string name =
-      TensorName(format_, role == Role::kHead && config_.tied_head ? Role::kEmbedding : role, layer);
+  const std::string name = TensorName(
+      format_, role == Role::kHead && config_.tied_head ? Role::kEmbedding : role, layer);
   const TensorInfo* tensor = FindByName(tensors_, name);
   if (tensor == nullptr) return NotFound("{}: tensor {} is missing", path_, name);
   return *tensor;

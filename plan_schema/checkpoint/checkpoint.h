@@ -1,5 +1,6 @@
-// A model on disk: GGUF file or Hugging Face folder, read through one interface. Nothing is trusted: every offset, count
-// and type is checked against the file before it is used, and an error names file, field, got and expected.
+// A model on disk: GGUF file or Hugging Face folder, read through one interface. Nothing is
+// trusted: every offset, count and type is checked against the file before it is used, and an error
+// names file, field, got and expected.
 //
 // A Checkpoint owns its file maps; it is immutable after Open and any thread may read it.
 #pragma once
@@ -16,7 +17,8 @@
 
 namespace llmir::checkpoint {
 
-// Element encodings that a checkpoint can hold and LLMIR can read. The q types are GGUF's blocks of 32 along a row.
+// Element encodings that a checkpoint can hold and LLMIR can read. The q types are GGUF's blocks of
+// 32 along a row.
 enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
 
 struct SourceTypeTraits {
@@ -33,16 +35,27 @@ enum class Format : uint8_t { kGguf, kSafetensors };
 
 // What a tensor is in the model, independent of how a format names it.
 enum class Role : uint8_t {
-  kEmbedding, kAttentionNorm, kQuery, kKey, kValue, kAttentionOutput, kMlpNorm, kGate, kUp, kDown, kOutputNorm, kHead,
+  kEmbedding,
+  kAttentionNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kAttentionOutput,
+  kMlpNorm,
+  kGate,
+  kUp,
+  kDown,
+  kOutputNorm,
+  kHead,
 };
 
 struct TensorInfo {
   std::string name;
   SourceType type;
-  int64_t rows;      // 1 for a vector
-  int64_t columns;   // innermost, contiguous
-  int file;          // index into files()
-  uint64_t offset;   // from the start of the file
+  int64_t rows;     // 1 for a vector
+  int64_t columns;  // innermost, contiguous
+  int file;         // index into files()
+  uint64_t offset;  // from the start of the file
   uint64_t bytes;
 };
 
@@ -56,7 +69,8 @@ struct ModelConfig {
   float norm_epsilon;
   RopeStyle rope_style;
   int64_t rope_dim;
-  std::vector<float> rope_frequencies;  // [rope_dim / 2] radians per position, scaling (linear, llama3) applied
+  // [rope_dim / 2] radians per position, scaling (linear, llama3) applied.
+  std::vector<float> rope_frequencies;
   bool tied_head;
 };
 
@@ -70,17 +84,18 @@ struct FileInfo {
 
 class Checkpoint {
  public:
-  // Opens a .gguf file, or a folder with config.json and model.safetensors (or its index and parts). Checks that every
-  // tensor that the model needs is there with the right shape.
+  // Opens a .gguf file, or a folder with config.json and model.safetensors (or its index and
+  // parts). Checks that every tensor that the model needs is there with the right shape.
   static StatusOr<Checkpoint> Open(const std::string& path);
 
   Format format() const { return format_; }
   const std::string& path() const { return path_; }
   const ModelConfig& config() const { return config_; }
   const std::vector<FileInfo>& files() const { return files_; }
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // by name
 
-  // The tensor with this role (of layer `layer`; -1 for those outside layers). kHead of a tied model is kEmbedding's.
+  // The tensor with this role (of layer `layer`; -1 for those outside layers). kHead of a tied
+  // model is kEmbedding's.
   StatusOr<TensorInfo> Find(Role role, int64_t layer = -1) const;
 
   // The tensor's bytes in the map.

@@ -21,8 +21,8 @@ struct CheckpointParts {
 // The name of the tensor with `role` (in layer `layer` for roles inside layers).
 std::string TensorName(Format format, Role role, int64_t layer);
 
-// Checks that the numbers of `config` describe a model that can exist (signs, divisibility, limits that keep every later
-// product far from overflow). `where` starts the message.
+// Checks that the numbers of `config` describe a model that can exist (signs, divisibility, limits
+// that keep every later product far from overflow). `where` starts the message.
 Status CheckConfig(const ModelConfig& config, std::string_view where);
 
 // Checks that no two of `tensors` have the same name and that none overlaps another in its file.

@@ -21,8 +21,9 @@ constexpr uint64_t kMaxAlignment = 1 << 20;
 constexpr uint64_t kMaxNameBytes = 65535;  // the format's limit for keys
 constexpr uint32_t kMaxDimensions = 4;
 
-constexpr std::array<const char*, 13> kTypeNames = {"uint8", "int8",   "uint16", "int16",  "uint32", "int32", "float32",
-                                                    "bool",  "string", "array",  "uint64", "int64",  "float64"};
+constexpr std::array<const char*, 13> kTypeNames = {
+    "uint8", "int8",   "uint16", "int16",  "uint32", "int32",  "float32",
+    "bool",  "string", "array",  "uint64", "int64",  "float64"};
 
 std::string_view TypeName(GgufType type) { return kTypeNames[static_cast<size_t>(type)]; }
 
@@ -31,17 +32,22 @@ uint64_t ScalarBytes(GgufType type) {
   switch (type) {
     case GgufType::kUint8:
     case GgufType::kInt8:
-    case GgufType::kBool: return 1;
+    case GgufType::kBool:
+      return 1;
     case GgufType::kUint16:
-    case GgufType::kInt16: return 2;
+    case GgufType::kInt16:
+      return 2;
     case GgufType::kUint32:
     case GgufType::kInt32:
-    case GgufType::kFloat32: return 4;
+    case GgufType::kFloat32:
+      return 4;
     case GgufType::kUint64:
     case GgufType::kInt64:
-    case GgufType::kFloat64: return 8;
+    case GgufType::kFloat64:
+      return 8;
     case GgufType::kString:
-    case GgufType::kArray: return 0;
+    case GgufType::kArray:
+      return 0;
   }
   return 0;
 }
@@ -53,7 +59,8 @@ T Load(const std::byte* from) {
   return value;
 }
 
-// The encodings of GGML by number. Those without a SourceType are named so that a refusal can say what the file holds.
+// The encodings of GGML by number. Those without a SourceType are named so that a refusal can say
+// what the file holds.
 struct TensorEncoding {
   uint32_t number;
   const char* name;
@@ -66,11 +73,31 @@ constexpr TensorEncoding kEncodings[] = {
     {3, "Q4_1", SourceType::kQ4_1},
     {8, "Q8_0", SourceType::kQ8_0},
     {30, "BF16", SourceType::kBF16},
-    {6, "Q5_0", {}},      {7, "Q5_1", {}},     {9, "Q8_1", {}},     {10, "Q2_K", {}},    {11, "Q3_K", {}},
-    {12, "Q4_K", {}},     {13, "Q5_K", {}},    {14, "Q6_K", {}},    {15, "Q8_K", {}},    {16, "IQ2_XXS", {}},
-    {17, "IQ2_XS", {}},   {18, "IQ3_XXS", {}}, {19, "IQ1_S", {}},   {20, "IQ4_NL", {}},  {21, "IQ3_S", {}},
-    {22, "IQ2_S", {}},    {23, "IQ4_XS", {}},  {24, "I8", {}},      {25, "I16", {}},     {26, "I32", {}},
-    {27, "I64", {}},      {28, "F64", {}},     {29, "IQ1_M", {}},   {34, "TQ1_0", {}},   {35, "TQ2_0", {}},
+    {6, "Q5_0", {}},
+    {7, "Q5_1", {}},
+    {9, "Q8_1", {}},
+    {10, "Q2_K", {}},
+    {11, "Q3_K", {}},
+    {12, "Q4_K", {}},
+    {13, "Q5_K", {}},
+    {14, "Q6_K", {}},
+    {15, "Q8_K", {}},
+    {16, "IQ2_XXS", {}},
+    {17, "IQ2_XS", {}},
+    {18, "IQ3_XXS", {}},
+    {19, "IQ1_S", {}},
+    {20, "IQ4_NL", {}},
+    {21, "IQ3_S", {}},
+    {22, "IQ2_S", {}},
+    {23, "IQ4_XS", {}},
+    {24, "I8", {}},
+    {25, "I16", {}},
+    {26, "I32", {}},
+    {27, "I64", {}},
+    {28, "F64", {}},
+    {29, "IQ1_M", {}},
+    {34, "TQ1_0", {}},
+    {35, "TQ2_0", {}},
     {39, "MXFP4", {}},
 };
 
@@ -78,7 +105,8 @@ StatusOr<SourceType> TensorType(uint32_t number, std::string_view tensor, std::s
   const auto* encoding = std::ranges::find(kEncodings, number, &TensorEncoding::number);
   if (encoding != std::end(kEncodings) && encoding->type) return *encoding->type;
   return Incompatible(
-      "{}: tensor {}: encoding {} ({}) cannot be read; expected F32, F16, BF16, Q8_0, Q4_0 or Q4_1: use a file of one of "
+      "{}: tensor {}: encoding {} ({}) cannot be read; expected F32, F16, BF16, Q8_0, Q4_0 or "
+      "Q4_1: use a file of one of "
       "these, or requantize this one",
       path, tensor, number, encoding == std::end(kEncodings) ? "unknown" : encoding->name);
 }
@@ -93,8 +121,8 @@ class Cursor {
 
   StatusOr<std::span<const std::byte>> Take(uint64_t count, std::string_view what) {
     if (count > left()) {
-      return DataLoss("{}: truncated: {} at offset {} needs {} bytes, but the file ends at {}", path_, what, offset_, count,
-                      bytes_.size());
+      return DataLoss("{}: truncated: {} at offset {} needs {} bytes, but the file ends at {}",
+                      path_, what, offset_, count, bytes_.size());
     }
     const auto taken = bytes_.subspan(offset_, count);
     offset_ += count;
@@ -107,10 +135,12 @@ class Cursor {
     return Load<T>(bytes.data());
   }
 
-  StatusOr<std::string_view> String(std::string_view what, uint64_t limit = std::numeric_limits<uint64_t>::max()) {
+  StatusOr<std::string_view> String(std::string_view what,
+                                    uint64_t limit = std::numeric_limits<uint64_t>::max()) {
     LLMIR_ASSIGN_OR_RETURN(const uint64_t length, Scalar<uint64_t>(what));
     if (length > limit) {
-      return InvalidArgument("{}: {} at offset {}: length {}, expected at most {}", path_, what, offset_ - 8, length, limit);
+      return InvalidArgument("{}: {} at offset {}: length {}, expected at most {}", path_, what,
+                             offset_ - 8, length, limit);
     }
     LLMIR_ASSIGN_OR_RETURN(const auto bytes, Take(length, what));
     return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -125,7 +155,8 @@ class Cursor {
 StatusOr<GgufType> ReadType(Cursor& cursor, std::string_view key, const std::string& path) {
   LLMIR_ASSIGN_OR_RETURN(const uint32_t number, cursor.Scalar<uint32_t>(key));
   if (number >= kTypeNames.size()) {
-    return InvalidArgument("{}: metadata {}: value type {}, expected 0 to {}", path, key, number, kTypeNames.size() - 1);
+    return InvalidArgument("{}: metadata {}: value type {}, expected 0 to {}", path, key, number,
+                           kTypeNames.size() - 1);
   }
   return static_cast<GgufType>(number);
 }
@@ -140,10 +171,12 @@ StatusOr<GgufValue> ReadValue(Cursor& cursor, std::span<const std::byte> file, s
       return Incompatible("{}: metadata {}: arrays of arrays cannot be read", path, key);
     }
     LLMIR_ASSIGN_OR_RETURN(value.count, cursor.Scalar<uint64_t>(key));
-    const uint64_t smallest = value.type == GgufType::kString ? sizeof(uint64_t) : ScalarBytes(value.type);
+    const uint64_t smallest =
+        value.type == GgufType::kString ? sizeof(uint64_t) : ScalarBytes(value.type);
     if (value.count > cursor.left() / smallest) {
-      return DataLoss("{}: metadata {}: {} elements at offset {} cannot fit into the {} bytes that are left", path, key,
-                      value.count, cursor.offset(), cursor.left());
+      return DataLoss(
+          "{}: metadata {}: {} elements at offset {} cannot fit into the {} bytes that are left",
+          path, key, value.count, cursor.offset(), cursor.left());
     }
   }
   const uint64_t start = cursor.offset();
@@ -156,22 +189,27 @@ StatusOr<GgufValue> ReadValue(Cursor& cursor, std::span<const std::byte> file, s
   if (value.type == GgufType::kBool) {
     for (const std::byte flag : value.bytes) {
       if (std::to_integer<int>(flag) > 1) {
-        return InvalidArgument("{}: metadata {}: bool is {}, expected 0 or 1", path, key, std::to_integer<int>(flag));
+        return InvalidArgument("{}: metadata {}: bool is {}, expected 0 or 1", path, key,
+                               std::to_integer<int>(flag));
       }
     }
   }
   return value;
 }
 
-// An entry of the tensor table; `offset` is still relative to the data section, which starts after the table.
-StatusOr<TensorInfo> ReadTensor(Cursor& cursor, uint64_t index, uint64_t alignment, const std::string& path) {
-  LLMIR_ASSIGN_OR_RETURN(const auto name, cursor.String(fmt::format("name of tensor {}", index), kMaxNameBytes));
+// An entry of the tensor table; `offset` is still relative to the data section, which starts after
+// the table.
+StatusOr<TensorInfo> ReadTensor(Cursor& cursor, uint64_t index, uint64_t alignment,
+                                const std::string& path) {
+  LLMIR_ASSIGN_OR_RETURN(const auto name,
+                         cursor.String(fmt::format("name of tensor {}", index), kMaxNameBytes));
   TensorInfo tensor{};
   tensor.name = name;
   if (name.empty()) return InvalidArgument("{}: tensor {} has no name", path, index);
   LLMIR_ASSIGN_OR_RETURN(const uint32_t dimensions, cursor.Scalar<uint32_t>(name));
   if (dimensions < 1 || dimensions > kMaxDimensions) {
-    return InvalidArgument("{}: tensor {}: {} dimensions, expected 1 to {}", path, name, dimensions, kMaxDimensions);
+    return InvalidArgument("{}: tensor {}: {} dimensions, expected 1 to {}", path, name, dimensions,
+                           kMaxDimensions);
   }
   tensor.rows = 1;
   for (uint32_t i = 0; i < dimensions; ++i) {
@@ -180,7 +218,8 @@ StatusOr<TensorInfo> ReadTensor(Cursor& cursor, uint64_t index, uint64_t alignme
     if (i == 0) product = 1;
     if (extent == 0 || extent > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
         __builtin_mul_overflow(product, static_cast<int64_t>(extent), &product)) {
-      return InvalidArgument("{}: tensor {}: dimension[{}] = {} is out of range", path, name, i, extent);
+      return InvalidArgument("{}: tensor {}: dimension[{}] = {} is out of range", path, name, i,
+                             extent);
     }
   }
   LLMIR_ASSIGN_OR_RETURN(const uint32_t encoding, cursor.Scalar<uint32_t>(name));
@@ -188,19 +227,22 @@ StatusOr<TensorInfo> ReadTensor(Cursor& cursor, uint64_t index, uint64_t alignme
   LLMIR_ASSIGN_OR_RETURN(tensor.type, TensorType(encoding, name, path));
   const SourceTypeTraits& traits = Traits(tensor.type);
   if (tensor.columns % traits.block_values != 0) {
-    return InvalidArgument("{}: tensor {}: rows of {} values, expected a multiple of {}'s block of {}", path, name,
-                           tensor.columns, traits.name, traits.block_values);
+    return InvalidArgument(
+        "{}: tensor {}: rows of {} values, expected a multiple of {}'s block of {}", path, name,
+        tensor.columns, traits.name, traits.block_values);
   }
   int64_t bytes = 0;
   if (__builtin_mul_overflow(tensor.columns / traits.block_values, traits.block_bytes, &bytes) ||
       __builtin_mul_overflow(bytes, tensor.rows, &bytes)) {
-    return InvalidArgument("{}: tensor {}: {} x {} values of {} are more bytes than a file can have", path, name, tensor.rows,
-                           tensor.columns, traits.name);
+    return InvalidArgument(
+        "{}: tensor {}: {} x {} values of {} are more bytes than a file can have", path, name,
+        tensor.rows, tensor.columns, traits.name);
   }
   tensor.bytes = static_cast<uint64_t>(bytes);
   if (tensor.offset % alignment != 0) {
-    return InvalidArgument("{}: tensor {}: misaligned: data offset {} is not a multiple of the alignment {}", path, name,
-                           tensor.offset, alignment);
+    return InvalidArgument(
+        "{}: tensor {}: misaligned: data offset {} is not a multiple of the alignment {}", path,
+        name, tensor.offset, alignment);
   }
   return tensor;
 }
@@ -210,8 +252,8 @@ StatusOr<uint64_t> Alignment(const GgufMetadata& metadata) {
   if (!alignment) return kDefaultAlignment;
   const auto value = static_cast<uint64_t>(*alignment);
   if (value == 0 || value > kMaxAlignment || (value & (value - 1)) != 0) {
-    return InvalidArgument("{}: metadata general.alignment: {}, expected a power of two up to {}", metadata.path(), *alignment,
-                           kMaxAlignment);
+    return InvalidArgument("{}: metadata general.alignment: {}, expected a power of two up to {}",
+                           metadata.path(), *alignment, kMaxAlignment);
   }
   return value;
 }
@@ -219,13 +261,20 @@ StatusOr<uint64_t> Alignment(const GgufMetadata& metadata) {
 StatusOr<int64_t> IntegerElement(const GgufValue& value, size_t index) {
   const std::byte* at = value.bytes.data() + index * ScalarBytes(value.type);
   switch (value.type) {
-    case GgufType::kUint8: return Load<uint8_t>(at);
-    case GgufType::kInt8: return Load<int8_t>(at);
-    case GgufType::kUint16: return Load<uint16_t>(at);
-    case GgufType::kInt16: return Load<int16_t>(at);
-    case GgufType::kUint32: return Load<uint32_t>(at);
-    case GgufType::kInt32: return Load<int32_t>(at);
-    case GgufType::kInt64: return Load<int64_t>(at);
+    case GgufType::kUint8:
+      return Load<uint8_t>(at);
+    case GgufType::kInt8:
+      return Load<int8_t>(at);
+    case GgufType::kUint16:
+      return Load<uint16_t>(at);
+    case GgufType::kInt16:
+      return Load<int16_t>(at);
+    case GgufType::kUint32:
+      return Load<uint32_t>(at);
+    case GgufType::kInt32:
+      return Load<int32_t>(at);
+    case GgufType::kInt64:
+      return Load<int64_t>(at);
     case GgufType::kUint64: {
       const auto number = Load<uint64_t>(at);
       if (number > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
@@ -233,7 +282,8 @@ StatusOr<int64_t> IntegerElement(const GgufValue& value, size_t index) {
       }
       return static_cast<int64_t>(number);
     }
-    default: return InvalidArgument("expected an integer");
+    default:
+      return InvalidArgument("expected an integer");
   }
 }
 
@@ -241,7 +291,8 @@ std::string_view StringAt(const std::byte* at) {
   return {reinterpret_cast<const char*>(at) + sizeof(uint64_t), Load<uint64_t>(at)};
 }
 
-// Keys that change the computation in ways the plan cannot express. Absent, zero, one of the neutral values: fine.
+// Keys that change the computation in ways the plan cannot express. Absent, zero, one of the
+// neutral values: fine.
 Status RefuseUnsupported(const GgufMetadata& metadata) {
   struct Feature {
     const char* key;
@@ -264,15 +315,19 @@ Status RefuseUnsupported(const GgufMetadata& metadata) {
   for (const Feature& feature : kFeatures) {
     LLMIR_ASSIGN_OR_RETURN(const auto value, metadata.Number(feature.key));
     if (value && *value != feature.neutral) {
-      return Incompatible("{}: metadata {} = {}: {} are not supported", metadata.path(), feature.key, *value, feature.what);
+      return Incompatible("{}: metadata {} = {}: {} are not supported", metadata.path(),
+                          feature.key, *value, feature.what);
     }
   }
   LLMIR_ASSIGN_OR_RETURN(const auto parts, metadata.Integer("split.count"));
   if (parts && *parts > 1) {
-    return Incompatible("{}: one of {} parts; split files are not supported: merge them into one file", metadata.path(), *parts);
+    return Incompatible(
+        "{}: one of {} parts; split files are not supported: merge them into one file",
+        metadata.path(), *parts);
   }
   LLMIR_ASSIGN_OR_RETURN(const auto causal, metadata.Bool("llama.attention.causal"));
-  if (causal && !*causal) return Incompatible("{}: attention that is not causal is not supported", metadata.path());
+  if (causal && !*causal)
+    return Incompatible("{}: attention that is not causal is not supported", metadata.path());
   return {};
 }
 
@@ -282,33 +337,40 @@ StatusOr<RopeScaling> ReadRopeScaling(const GgufMetadata& metadata) {
   LLMIR_ASSIGN_OR_RETURN(const auto factor, metadata.Number("llama.rope.scaling.factor"));
   LLMIR_ASSIGN_OR_RETURN(const auto old_factor, metadata.Number("llama.rope.scale_linear"));
   if (type && *type != "none" && *type != "linear") {
-    return Incompatible("{}: metadata llama.rope.scaling.type: \"{}\" is not supported; expected none or linear",
-                        metadata.path(), *type);
+    return Incompatible(
+        "{}: metadata llama.rope.scaling.type: \"{}\" is not supported; expected none or linear",
+        metadata.path(), *type);
   }
   if (type && *type == "none") return scaling;
   // A file with a factor and no type means linear, as its older form does.
   if (const auto given = factor ? factor : old_factor; given && *given != 0) {
     if (!(*given > 0) || !std::isfinite(*given)) {
-      return InvalidArgument("{}: rope scaling factor {}, expected a positive number", metadata.path(), *given);
+      return InvalidArgument("{}: rope scaling factor {}, expected a positive number",
+                             metadata.path(), *given);
     }
     scaling.linear_factor = *given;
   } else if (type) {
-    return InvalidArgument("{}: linear rope scaling without llama.rope.scaling.factor", metadata.path());
+    return InvalidArgument("{}: linear rope scaling without llama.rope.scaling.factor",
+                           metadata.path());
   }
   return scaling;
 }
 
-// rope_freqs.weight: each frequency is divided by its factor (how converters write Llama 3 scaling).
-Status ApplyRopeFactors(const TensorInfo& tensor, std::span<const std::byte> file, const std::string& path,
-                        std::vector<float>& frequencies) {
-  if (tensor.type != SourceType::kF32 || tensor.rows != 1 || tensor.columns != static_cast<int64_t>(frequencies.size())) {
-    return InvalidArgument("{}: tensor {}: {} of {} x {}, expected f32 of 1 x {}", path, tensor.name, Traits(tensor.type).name,
-                           tensor.rows, tensor.columns, frequencies.size());
+// rope_freqs.weight: each frequency is divided by its factor (how converters write Llama 3
+// scaling).
+Status ApplyRopeFactors(const TensorInfo& tensor, std::span<const std::byte> file,
+                        const std::string& path, std::vector<float>& frequencies) {
+  if (tensor.type != SourceType::kF32 || tensor.rows != 1 ||
+      tensor.columns != static_cast<int64_t>(frequencies.size())) {
+    return InvalidArgument("{}: tensor {}: {} of {} x {}, expected f32 of 1 x {}", path,
+                           tensor.name, Traits(tensor.type).name, tensor.rows, tensor.columns,
+                           frequencies.size());
   }
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const auto factor = Load<float>(file.data() + tensor.offset + i * sizeof(float));
     if (!(factor > 0) || !std::isfinite(factor)) {
-      return InvalidArgument("{}: tensor {}[{}] = {}, expected a positive number", path, tensor.name, i, factor);
+      return InvalidArgument("{}: tensor {}[{}] = {}, expected a positive number", path,
+                             tensor.name, i, factor);
     }
     frequencies[i] /= factor;
   }
@@ -322,12 +384,15 @@ const GgufValue* GgufMetadata::Find(std::string_view key) const {
   return found == values_.end() ? nullptr : &found->second;
 }
 
-Status GgufMetadata::WrongKind(std::string_view key, const GgufValue& value, std::string_view expected) const {
-  return InvalidArgument("{}: metadata {}: {}{}, expected {}", path_, key, value.array ? "array of " : "", TypeName(value.type),
-                         expected);
+Status GgufMetadata::WrongKind(std::string_view key, const GgufValue& value,
+                               std::string_view expected) const {
+  return InvalidArgument("{}: metadata {}: {}{}, expected {}", path_, key,
+                         value.array ? "array of " : "", TypeName(value.type), expected);
 }
 
-Status GgufMetadata::Missing(std::string_view key) const { return InvalidArgument("{}: metadata {} is missing", path_, key); }
+Status GgufMetadata::Missing(std::string_view key) const {
+  return InvalidArgument("{}: metadata {} is missing", path_, key);
+}
 
 StatusOr<std::optional<int64_t>> GgufMetadata::Integer(std::string_view key) const {
   const GgufValue* value = Find(key);
@@ -335,7 +400,8 @@ StatusOr<std::optional<int64_t>> GgufMetadata::Integer(std::string_view key) con
   if (value->array) return WrongKind(key, *value, "one integer");
   auto number = IntegerElement(*value, 0);
   if (!number.ok()) {
-    return number.status().WithContext(fmt::format("{}: metadata {}: {}", path_, key, TypeName(value->type)));
+    return number.status().WithContext(
+        fmt::format("{}: metadata {}: {}", path_, key, TypeName(value->type)));
   }
   return std::optional<int64_t>(*number);
 }
@@ -343,8 +409,10 @@ StatusOr<std::optional<int64_t>> GgufMetadata::Integer(std::string_view key) con
 StatusOr<std::optional<double>> GgufMetadata::Number(std::string_view key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return std::optional<double>();
-  if (!value->array && value->type == GgufType::kFloat32) return std::optional<double>(Load<float>(value->bytes.data()));
-  if (!value->array && value->type == GgufType::kFloat64) return std::optional<double>(Load<double>(value->bytes.data()));
+  if (!value->array && value->type == GgufType::kFloat32)
+    return std::optional<double>(Load<float>(value->bytes.data()));
+  if (!value->array && value->type == GgufType::kFloat64)
+    return std::optional<double>(Load<double>(value->bytes.data()));
   LLMIR_ASSIGN_OR_RETURN(const auto number, Integer(key));
   return std::optional<double>(static_cast<double>(*number));
 }
@@ -363,10 +431,12 @@ StatusOr<std::optional<std::string_view>> GgufMetadata::String(std::string_view 
   return std::optional<std::string_view>(StringAt(value->bytes.data()));
 }
 
-StatusOr<std::optional<std::vector<std::string_view>>> GgufMetadata::Strings(std::string_view key) const {
+StatusOr<std::optional<std::vector<std::string_view>>> GgufMetadata::Strings(
+    std::string_view key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return std::optional<std::vector<std::string_view>>();
-  if (!value->array || value->type != GgufType::kString) return WrongKind(key, *value, "an array of strings");
+  if (!value->array || value->type != GgufType::kString)
+    return WrongKind(key, *value, "an array of strings");
   std::vector<std::string_view> strings;
   strings.reserve(value->count);
   for (const std::byte* at = value->bytes.data(); strings.size() < value->count;) {
@@ -384,7 +454,8 @@ StatusOr<std::optional<std::vector<int64_t>>> GgufMetadata::Integers(std::string
   integers.reserve(value->count);
   for (uint64_t i = 0; i < value->count; ++i) {
     auto number = IntegerElement(*value, i);
-    if (!number.ok()) return number.status().WithContext(fmt::format("{}: metadata {}[{}]", path_, key, i));
+    if (!number.ok())
+      return number.status().WithContext(fmt::format("{}: metadata {}[{}]", path_, key, i));
     integers.push_back(*number);
   }
   return std::optional(std::move(integers));
@@ -399,7 +470,9 @@ StatusOr<int64_t> GgufMetadata::RequiredInteger(std::string_view key) const {
 StatusOr<GgufHeader> ReadGgufHeader(std::span<const std::byte> file, const std::string& path) {
   Cursor cursor(file, path);
   LLMIR_ASSIGN_OR_RETURN(const uint32_t magic, cursor.Scalar<uint32_t>("magic"));
-  if (magic != kMagic) return InvalidArgument("{}: not a GGUF file: it starts with {:#010x}, expected \"GGUF\"", path, magic);
+  if (magic != kMagic)
+    return InvalidArgument("{}: not a GGUF file: it starts with {:#010x}, expected \"GGUF\"", path,
+                           magic);
   LLMIR_ASSIGN_OR_RETURN(const uint32_t version, cursor.Scalar<uint32_t>("version"));
   if (version != 2 && version != 3) {
     return Incompatible("{}: GGUF version {}{}, expected 2 or 3", path, version,
@@ -407,22 +480,26 @@ StatusOr<GgufHeader> ReadGgufHeader(std::span<const std::byte> file, const std::
   }
   LLMIR_ASSIGN_OR_RETURN(const uint64_t tensor_count, cursor.Scalar<uint64_t>("tensor count"));
   LLMIR_ASSIGN_OR_RETURN(const uint64_t metadata_count, cursor.Scalar<uint64_t>("metadata count"));
-  constexpr uint64_t kSmallestPair = 8 + 4 + 1;              // empty key, type, one byte
+  constexpr uint64_t kSmallestPair = 8 + 4 + 1;                // empty key, type, one byte
   constexpr uint64_t kSmallestTensor = 8 + 1 + 4 + 8 + 4 + 8;  // name of one byte, one dimension
   if (metadata_count > cursor.left() / kSmallestPair) {
-    return DataLoss("{}: {} metadata pairs cannot fit into the {} bytes that are left", path, metadata_count, cursor.left());
+    return DataLoss("{}: {} metadata pairs cannot fit into the {} bytes that are left", path,
+                    metadata_count, cursor.left());
   }
 
   GgufHeader header{GgufMetadata(path), {}, 0};
   for (uint64_t i = 0; i < metadata_count; ++i) {
-    LLMIR_ASSIGN_OR_RETURN(const auto key, cursor.String(fmt::format("key of metadata {}", i), kMaxNameBytes));
+    LLMIR_ASSIGN_OR_RETURN(const auto key,
+                           cursor.String(fmt::format("key of metadata {}", i), kMaxNameBytes));
     LLMIR_ASSIGN_OR_RETURN(const GgufValue value, ReadValue(cursor, file, key, path));
-    if (!header.metadata.Add(key, value)) return InvalidArgument("{}: metadata {} is there twice", path, key);
+    if (!header.metadata.Add(key, value))
+      return InvalidArgument("{}: metadata {} is there twice", path, key);
   }
   LLMIR_ASSIGN_OR_RETURN(const uint64_t alignment, Alignment(header.metadata));
 
   if (tensor_count > cursor.left() / kSmallestTensor) {
-    return DataLoss("{}: {} tensors cannot fit into the {} bytes that are left", path, tensor_count, cursor.left());
+    return DataLoss("{}: {} tensors cannot fit into the {} bytes that are left", path, tensor_count,
+                    cursor.left());
   }
   header.tensors.reserve(tensor_count);
   for (uint64_t i = 0; i < tensor_count; ++i) {
@@ -436,7 +513,8 @@ StatusOr<GgufHeader> ReadGgufHeader(std::span<const std::byte> file, const std::
     const uint64_t room = header.data_offset < file.size() ? file.size() - header.data_offset : 0;
     if (tensor.offset > room || tensor.bytes > room - tensor.offset) {
       return DataLoss(
-          "{}: truncated: tensor {} at data offset {} (data starts at {}) needs {} bytes, but the file has {}: fetch it again",
+          "{}: truncated: tensor {} at data offset {} (data starts at {}) needs {} bytes, but the "
+          "file has {}: fetch it again",
           path, tensor.name, tensor.offset, header.data_offset, tensor.bytes, file.size());
     }
     tensor.offset += header.data_offset;
@@ -451,7 +529,8 @@ StatusOr<ModelConfig> GgufModelConfig(const GgufHeader& header, std::span<const 
   LLMIR_ASSIGN_OR_RETURN(const auto architecture, metadata.String("general.architecture"));
   if (!architecture) return InvalidArgument("{}: metadata general.architecture is missing", path);
   if (*architecture != "llama") {
-    return Incompatible("{}: architecture \"{}\" is not supported; expected \"llama\"", path, *architecture);
+    return Incompatible("{}: architecture \"{}\" is not supported; expected \"llama\"", path,
+                        *architecture);
   }
   LLMIR_RETURN_IF_ERROR(RefuseUnsupported(metadata));
 
@@ -463,22 +542,29 @@ StatusOr<ModelConfig> GgufModelConfig(const GgufHeader& header, std::span<const 
   LLMIR_ASSIGN_OR_RETURN(config.hidden, metadata.RequiredInteger("llama.embedding_length"));
   LLMIR_ASSIGN_OR_RETURN(config.mlp_columns, metadata.RequiredInteger("llama.feed_forward_length"));
   LLMIR_ASSIGN_OR_RETURN(config.context, metadata.RequiredInteger("llama.context_length"));
-  LLMIR_ASSIGN_OR_RETURN(config.query_heads, metadata.RequiredInteger("llama.attention.head_count"));
+  LLMIR_ASSIGN_OR_RETURN(config.query_heads,
+                         metadata.RequiredInteger("llama.attention.head_count"));
   LLMIR_ASSIGN_OR_RETURN(const auto kv_heads, metadata.Integer("llama.attention.head_count_kv"));
   config.kv_heads = kv_heads.value_or(config.query_heads);
   LLMIR_ASSIGN_OR_RETURN(const auto key_length, metadata.Integer("llama.attention.key_length"));
   LLMIR_ASSIGN_OR_RETURN(const auto value_length, metadata.Integer("llama.attention.value_length"));
   if (!key_length && (config.query_heads <= 0 || config.hidden % config.query_heads != 0)) {
-    return InvalidArgument("{}: {} query heads do not divide the hidden size {}, and llama.attention.key_length is missing",
-                           path, config.query_heads, config.hidden);
+    return InvalidArgument(
+        "{}: {} query heads do not divide the hidden size {}, and llama.attention.key_length is "
+        "missing",
+        path, config.query_heads, config.hidden);
   }
   config.head_dim = key_length ? *key_length : config.hidden / config.query_heads;
   if (value_length && *value_length != config.head_dim) {
-    return Incompatible("{}: metadata llama.attention.value_length = {} differs from the key length {}: not supported", path,
-                        *value_length, config.head_dim);
+    return Incompatible(
+        "{}: metadata llama.attention.value_length = {} differs from the key length {}: not "
+        "supported",
+        path, *value_length, config.head_dim);
   }
-  LLMIR_ASSIGN_OR_RETURN(const auto epsilon, metadata.Number("llama.attention.layer_norm_rms_epsilon"));
-  if (!epsilon) return InvalidArgument("{}: metadata llama.attention.layer_norm_rms_epsilon is missing", path);
+  LLMIR_ASSIGN_OR_RETURN(const auto epsilon,
+                         metadata.Number("llama.attention.layer_norm_rms_epsilon"));
+  if (!epsilon)
+    return InvalidArgument("{}: metadata llama.attention.layer_norm_rms_epsilon is missing", path);
   config.norm_epsilon = static_cast<float>(*epsilon);
 
   const auto find = [&](std::string_view tensor) {
@@ -487,20 +573,26 @@ StatusOr<ModelConfig> GgufModelConfig(const GgufHeader& header, std::span<const 
   LLMIR_ASSIGN_OR_RETURN(const auto vocabulary, metadata.Integer("llama.vocab_size"));
   if (vocabulary) {
     config.vocabulary = *vocabulary;
-  } else if (const auto embedding = find(TensorName(Format::kGguf, Role::kEmbedding, -1)); embedding != header.tensors.end()) {
+  } else if (const auto embedding = find(TensorName(Format::kGguf, Role::kEmbedding, -1));
+             embedding != header.tensors.end()) {
     config.vocabulary = embedding->rows;
   } else {
-    return NotFound("{}: neither metadata llama.vocab_size nor an embedding tensor says how large the vocabulary is", path);
+    return NotFound(
+        "{}: neither metadata llama.vocab_size nor an embedding tensor says how large the "
+        "vocabulary is",
+        path);
   }
   config.tied_head = find(TensorName(Format::kGguf, Role::kHead, -1)) == header.tensors.end();
 
-  config.rope_style = RopeStyle::kInterleaved;  // converters permute q and k rows so that pairs are neighbours
+  config.rope_style =
+      RopeStyle::kInterleaved;  // converters permute q and k rows so that pairs are neighbours
   LLMIR_ASSIGN_OR_RETURN(const auto rope_dim, metadata.Integer("llama.rope.dimension_count"));
   config.rope_dim = rope_dim.value_or(config.head_dim);
   LLMIR_RETURN_IF_ERROR(CheckConfig(config, path));
   LLMIR_ASSIGN_OR_RETURN(const auto base, metadata.Number("llama.rope.freq_base"));
   if (base && (!(*base > 0) || !std::isfinite(*base))) {
-    return InvalidArgument("{}: metadata llama.rope.freq_base = {}, expected a positive number", path, *base);
+    return InvalidArgument("{}: metadata llama.rope.freq_base = {}, expected a positive number",
+                           path, *base);
   }
   LLMIR_ASSIGN_OR_RETURN(const RopeScaling scaling, ReadRopeScaling(metadata));
   config.rope_frequencies = RopeFrequencies(config.rope_dim, base.value_or(10000.0), scaling);
@@ -516,7 +608,8 @@ StatusOr<CheckpointParts> OpenGguf(const std::string& path) {
   CheckpointParts parts;
   LLMIR_ASSIGN_OR_RETURN(parts.config, GgufModelConfig(header, map.bytes()));
   const uint64_t header_bytes = std::min<uint64_t>(header.data_offset, map.size());
-  parts.files.push_back({path, Format::kGguf, map.size(), header_bytes, Hash64(map.bytes().first(header_bytes))});
+  parts.files.push_back(
+      {path, Format::kGguf, map.size(), header_bytes, Hash64(map.bytes().first(header_bytes))});
   parts.maps.push_back(std::move(map));
   parts.tensors = std::move(header.tensors);
   return parts;

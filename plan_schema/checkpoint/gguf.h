@@ -1,7 +1,7 @@
 // Reader of GGUF files, versions 2 and 3, little-endian. Internal to this folder.
 //
-// Nothing in the file is trusted: each count is compared with the bytes that are left before anything is reserved, each
-// offset with the size of the file before it is used.
+// Nothing in the file is trusted: each count is compared with the bytes that are left before
+// anything is reserved, each offset with the size of the file before it is used.
 #pragma once
 
 #include <cstddef>
@@ -19,12 +19,24 @@
 namespace llmir::checkpoint {
 
 enum class GgufType : uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 // A checked value, still in the file's encoding.
 struct GgufValue {
-  GgufType type;                     // of the elements, for an array
+  GgufType type;  // of the elements, for an array
   bool array;
   uint64_t count;                    // elements; 1 for a scalar
   std::span<const std::byte> bytes;  // count elements; a string is a 64-bit length and its bytes
@@ -36,8 +48,9 @@ class GgufMetadata {
   explicit GgufMetadata(std::string path) : path_(std::move(path)) {}
 
   // False if `key` is already there.
-  bool Add(std::string_view key, const GgufValue& value) { return values_.emplace(key, value).second; }
-  bool Has(std::string_view key) const { return values_.contains(key); }
+  bool Add(std::string_view key, const GgufValue& value) {
+    return values_.emplace(key, value).second;
+  }
 
   // The value of `key`, nothing when the key is absent; a value of another kind is an error.
   StatusOr<std::optional<int64_t>> Integer(std::string_view key) const;
@@ -67,10 +80,12 @@ struct GgufHeader {
   uint64_t data_offset;             // where the first tensor's data may start
 };
 
-// Reads everything before the tensors' data out of `file`, the bytes of a whole file; `path` is for messages.
+// Reads everything before the tensors' data out of `file`, the bytes of a whole file; `path` is for
+// messages.
 StatusOr<GgufHeader> ReadGgufHeader(std::span<const std::byte> file, const std::string& path);
 
-// The model's facts. `tensors` must be those of the same header: the vocabulary, a tied head and rope factors show there.
+// The model's facts. `tensors` must be those of the same header: the vocabulary, a tied head and
+// rope factors show there.
 StatusOr<ModelConfig> GgufModelConfig(const GgufHeader& header, std::span<const std::byte> file);
 
 StatusOr<CheckpointParts> OpenGguf(const std::string& path);

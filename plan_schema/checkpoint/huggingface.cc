@@ -35,7 +35,9 @@ StatusOr<std::string> ReadArchitecture(const Json& json, const std::string& wher
   }
   auto name = (*names)[0].get<std::string>();
   if (name != "LlamaForCausalLM" && name != "MistralForCausalLM") {
-    return Incompatible("{}: architecture {} is not supported; expected LlamaForCausalLM or MistralForCausalLM", where, name);
+    return Incompatible(
+        "{}: architecture {} is not supported; expected LlamaForCausalLM or MistralForCausalLM",
+        where, name);
   }
   return name;
 }
@@ -46,15 +48,21 @@ Status RefuseUnsupported(const Json& json, bool mistral, const std::string& wher
     if (bias.value_or(false)) return Incompatible("{}: {}: biases are not supported", where, key);
   }
   // Mistral's default, when the key is absent, is a window.
-  if (JsonField(json, "sliding_window") != nullptr || (mistral && !json.contains("sliding_window"))) {
-    return Incompatible("{}: sliding_window: sliding-window attention is not supported; expected null", where);
+  if (JsonField(json, "sliding_window") != nullptr ||
+      (mistral && !json.contains("sliding_window"))) {
+    return Incompatible(
+        "{}: sliding_window: sliding-window attention is not supported; expected null", where);
   }
   if (JsonField(json, "quantization_config") != nullptr) {
-    return Incompatible("{}: quantization_config: quantized folders are not supported; use F32, F16 or BF16 weights", where);
+    return Incompatible(
+        "{}: quantization_config: quantized folders are not supported; use F32, F16 or BF16 "
+        "weights",
+        where);
   }
   LLMIR_ASSIGN_OR_RETURN(const auto activation, JsonString(json, "hidden_act", where));
   if (activation && *activation != "silu") {
-    return Incompatible("{}: hidden_act \"{}\" is not supported; expected silu", where, *activation);
+    return Incompatible("{}: hidden_act \"{}\" is not supported; expected silu", where,
+                        *activation);
   }
   return {};
 }
@@ -70,24 +78,32 @@ StatusOr<Rope> ReadRope(const Json& json, const std::string& config_path) {
   const Json* parameters = JsonField(json, "rope_parameters");
   const bool newer = parameters != nullptr;
   if (!newer) parameters = JsonField(json, "rope_scaling");
-  const Json& base_holder = newer && parameters->is_object() && parameters->contains("rope_theta") ? *parameters : json;
+  const Json& base_holder =
+      newer && parameters->is_object() && parameters->contains("rope_theta") ? *parameters : json;
   if (JsonField(base_holder, "rope_theta") != nullptr) {
     LLMIR_ASSIGN_OR_RETURN(rope.base, PositiveNumber(base_holder, "rope_theta", config_path));
   }
-  LLMIR_ASSIGN_OR_RETURN(const auto top_partial, JsonNumber(json, "partial_rotary_factor", config_path));
-  if (top_partial.value_or(1) != 1) return Incompatible("{}: partial_rotary_factor is not supported", config_path);
+  LLMIR_ASSIGN_OR_RETURN(const auto top_partial,
+                         JsonNumber(json, "partial_rotary_factor", config_path));
+  if (top_partial.value_or(1) != 1)
+    return Incompatible("{}: partial_rotary_factor is not supported", config_path);
   if (parameters == nullptr) return rope;
 
-  const std::string where = fmt::format("{}: {}", config_path, newer ? "rope_parameters" : "rope_scaling");
-  if (!parameters->is_object()) return InvalidArgument("{}: {}, expected an object", where, JsonExcerpt(*parameters));
-  LLMIR_ASSIGN_OR_RETURN(const auto partial, JsonNumber(*parameters, "partial_rotary_factor", where));
-  if (partial.value_or(1) != 1) return Incompatible("{}: partial_rotary_factor is not supported", where);
+  const std::string where =
+      fmt::format("{}: {}", config_path, newer ? "rope_parameters" : "rope_scaling");
+  if (!parameters->is_object())
+    return InvalidArgument("{}: {}, expected an object", where, JsonExcerpt(*parameters));
+  LLMIR_ASSIGN_OR_RETURN(const auto partial,
+                         JsonNumber(*parameters, "partial_rotary_factor", where));
+  if (partial.value_or(1) != 1)
+    return Incompatible("{}: partial_rotary_factor is not supported", where);
   LLMIR_ASSIGN_OR_RETURN(const auto rope_type, JsonString(*parameters, "rope_type", where));
   LLMIR_ASSIGN_OR_RETURN(const auto old_type, JsonString(*parameters, "type", where));
   const std::string type = rope_type ? *rope_type : old_type.value_or("default");
   if (type == "default") return rope;
   if (type != "linear" && type != "llama3") {
-    return Incompatible("{}: type \"{}\" is not supported; expected default, linear or llama3", where, type);
+    return Incompatible("{}: type \"{}\" is not supported; expected default, linear or llama3",
+                        where, type);
   }
   LLMIR_ASSIGN_OR_RETURN(const double factor, PositiveNumber(*parameters, "factor", where));
   if (type == "linear") {
@@ -95,9 +111,12 @@ StatusOr<Rope> ReadRope(const Json& json, const std::string& config_path) {
     return rope;
   }
   Llama3Scaling scaling{factor, 0, 0, 0};
-  LLMIR_ASSIGN_OR_RETURN(scaling.low_frequency_factor, PositiveNumber(*parameters, "low_freq_factor", where));
-  LLMIR_ASSIGN_OR_RETURN(scaling.high_frequency_factor, PositiveNumber(*parameters, "high_freq_factor", where));
-  LLMIR_ASSIGN_OR_RETURN(scaling.original_context, PositiveNumber(*parameters, "original_max_position_embeddings", where));
+  LLMIR_ASSIGN_OR_RETURN(scaling.low_frequency_factor,
+                         PositiveNumber(*parameters, "low_freq_factor", where));
+  LLMIR_ASSIGN_OR_RETURN(scaling.high_frequency_factor,
+                         PositiveNumber(*parameters, "high_freq_factor", where));
+  LLMIR_ASSIGN_OR_RETURN(scaling.original_context,
+                         PositiveNumber(*parameters, "original_max_position_embeddings", where));
   if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
     return InvalidArgument("{}: high_freq_factor {} must be larger than low_freq_factor {}", where,
                            scaling.high_frequency_factor, scaling.low_frequency_factor);
@@ -106,7 +125,8 @@ StatusOr<Rope> ReadRope(const Json& json, const std::string& config_path) {
   return rope;
 }
 
-// The files that hold tensors, by name inside the folder; with an index, also which tensors each must hold.
+// The files that hold tensors, by name inside the folder; with an index, also which tensors each
+// must hold.
 using TensorFiles = std::map<std::string, std::vector<std::string>>;
 
 StatusOr<TensorFiles> ListTensorFiles(const std::filesystem::path& folder) {
@@ -115,7 +135,8 @@ StatusOr<TensorFiles> ListTensorFiles(const std::filesystem::path& folder) {
   std::error_code error;
   if (std::filesystem::exists(whole, error)) return TensorFiles{{"model.safetensors", {}}};
   if (!std::filesystem::exists(index, error)) {
-    return NotFound("{}: holds neither model.safetensors nor model.safetensors.index.json", folder.string());
+    return NotFound("{}: holds neither model.safetensors nor model.safetensors.index.json",
+                    folder.string());
   }
   LLMIR_ASSIGN_OR_RETURN(const Json json, ReadJsonObject(index.string()));
   const Json* map = JsonField(json, "weight_map");
@@ -126,9 +147,11 @@ StatusOr<TensorFiles> ListTensorFiles(const std::filesystem::path& folder) {
   for (const auto& [tensor, file] : map->items()) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     // A part lies beside its index; anything that could lead elsewhere is refused.
-    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
-      return InvalidArgument("{}: weight_map[\"{}\"]: {}, expected the name of a file in the folder", index.string(), tensor,
-                             JsonExcerpt(file));
+    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
+        name.find('\0') != std::string::npos) {
+      return InvalidArgument(
+          "{}: weight_map[\"{}\"]: {}, expected the name of a file in the folder", index.string(),
+          tensor, JsonExcerpt(file));
     }
     files[name].push_back(tensor);
   }
@@ -155,8 +178,9 @@ StatusOr<ModelConfig> HuggingFaceModelConfig(const Json& json, const std::string
   config.kv_heads = kv_heads.value_or(config.query_heads);
   LLMIR_ASSIGN_OR_RETURN(const auto head_dim, JsonInteger(json, "head_dim", where));
   if (!head_dim && (config.query_heads <= 0 || config.hidden % config.query_heads != 0)) {
-    return InvalidArgument("{}: num_attention_heads {} does not divide hidden_size {}, and head_dim is missing", where,
-                           config.query_heads, config.hidden);
+    return InvalidArgument(
+        "{}: num_attention_heads {} does not divide hidden_size {}, and head_dim is missing", where,
+        config.query_heads, config.hidden);
   }
   config.head_dim = head_dim ? *head_dim : config.hidden / config.query_heads;
   LLMIR_ASSIGN_OR_RETURN(const auto epsilon, JsonNumber(json, "rms_norm_eps", where));
@@ -179,8 +203,9 @@ StatusOr<CheckpointParts> OpenHuggingFace(const std::string& folder) {
   LLMIR_ASSIGN_OR_RETURN(parts.config, HuggingFaceModelConfig(json, config_path));
   LLMIR_ASSIGN_OR_RETURN(const auto name, JsonString(json, "_name_or_path", config_path));
   std::error_code error;
-  parts.config.name =
-      name && !name->empty() ? *name : std::filesystem::weakly_canonical(root, error).filename().string();
+  parts.config.name = name && !name->empty()
+                          ? *name
+                          : std::filesystem::weakly_canonical(root, error).filename().string();
 
   LLMIR_ASSIGN_OR_RETURN(const TensorFiles files, ListTensorFiles(root));
   for (const auto& [file, expected] : files) {
@@ -189,7 +214,8 @@ StatusOr<CheckpointParts> OpenHuggingFace(const std::string& folder) {
     LLMIR_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(map.bytes(), path));
     for (const std::string& tensor : expected) {
       if (std::ranges::find(header.tensors, tensor, &TensorInfo::name) == header.tensors.end()) {
-        return NotFound("{}: tensor {} is missing, though the index says that it is here", path, tensor);
+        return NotFound("{}: tensor {} is missing, though the index says that it is here", path,
+                        tensor);
       }
     }
     for (TensorInfo& tensor : header.tensors) {

@@ -1,5 +1,5 @@
-// Reader of a Hugging Face model folder: config.json and model.safetensors, or model.safetensors.index.json with its parts.
-// Internal to this folder.
+// Reader of a Hugging Face model folder: config.json and model.safetensors, or
+// model.safetensors.index.json with its parts. Internal to this folder.
 #pragma once
 
 #include <string>
@@ -10,7 +10,8 @@
 
 namespace llmir::checkpoint {
 
-// The model's facts from the content of config.json; `where` starts the messages. The name is left empty.
+// The model's facts from the content of config.json; `where` starts the messages. The name is left
+// empty.
 StatusOr<ModelConfig> HuggingFaceModelConfig(const Json& json, const std::string& where);
 
 StatusOr<CheckpointParts> OpenHuggingFace(const std::string& folder);

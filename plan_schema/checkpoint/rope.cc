@@ -21,8 +21,9 @@ double ScaleLlama3(double frequency, const Llama3Scaling& scaling) {
 std::vector<float> RopeFrequencies(int64_t rope_dim, double base, const RopeScaling& scaling) {
   std::vector<float> frequencies(static_cast<size_t>(rope_dim / 2));
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    double frequency = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rope_dim)) /
-                       scaling.linear_factor;
+    double frequency =
+        std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rope_dim)) /
+        scaling.linear_factor;
     if (scaling.llama3) frequency = ScaleLlama3(frequency, *scaling.llama3);
     frequencies[i] = static_cast<float>(frequency);
   }

@@ -1,5 +1,5 @@
-// Reader of the safetensors header: an 8-byte length, then JSON that maps names to dtype, shape and byte range. Internal to
-// this folder.
+// Reader of the safetensors header: an 8-byte length, then JSON that maps names to dtype, shape and
+// byte range. Internal to this folder.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +19,7 @@ struct SafetensorsHeader {
 };
 
 // Reads the header of `file`, the bytes of a whole file; `path` is for messages.
-StatusOr<SafetensorsHeader> ReadSafetensorsHeader(std::span<const std::byte> file, const std::string& path);
+StatusOr<SafetensorsHeader> ReadSafetensorsHeader(std::span<const std::byte> file,
+                                                  const std::string& path);
 
 }  // namespace llmir::checkpoint

@@ -6,8 +6,9 @@
 namespace llmir::checkpoint {
 namespace {
 
-// Writes `pattern`, in Oniguruma's syntax, for PCRE2. They differ in \s, which PCRE2 lets match U+180E (it stopped being white
-// space in Unicode 6.3), so \s and \S are spelled out; and in sets inside sets, which PCRE2 would read as something else.
+// Writes `pattern`, in Oniguruma's syntax, for PCRE2. They differ in \s, which PCRE2 lets match
+// U+180E (it stopped being white space in Unicode 6.3), so \s and \S are spelled out; and in sets
+// inside sets, which PCRE2 would read as something else.
 StatusOr<std::string> Translate(const std::string& pattern) {
   static constexpr std::string_view kSpace = "\\t-\\r\\x{85}\\p{Z}";
   std::string translated;
@@ -26,7 +27,8 @@ StatusOr<std::string> Translate(const std::string& pattern) {
       continue;
     }
     if (in_set && (c == '[' || pattern.compare(i, 2, "&&") == 0)) {
-      return Incompatible("split pattern \"{}\": the set inside a set at byte {} is not supported", pattern, i);
+      return Incompatible("split pattern \"{}\": the set inside a set at byte {} is not supported",
+                          pattern, i);
     }
     if (c == '[') in_set = true;
     if (c == ']') in_set = false;
@@ -49,30 +51,37 @@ StatusOr<SplitPattern> SplitPattern::Compile(const std::string& pattern) {
   LLMIR_ASSIGN_OR_RETURN(const std::string translated, Translate(pattern));
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error,
-                                   &offset, nullptr);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &offset, nullptr);
   if (code == nullptr) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(error, message, sizeof message);
-    return InvalidArgument("split pattern \"{}\" is not a regular expression that PCRE2 accepts: {} at byte {} of \"{}\"", pattern,
-                           reinterpret_cast<const char*>(message), offset, translated);
+    return InvalidArgument(
+        "split pattern \"{}\" is not a regular expression that PCRE2 accepts: {} at byte {} of "
+        "\"{}\"",
+        pattern, reinterpret_cast<const char*>(message), offset, translated);
   }
   auto compiled = std::make_shared<const Compiled>(code);
-  // Without the JIT (a hardened kernel may forbid it) the interpreter gives the same matches, slower.
+  // Without the JIT (a hardened kernel may forbid it) the interpreter gives the same matches,
+  // slower.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
   return SplitPattern(pattern, std::move(compiled));
 }
 
-void SplitPattern::Split(std::string_view text, const std::function<void(std::string_view)>& piece) const {
+void SplitPattern::Split(std::string_view text,
+                         const std::function<void(std::string_view)>& piece) const {
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(
       pcre2_match_data_create_from_pattern(compiled_->code, nullptr), pcre2_match_data_free);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t done = 0;   // what was handed out
   size_t start = 0;  // where to look for the next match
   while (match != nullptr && start < text.size()) {
-    int result = pcre2_match(compiled_->code, subject, text.size(), start, PCRE2_NO_UTF_CHECK, match.get(), nullptr);
+    int result = pcre2_match(compiled_->code, subject, text.size(), start, PCRE2_NO_UTF_CHECK,
+                             match.get(), nullptr);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
-      result = pcre2_match(compiled_->code, subject, text.size(), start, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.get(), nullptr);
+      result = pcre2_match(compiled_->code, subject, text.size(), start,
+                           PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.get(), nullptr);
     }
     if (result < 0) break;
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.get());

@@ -20,7 +20,8 @@ struct TextHash {
 };
 using TokenIndex = std::unordered_map<std::string_view, int32_t, TextHash>;
 
-// The byte-level alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and up, in order.
+// The byte-level alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and up,
+// in order.
 class ByteAlphabet {
  public:
   ByteAlphabet() {
@@ -41,7 +42,9 @@ class ByteAlphabet {
     std::string bytes;
     while (!text.empty()) {
       const Utf8Character character = ReadUtf8(text);
-      if (character.length == 0 || character.code >= byte_of_.size() || byte_of_[character.code] < 0) return std::nullopt;
+      if (character.length == 0 || character.code >= byte_of_.size() ||
+          byte_of_[character.code] < 0)
+        return std::nullopt;
       bytes += static_cast<char>(byte_of_[character.code]);
       text.remove_prefix(character.length);
     }
@@ -63,7 +66,8 @@ struct Merge {
   int32_t token;  // what the two become
 };
 
-// Pair of ids → merge. Open addressing: a lookup per neighbouring pair is where BPE spends its time.
+// Pair of ids → merge. Open addressing: a lookup per neighbouring pair is where BPE spends its
+// time.
 class MergeTable {
  public:
   explicit MergeTable(size_t count) {
@@ -101,7 +105,8 @@ class MergeTable {
   std::vector<Slot> slots_;
 };
 
-// What one thread needs while it merges; kept over the pieces of a text so that they don't allocate.
+// What one thread needs while it merges; kept over the pieces of a text so that they don't
+// allocate.
 struct MergeScratch {
   struct Symbol {
     int32_t token;  // -1: merged into the one before
@@ -126,7 +131,8 @@ struct Tokenizer::Data {
   std::vector<TokenKind> kinds;    // by id
   std::array<int32_t, 256> byte_tokens{};
   MergeTable merges{0};
-  TokenIndex whole_pieces;  // bytes → normal token; only filled when a piece that is a token skips merging
+  TokenIndex
+      whole_pieces;  // bytes → normal token; only filled when a piece that is a token skips merging
   std::vector<SplitPattern> splits;
   std::array<std::vector<int32_t>, 256> added;  // added tokens by their first byte, longest first
   int32_t bos = -1;
@@ -137,7 +143,8 @@ struct Tokenizer::Data {
   Status Build(const TokenizerDefinition& definition);
   int32_t AddedTokenAt(std::string_view text, bool parse_special) const;
   void EncodeText(std::string_view text, MergeScratch& scratch, std::vector<int32_t>& ids) const;
-  void EncodeSplit(size_t stage, std::string_view text, MergeScratch& scratch, std::vector<int32_t>& ids) const;
+  void EncodeSplit(size_t stage, std::string_view text, MergeScratch& scratch,
+                   std::vector<int32_t>& ids) const;
   void EncodePiece(std::string_view piece, MergeScratch& scratch, std::vector<int32_t>& ids) const;
 };
 
@@ -158,14 +165,16 @@ Status Tokenizer::Data::Build(const TokenizerDefinition& definition) {
     bytes.push_back(mapped ? std::move(*mapped) : text);
     if (kinds[id] == TokenKind::kUnused) continue;
     if (text.empty()) return InvalidArgument("{}: token {} is empty", file, id);
-    // Merges and byte tokens may name added tokens too, as the vocabulary of a tokenizer.json holds both.
+    // Merges and byte tokens may name added tokens too, as the vocabulary of a tokenizer.json holds
+    // both.
     if (const auto [at, fresh] = index.emplace(text, token); !fresh) {
       return InvalidArgument("{}: tokens {} and {} are both \"{}\"", file, at->second, id, text);
     }
     if (kinds[id] != TokenKind::kNormal) added[static_cast<uint8_t>(text[0])].push_back(token);
   }
   for (auto& tokens : added) {
-    std::ranges::stable_sort(tokens, std::ranges::greater(), [&](int32_t id) { return bytes[static_cast<size_t>(id)].size(); });
+    std::ranges::stable_sort(tokens, std::ranges::greater(),
+                             [&](int32_t id) { return bytes[static_cast<size_t>(id)].size(); });
   }
   for (size_t byte = 0; byte < 256; ++byte) {
     const auto found = index.find(Alphabet().TextOf(static_cast<uint8_t>(byte)));
@@ -176,8 +185,10 @@ Status Tokenizer::Data::Build(const TokenizerDefinition& definition) {
   for (size_t rank = 0; rank < definition.merges.size(); ++rank) {
     const auto& [left, right] = definition.merges[rank];
     const auto a = index.find(left), b = index.find(right), merged = index.find(left + right);
-    for (const auto& [found, text] : {std::pair(a, left), std::pair(b, right), std::pair(merged, left + right)}) {
-      if (found == index.end()) return InvalidArgument("{}: merges[{}]: \"{}\" is not a token", file, rank, text);
+    for (const auto& [found, text] :
+         {std::pair(a, left), std::pair(b, right), std::pair(merged, left + right)}) {
+      if (found == index.end())
+        return InvalidArgument("{}: merges[{}]: \"{}\" is not a token", file, rank, text);
     }
     merges.Add(a->second, b->second, {static_cast<int32_t>(rank), merged->second});
     hasher.AddValue(a->second);
@@ -185,7 +196,8 @@ Status Tokenizer::Data::Build(const TokenizerDefinition& definition) {
   }
   if (definition.ignore_merges) {
     for (size_t id = 0; id < count; ++id) {
-      if (kinds[id] == TokenKind::kNormal) whole_pieces.emplace(bytes[id], static_cast<int32_t>(id));
+      if (kinds[id] == TokenKind::kNormal)
+        whole_pieces.emplace(bytes[id], static_cast<int32_t>(id));
     }
   }
   for (const std::string& pattern : definition.split_patterns) {
@@ -208,13 +220,16 @@ Status Tokenizer::Data::Build(const TokenizerDefinition& definition) {
 int32_t Tokenizer::Data::AddedTokenAt(std::string_view text, bool parse_special) const {
   for (const int32_t id : added[static_cast<uint8_t>(text[0])]) {
     const auto index = static_cast<size_t>(id);
-    if ((parse_special || kinds[index] == TokenKind::kUserDefined) && text.starts_with(bytes[index])) return id;
+    if ((parse_special || kinds[index] == TokenKind::kUserDefined) &&
+        text.starts_with(bytes[index]))
+      return id;
   }
   return -1;
 }
 
 // Text without added tokens: well-formed stretches are split and merged, stray bytes stand alone.
-void Tokenizer::Data::EncodeText(std::string_view text, MergeScratch& scratch, std::vector<int32_t>& ids) const {
+void Tokenizer::Data::EncodeText(std::string_view text, MergeScratch& scratch,
+                                 std::vector<int32_t>& ids) const {
   while (!text.empty()) {
     size_t well_formed = 0;
     while (well_formed < text.size()) {
@@ -233,10 +248,12 @@ void Tokenizer::Data::EncodeText(std::string_view text, MergeScratch& scratch, s
 void Tokenizer::Data::EncodeSplit(size_t stage, std::string_view text, MergeScratch& scratch,
                                   std::vector<int32_t>& ids) const {
   if (stage == splits.size()) return EncodePiece(text, scratch, ids);
-  splits[stage].Split(text, [&](std::string_view piece) { EncodeSplit(stage + 1, piece, scratch, ids); });
+  splits[stage].Split(text,
+                      [&](std::string_view piece) { EncodeSplit(stage + 1, piece, scratch, ids); });
 }
 
-void Tokenizer::Data::EncodePiece(std::string_view piece, MergeScratch& scratch, std::vector<int32_t>& ids) const {
+void Tokenizer::Data::EncodePiece(std::string_view piece, MergeScratch& scratch,
+                                  std::vector<int32_t>& ids) const {
   if (const auto whole = whole_pieces.find(piece); whole != whole_pieces.end()) {
     ids.push_back(whole->second);
     return;
@@ -256,7 +273,8 @@ void Tokenizer::Data::EncodePiece(std::string_view piece, MergeScratch& scratch,
   const auto propose = [&](int32_t position) {
     const auto& left = symbols[static_cast<size_t>(position)];
     if (left.after < 0) return;
-    if (const Merge* merge = merges.Find(left.token, symbols[static_cast<size_t>(left.after)].token)) {
+    if (const Merge* merge =
+            merges.Find(left.token, symbols[static_cast<size_t>(left.after)].token)) {
       heap.push_back({merge->rank, position, merge->token});
       std::push_heap(heap.begin(), heap.end());
     }
@@ -279,20 +297,25 @@ void Tokenizer::Data::EncodePiece(std::string_view piece, MergeScratch& scratch,
     if (left.before >= 0) propose(left.before);
     propose(best.position);
   }
-  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].after) ids.push_back(symbols[static_cast<size_t>(i)].token);
+  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].after)
+    ids.push_back(symbols[static_cast<size_t>(i)].token);
 }
 
 StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
   auto data = std::make_unique<Data>();
   std::error_code error;
-  data->file = std::filesystem::is_directory(path, error) ? (std::filesystem::path(path) / "tokenizer.json").string() : path;
+  data->file = std::filesystem::is_directory(path, error)
+                   ? (std::filesystem::path(path) / "tokenizer.json").string()
+                   : path;
   if (data->file.ends_with(".json")) {
-    LLMIR_ASSIGN_OR_RETURN(const TokenizerDefinition definition, HuggingFaceTokenizerDefinition(data->file));
+    LLMIR_ASSIGN_OR_RETURN(const TokenizerDefinition definition,
+                           HuggingFaceTokenizerDefinition(data->file));
     LLMIR_RETURN_IF_ERROR(data->Build(definition));
   } else {
     LLMIR_ASSIGN_OR_RETURN(const FileMap map, FileMap::Open(data->file));
     LLMIR_ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(map.bytes(), data->file));
-    LLMIR_ASSIGN_OR_RETURN(const TokenizerDefinition definition, GgufTokenizerDefinition(header.metadata));
+    LLMIR_ASSIGN_OR_RETURN(const TokenizerDefinition definition,
+                           GgufTokenizerDefinition(header.metadata));
     LLMIR_RETURN_IF_ERROR(data->Build(definition));
   }
   return Tokenizer(std::move(data));
@@ -337,7 +360,8 @@ int32_t Tokenizer::vocabulary() const { return static_cast<int32_t>(data_->bytes
 int32_t Tokenizer::bos() const { return data_->bos; }
 const std::vector<int32_t>& Tokenizer::end_ids() const { return data_->end_ids; }
 bool Tokenizer::IsSpecial(int32_t id) const {
-  return id >= 0 && id < vocabulary() && data_->kinds[static_cast<size_t>(id)] == TokenKind::kControl;
+  return id >= 0 && id < vocabulary() &&
+         data_->kinds[static_cast<size_t>(id)] == TokenKind::kControl;
 }
 const std::string& Tokenizer::chat_template() const { return data_->chat_template; }
 const std::string& Tokenizer::file() const { return data_->file; }

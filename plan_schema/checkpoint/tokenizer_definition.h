@@ -1,4 +1,5 @@
-// What defines a byte-level BPE tokenizer, read from a GGUF file's metadata or a tokenizer.json. Internal to this folder.
+// What defines a byte-level BPE tokenizer, read from a GGUF file's metadata or a tokenizer.json.
+// Internal to this folder.
 #pragma once
 
 #include <array>
@@ -21,11 +22,12 @@ enum class TokenKind : uint8_t {
 };
 
 struct TokenizerDefinition {
-  std::vector<std::string> texts;  // by id, as the file writes them
-  std::vector<TokenKind> kinds;    // by id
+  std::vector<std::string> texts;                  // by id, as the file writes them
+  std::vector<TokenKind> kinds;                    // by id
   std::vector<std::array<std::string, 2>> merges;  // best first
-  std::vector<std::string> split_patterns;         // applied in order, each to the pieces of the one before
-  bool ignore_merges = false;                      // a piece that is a token as a whole is that token
+  std::vector<std::string>
+      split_patterns;          // applied in order, each to the pieces of the one before
+  bool ignore_merges = false;  // a piece that is a token as a whole is that token
   int32_t bos = -1;
   std::vector<int32_t> end_ids;
   std::string chat_template;
@@ -36,8 +38,9 @@ StatusOr<TokenizerDefinition> GgufTokenizerDefinition(const GgufMetadata& metada
 // From the content of tokenizer.json: vocabulary, merges and patterns. `where` starts the messages.
 StatusOr<TokenizerDefinition> JsonTokenizerDefinition(const Json& json, const std::string& where);
 
-// Reads `path` (a tokenizer.json) and, where they lie beside it, tokenizer_config.json, generation_config.json, config.json
-// and chat_template.jinja for the special ids and the chat template.
+// Reads `path` (a tokenizer.json) and, where they lie beside it, tokenizer_config.json,
+// generation_config.json, config.json and chat_template.jinja for the special ids and the chat
+// template.
 StatusOr<TokenizerDefinition> HuggingFaceTokenizerDefinition(const std::string& path);
 
 }  // namespace llmir::checkpoint

@@ -1,4 +1,5 @@
-// UTF-8 by the Unicode standard's table of well-formed sequences (no surrogates, no overlong forms). Internal to this folder.
+// UTF-8 by the Unicode standard's table of well-formed sequences (no surrogates, no overlong
+// forms). Internal to this folder.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,13 @@ inline Utf8Character ReadUtf8(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   const uint8_t lead = byte(0);
   if (lead < 0x80) return {lead, 1, false};
-  const size_t length = lead >= 0xc2 && lead <= 0xdf ? 2 : (lead & 0xf0) == 0xe0 ? 3 : lead >= 0xf0 && lead <= 0xf4 ? 4 : 0;
+  const size_t length = lead >= 0xc2 && lead <= 0xdf   ? 2
+                        : (lead & 0xf0) == 0xe0        ? 3
+                        : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                       : 0;
   if (length == 0) return {};
-  // Only the second byte's range depends on the lead: that is where overlong forms and surrogates are excluded.
+  // Only the second byte's range depends on the lead: that is where overlong forms and surrogates
+  // are excluded.
   const uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
   const uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
   uint32_t code = lead & (0x7f >> length);
@@ -42,7 +47,8 @@ inline void AppendUtf8(uint32_t code, std::string& text) {
   const int continuations = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
   static constexpr uint8_t kLeads[] = {0, 0xc0, 0xe0, 0xf0};
   text += static_cast<char>(kLeads[continuations] | code >> (6 * continuations));
-  for (int i = continuations - 1; i >= 0; --i) text += static_cast<char>(0x80 | (code >> (6 * i) & 0x3f));
+  for (int i = continuations - 1; i >= 0; --i)
+    text += static_cast<char>(0x80 | (code >> (6 * i) & 0x3f));
 }
 
 }  // namespace llmir::checkpoint

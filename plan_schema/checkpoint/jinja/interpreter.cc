@@ -14,26 +14,30 @@
 namespace llmir::checkpoint::jinja {
 namespace {
 
-// A template comes with the checkpoint: it may be broken or hostile, so what it can use up is bounded.
-constexpr int64_t kMaxSteps = 2'000'000;            // expressions and statements evaluated, large results counting as many
+// A template comes with the checkpoint: it may be broken or hostile, so what it can use up is
+// bounded.
+constexpr int64_t kMaxSteps =
+    2'000'000;  // expressions and statements evaluated, large results counting as many
 constexpr size_t kMaxTextBytes = size_t{16} << 20;  // of one string
 constexpr int64_t kMaxElements = 100'000;           // of one list
 
 constexpr std::string_view kFilters[] = {
-    "trim", "upper", "lower", "length", "count", "tojson", "default", "d", "join", "first", "last", "list", "string", "int",
-    "replace", "capitalize", "title", "items", "reverse", "safe", "map", "selectattr", "rejectattr",
+    "trim",  "upper", "lower",   "length", "count",  "tojson",     "default",    "d",
+    "join",  "first", "last",    "list",   "string", "int",        "replace",    "capitalize",
+    "title", "items", "reverse", "safe",   "map",    "selectattr", "rejectattr",
 };
 constexpr std::string_view kTests[] = {
-    "defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "true", "false", "mapping", "sequence",
-    "iterable", "eq", "equalto", "ne", "in", "odd", "even", "divisibleby",
+    "defined", "undefined", "none",  "string",  "number",   "integer",     "float",
+    "boolean", "true",      "false", "mapping", "sequence", "iterable",    "eq",
+    "equalto", "ne",        "in",    "odd",     "even",     "divisibleby",
 };
 
 // --- Text, with Python's idea of white space. Letters change case in ASCII only.
 
 bool IsPythonSpace(uint32_t code) {
-  return (code >= 0x09 && code <= 0x0d) || (code >= 0x1c && code <= 0x20) || code == 0x85 || code == 0xa0 || code == 0x1680 ||
-         (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f ||
-         code == 0x3000;
+  return (code >= 0x09 && code <= 0x0d) || (code >= 0x1c && code <= 0x20) || code == 0x85 ||
+         code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 ||
+         code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
 }
 
 bool IsSpaceCharacter(std::string_view character) {
@@ -83,10 +87,12 @@ std::string Title(std::string text) {
 }
 
 void CheckSize(size_t bytes) {
-  if (bytes > kMaxTextBytes) throw Error(0, fmt::format("a text grows beyond {} bytes", kMaxTextBytes));
+  if (bytes > kMaxTextBytes)
+    throw Error(0, fmt::format("a text grows beyond {} bytes", kMaxTextBytes));
 }
 
-std::string Replace(std::string_view text, const std::string& from, const std::string& to, int64_t limit) {
+std::string Replace(std::string_view text, const std::string& from, const std::string& to,
+                    int64_t limit) {
   std::string result;
   size_t at = 0;
   if (from.empty()) {  // Python puts `to` before every character and at the end
@@ -98,7 +104,8 @@ std::string Replace(std::string_view text, const std::string& from, const std::s
     }
     return limit != 0 ? result + to : result;
   }
-  for (size_t found; limit != 0 && (found = text.find(from, at)) != std::string_view::npos; --limit) {
+  for (size_t found; limit != 0 && (found = text.find(from, at)) != std::string_view::npos;
+       --limit) {
     result += text.substr(at, found - at);
     result += to;
     at = found + from.size();
@@ -113,7 +120,8 @@ List Split(std::string_view text, const std::string* separator, int64_t limit) {
   if (separator != nullptr) {
     if (separator->empty()) throw Error(0, "split by an empty text");
     size_t at = 0;
-    for (size_t found; limit != 0 && (found = text.find(*separator, at)) != std::string_view::npos; --limit) {
+    for (size_t found; limit != 0 && (found = text.find(*separator, at)) != std::string_view::npos;
+         --limit) {
       parts.emplace_back(std::string(text.substr(at, found - at)));
       at = found + separator->size();
     }
@@ -122,7 +130,8 @@ List Split(std::string_view text, const std::string* separator, int64_t limit) {
   }
   for (std::string rest = Strip(text, nullptr, true, false); !rest.empty(); --limit) {
     const auto characters = Characters(rest);
-    const auto space = limit == 0 ? characters.end() : std::ranges::find_if(characters, IsSpaceCharacter);
+    const auto space =
+        limit == 0 ? characters.end() : std::ranges::find_if(characters, IsSpaceCharacter);
     if (space == characters.end()) {
       parts.emplace_back(rest);
       break;
@@ -157,7 +166,8 @@ struct Arguments {
   const std::string& Text(size_t position, std::string_view name) const {
     const Value& value = Require(position, name);
     if (value.AsString() == nullptr) {
-      throw Error(0, fmt::format("{}: argument \"{}\" is {}, expected a string", of, name, value.TypeName()));
+      throw Error(0, fmt::format("{}: argument \"{}\" is {}, expected a string", of, name,
+                                 value.TypeName()));
     }
     return *value.AsString();
   }
@@ -170,24 +180,28 @@ struct Arguments {
     const Value* value = Get(position, name);
     if (value == nullptr) return otherwise;
     if (value->AsInteger() == nullptr) {
-      throw Error(0, fmt::format("{}: argument \"{}\" is {}, expected an integer", of, name, value->TypeName()));
+      throw Error(0, fmt::format("{}: argument \"{}\" is {}, expected an integer", of, name,
+                                 value->TypeName()));
     }
     return *value->AsInteger();
   }
   void AtMost(size_t count) const {
     if (values.size() + named.size() > count) {
-      throw Error(0, fmt::format("{}: {} arguments, expected at most {}", of, values.size() + named.size(), count));
+      throw Error(0, fmt::format("{}: {} arguments, expected at most {}", of,
+                                 values.size() + named.size(), count));
     }
   }
 };
 
 const std::string& TextOperand(const Value& value, std::string_view of) {
-  if (value.AsString() == nullptr) throw Error(0, fmt::format("{} of {}, expected a string", of, value.TypeName()));
+  if (value.AsString() == nullptr)
+    throw Error(0, fmt::format("{} of {}, expected a string", of, value.TypeName()));
   return *value.AsString();
 }
 
 int64_t LengthOf(const Value& value) {
-  if (const std::string* text = value.AsString()) return static_cast<int64_t>(Characters(*text).size());
+  if (const std::string* text = value.AsString())
+    return static_cast<int64_t>(Characters(*text).size());
   if (const List* list = value.AsList()) return static_cast<int64_t>(list->size());
   if (const Dict* dict = value.AsDict()) return static_cast<int64_t>(dict->size());
   if (value.IsUndefined()) return 0;
@@ -209,10 +223,12 @@ bool StartsOrEnds(const std::string& text, const Value& affix, bool starts) {
   return false;
 }
 
-std::optional<Value> CallTextMethod(const std::string& text, const std::string& method, const Arguments& arguments) {
+std::optional<Value> CallTextMethod(const std::string& text, const std::string& method,
+                                    const Arguments& arguments) {
   if (method == "strip" || method == "lstrip" || method == "rstrip") {
     arguments.AtMost(1);
-    return Value(Strip(text, arguments.OptionalText(0, "chars"), method != "rstrip", method != "lstrip"));
+    return Value(
+        Strip(text, arguments.OptionalText(0, "chars"), method != "rstrip", method != "lstrip"));
   }
   if (method == "startswith" || method == "endswith") {
     arguments.AtMost(1);
@@ -220,11 +236,13 @@ std::optional<Value> CallTextMethod(const std::string& text, const std::string& 
   }
   if (method == "split") {
     arguments.AtMost(2);
-    return Value(Split(text, arguments.OptionalText(0, "sep"), arguments.Integer(1, "maxsplit", -1)));
+    return Value(
+        Split(text, arguments.OptionalText(0, "sep"), arguments.Integer(1, "maxsplit", -1)));
   }
   if (method == "replace") {
     arguments.AtMost(3);
-    return Value(Replace(text, arguments.Text(0, "old"), arguments.Text(1, "new"), arguments.Integer(2, "count", -1)));
+    return Value(Replace(text, arguments.Text(0, "old"), arguments.Text(1, "new"),
+                         arguments.Integer(2, "count", -1)));
   }
   if (method == "find") {
     arguments.AtMost(1);
@@ -255,7 +273,8 @@ std::optional<Value> CallTextMethod(const std::string& text, const std::string& 
   return std::nullopt;
 }
 
-std::optional<Value> CallDictMethod(const Value& object, const std::string& method, const Arguments& arguments) {
+std::optional<Value> CallDictMethod(const Value& object, const std::string& method,
+                                    const Arguments& arguments) {
   const Dict& dict = *object.AsDict();
   if (method == "items") return Value(ItemsOf(dict));
   if (method == "keys") return Value(object.Elements());
@@ -291,7 +310,8 @@ Value Arithmetic(const std::string& op, const Value& left, const Value& right) {
   }
   if (op == "+" && left.AsList() && right.AsList()) {
     List joined = *left.AsList();
-    if (joined.size() + right.AsList()->size() > static_cast<size_t>(kMaxElements)) throw Error(0, "a list grows too long");
+    if (joined.size() + right.AsList()->size() > static_cast<size_t>(kMaxElements))
+      throw Error(0, "a list grows too long");
     joined.insert(joined.end(), right.AsList()->begin(), right.AsList()->end());
     return Value(std::move(joined));
   }
@@ -305,18 +325,25 @@ Value Arithmetic(const std::string& op, const Value& left, const Value& right) {
   }
   if (!left.IsNumber() || !right.IsNumber()) {
     const Value& undefined = left.IsUndefined() ? left : right;
-    const std::string hint = undefined.IsUndefined() ? fmt::format(" (\"{}\" is undefined)", undefined.UndefinedName()) : "";
-    throw Error(0, fmt::format("{} {} {} is not possible{}", left.TypeName(), op, right.TypeName(), hint));
+    const std::string hint = undefined.IsUndefined()
+                                 ? fmt::format(" (\"{}\" is undefined)", undefined.UndefinedName())
+                                 : "";
+    throw Error(
+        0, fmt::format("{} {} {} is not possible{}", left.TypeName(), op, right.TypeName(), hint));
   }
   const bool integers = left.AsFloat() == nullptr && right.AsFloat() == nullptr && op != "/";
   if (integers) {
     const int64_t a = left.AsInteger() ? *left.AsInteger() : *left.AsBool();
     const int64_t b = right.AsInteger() ? *right.AsInteger() : *right.AsBool();
-    if (op == "+") return IntegerResult([&](int64_t* r) { return __builtin_add_overflow(a, b, r); });
-    if (op == "-") return IntegerResult([&](int64_t* r) { return __builtin_sub_overflow(a, b, r); });
-    if (op == "*") return IntegerResult([&](int64_t* r) { return __builtin_mul_overflow(a, b, r); });
+    if (op == "+")
+      return IntegerResult([&](int64_t* r) { return __builtin_add_overflow(a, b, r); });
+    if (op == "-")
+      return IntegerResult([&](int64_t* r) { return __builtin_sub_overflow(a, b, r); });
+    if (op == "*")
+      return IntegerResult([&](int64_t* r) { return __builtin_mul_overflow(a, b, r); });
     if (b == 0) throw Error(0, "division by zero");
-    if (b == -1) return op == "%" ? Value(int64_t{0}) : Arithmetic("-", Value(int64_t{0}), Value(a));
+    if (b == -1)
+      return op == "%" ? Value(int64_t{0}) : Arithmetic("-", Value(int64_t{0}), Value(a));
     // Python rounds quotients down, and remainders follow the divisor's sign.
     const bool down = a % b != 0 && (a < 0) != (b < 0);
     return op == "%" ? Value(a % b + (down ? b : 0)) : Value(a / b - (down ? 1 : 0));
@@ -355,15 +382,18 @@ bool HasTest(const std::string& test, const Value& value, const Arguments& argum
   if (test == "false") return value.AsBool() != nullptr && !*value.AsBool();
   if (test == "mapping") return value.AsDict() != nullptr && !value.IsNamespace();
   if (test == "sequence" || test == "iterable") {
-    return value.AsString() || value.AsList() || (value.AsDict() && !value.IsNamespace()) || value.IsUndefined();
+    return value.AsString() || value.AsList() || (value.AsDict() && !value.IsNamespace()) ||
+           value.IsUndefined();
   }
   const auto number = [&] {
-    if (value.AsInteger() == nullptr) throw Error(0, fmt::format("{}: {}, expected an integer", test, value.TypeName()));
+    if (value.AsInteger() == nullptr)
+      throw Error(0, fmt::format("{}: {}, expected an integer", test, value.TypeName()));
     return *value.AsInteger();
   };
   if (test == "odd") return number() % 2 != 0;
   if (test == "even") return number() % 2 == 0;
-  if (test == "divisibleby") return Arithmetic("%", Value(number()), arguments.Require(0, "num")).Equals(Value(int64_t{0}));
+  if (test == "divisibleby")
+    return Arithmetic("%", Value(number()), arguments.Require(0, "num")).Equals(Value(int64_t{0}));
   if (test == "in") return arguments.Require(0, "seq").Contains(value);
   const bool equal = value.Equals(arguments.Require(0, "other"));
   return test == "ne" ? !equal : equal;  // eq, equalto
@@ -376,15 +406,20 @@ struct SliceBounds {
 SliceBounds BoundsOf(const Value& start, const Value& stop, const Value& step, int64_t size) {
   const auto integer = [](const Value& value, int64_t otherwise) {
     if (value.IsUndefined() || value.IsNone()) return otherwise;
-    if (value.AsInteger() == nullptr) throw Error(0, fmt::format("slice bound is {}, expected an integer", value.TypeName()));
+    if (value.AsInteger() == nullptr)
+      throw Error(0, fmt::format("slice bound is {}, expected an integer", value.TypeName()));
     return *value.AsInteger();
   };
   const int64_t by = integer(step, 1);
   if (by == 0) throw Error(0, "slice step is 0");
   const int64_t lowest = by > 0 ? 0 : -1, highest = by > 0 ? size : size - 1;
-  const auto clamp = [&](int64_t bound) { return std::clamp(bound < 0 ? bound + size : bound, lowest, highest); };
-  const int64_t first = start.IsUndefined() || start.IsNone() ? (by > 0 ? lowest : highest) : clamp(integer(start, 0));
-  const int64_t last = stop.IsUndefined() || stop.IsNone() ? (by > 0 ? highest : lowest) : clamp(integer(stop, 0));
+  const auto clamp = [&](int64_t bound) {
+    return std::clamp(bound < 0 ? bound + size : bound, lowest, highest);
+  };
+  const int64_t first = start.IsUndefined() || start.IsNone() ? (by > 0 ? lowest : highest)
+                                                              : clamp(integer(start, 0));
+  const int64_t last =
+      stop.IsUndefined() || stop.IsNone() ? (by > 0 ? highest : lowest) : clamp(integer(stop, 0));
   // A larger step takes one element too, and adding it cannot overflow.
   return {first, last, std::clamp(by, -size - 1, size + 1)};
 }
@@ -392,7 +427,8 @@ SliceBounds BoundsOf(const Value& start, const Value& stop, const Value& step, i
 template <typename Sequence>
 Sequence Slice(const Sequence& sequence, const SliceBounds& bounds) {
   Sequence taken;
-  for (int64_t i = bounds.start; bounds.step > 0 ? i < bounds.stop : i > bounds.stop; i += bounds.step) {
+  for (int64_t i = bounds.start; bounds.step > 0 ? i < bounds.stop : i > bounds.stop;
+       i += bounds.step) {
     taken.push_back(sequence[static_cast<size_t>(i)]);
   }
   return taken;
@@ -407,8 +443,10 @@ std::string Concatenate(const std::vector<std::string_view>& characters) {
 // What making a value costs beyond a step.
 int64_t CostOf(const Value& value) {
   constexpr size_t kBytesPerStep = 64, kElementsPerStep = 4;
-  if (const std::string* text = value.AsString()) return static_cast<int64_t>(text->size() / kBytesPerStep);
-  if (const List* list = value.AsList()) return static_cast<int64_t>(list->size() / kElementsPerStep);
+  if (const std::string* text = value.AsString())
+    return static_cast<int64_t>(text->size() / kBytesPerStep);
+  if (const List* list = value.AsList())
+    return static_cast<int64_t>(list->size() / kElementsPerStep);
   return 0;
 }
 
@@ -428,7 +466,8 @@ class Interpreter {
   enum class Flow { kNormal, kBreak, kContinue };
 
   void CountSteps(int64_t steps) {
-    if ((steps_ += steps) > kMaxSteps) throw Error(0, fmt::format("the template takes more than {} steps", kMaxSteps));
+    if ((steps_ += steps) > kMaxSteps)
+      throw Error(0, fmt::format("the template takes more than {} steps", kMaxSteps));
   }
 
   Value Lookup(const std::string& name) const {
@@ -475,12 +514,21 @@ class Interpreter {
 
   Flow RunStatement(const Statement& statement, std::string& output) {
     switch (statement.kind) {
-      case Statement::Kind::kText: output += statement.text; return Flow::kNormal;
-      case Statement::Kind::kOutput: output += Evaluate(*statement.expression).ToText(); return Flow::kNormal;
+      case Statement::Kind::kText:
+        output += statement.text;
+        return Flow::kNormal;
+      case Statement::Kind::kOutput:
+        output += Evaluate(*statement.expression).ToText();
+        return Flow::kNormal;
       case Statement::Kind::kIf:
-        return RunBlock(Evaluate(*statement.expression).Truthy() ? statement.body : statement.otherwise, output);
-      case Statement::Kind::kFor: return RunFor(statement, output);
-      case Statement::Kind::kSet: RunSet(statement); return Flow::kNormal;
+        return RunBlock(
+            Evaluate(*statement.expression).Truthy() ? statement.body : statement.otherwise,
+            output);
+      case Statement::Kind::kFor:
+        return RunFor(statement, output);
+      case Statement::Kind::kSet:
+        RunSet(statement);
+        return Flow::kNormal;
       case Statement::Kind::kSetBlock: {
         std::string text;
         scopes_.emplace_back();
@@ -489,9 +537,12 @@ class Interpreter {
         Assign(statement.targets[0], Value(std::move(text)));
         return flow;
       }
-      case Statement::Kind::kGroup: return RunBlock(statement.body, output);
-      case Statement::Kind::kBreak: return Flow::kBreak;
-      case Statement::Kind::kContinue: return Flow::kContinue;
+      case Statement::Kind::kGroup:
+        return RunBlock(statement.body, output);
+      case Statement::Kind::kBreak:
+        return Flow::kBreak;
+      case Statement::Kind::kContinue:
+        return Flow::kContinue;
     }
     return Flow::kNormal;
   }
@@ -501,8 +552,8 @@ class Interpreter {
     if (statement.text.empty()) return AssignAll(statement.targets, value);
     Value object = Lookup(statement.text);
     if (!object.IsNamespace()) {
-      throw Error(0, fmt::format("{}.{} is set, but {} is {}, expected a namespace", statement.text, statement.targets[0],
-                                 statement.text, object.TypeName()));
+      throw Error(0, fmt::format("{}.{} is set, but {} is {}, expected a namespace", statement.text,
+                                 statement.targets[0], statement.text, object.TypeName()));
     }
     object.SetMember(statement.targets[0], value);
   }
@@ -526,16 +577,18 @@ class Interpreter {
       CountSteps(1);
       const auto at = static_cast<size_t>(i);
       // What an iteration sets ends with it.
-      scopes_.push_back({{"loop",
-                          Dict{{"index", Value(i + 1)},
-                               {"index0", Value(i)},
-                               {"revindex", Value(size - i)},
-                               {"revindex0", Value(size - i - 1)},
-                               {"first", Value(i == 0)},
-                               {"last", Value(i + 1 == size)},
-                               {"length", Value(size)},
-                               {"previtem", i > 0 ? elements[at - 1] : Value::MakeUndefined("loop.previtem")},
-                               {"nextitem", i + 1 < size ? elements[at + 1] : Value::MakeUndefined("loop.nextitem")}}}});
+      scopes_.push_back(
+          {{"loop",
+            Dict{{"index", Value(i + 1)},
+                 {"index0", Value(i)},
+                 {"revindex", Value(size - i)},
+                 {"revindex0", Value(size - i - 1)},
+                 {"first", Value(i == 0)},
+                 {"last", Value(i + 1 == size)},
+                 {"length", Value(size)},
+                 {"previtem", i > 0 ? elements[at - 1] : Value::MakeUndefined("loop.previtem")},
+                 {"nextitem",
+                  i + 1 < size ? elements[at + 1] : Value::MakeUndefined("loop.nextitem")}}}});
       AssignAll(statement.targets, elements[at]);
       const Flow flow = RunBlock(statement.body, output);
       scopes_.pop_back();
@@ -558,28 +611,38 @@ class Interpreter {
   Value EvaluateUnchecked(const Expression& expression) {
     const auto& arguments = expression.arguments;
     switch (expression.kind) {
-      case Expression::Kind::kLiteral: return expression.value;
-      case Expression::Kind::kName: return Lookup(expression.text);
+      case Expression::Kind::kLiteral:
+        return expression.value;
+      case Expression::Kind::kName:
+        return Lookup(expression.text);
       case Expression::Kind::kList: {
         List list;
         for (const ExpressionPtr& element : arguments) list.push_back(Evaluate(*element));
         return Value(std::move(list));
       }
-      case Expression::Kind::kDict: return EvaluateDict(expression);
-      case Expression::Kind::kMember: return Member(Evaluate(*arguments[0]), Value(expression.text));
-      case Expression::Kind::kIndex: return Member(Evaluate(*arguments[0]), Evaluate(*arguments[1]));
-      case Expression::Kind::kSlice: return EvaluateSlice(expression);
-      case Expression::Kind::kCall: return Call(expression);
+      case Expression::Kind::kDict:
+        return EvaluateDict(expression);
+      case Expression::Kind::kMember:
+        return Member(Evaluate(*arguments[0]), Value(expression.text));
+      case Expression::Kind::kIndex:
+        return Member(Evaluate(*arguments[0]), Evaluate(*arguments[1]));
+      case Expression::Kind::kSlice:
+        return EvaluateSlice(expression);
+      case Expression::Kind::kCall:
+        return Call(expression);
       case Expression::Kind::kFilter:
-        return Filter(expression.text, Evaluate(*arguments[0]), EvaluateArguments(expression, expression.text));
+        return Filter(expression.text, Evaluate(*arguments[0]),
+                      EvaluateArguments(expression, expression.text));
       case Expression::Kind::kTest:
-        return Value(HasTest(expression.text, Evaluate(*arguments[0]), EvaluateArguments(expression, expression.text)));
+        return Value(HasTest(expression.text, Evaluate(*arguments[0]),
+                             EvaluateArguments(expression, expression.text)));
       case Expression::Kind::kUnary: {
         const Value operand = Evaluate(*arguments[0]);
         if (expression.text == "not") return Value(!operand.Truthy());
         return Arithmetic(expression.text, Value(int64_t{0}), operand);
       }
-      case Expression::Kind::kBinary: return EvaluateBinary(expression);
+      case Expression::Kind::kBinary:
+        return EvaluateBinary(expression);
       case Expression::Kind::kConditional:
         if (Evaluate(*arguments[1]).Truthy()) return Evaluate(*arguments[0]);
         return arguments[2] ? Evaluate(*arguments[2]) : Value();
@@ -607,9 +670,12 @@ class Interpreter {
     const Value object = Evaluate(*expression.arguments[0]);
     Value bounds[3];
     for (size_t i = 0; i < 3; ++i) {
-      if (expression.arguments[i + 1] != nullptr) bounds[i] = Evaluate(*expression.arguments[i + 1]);
+      if (expression.arguments[i + 1] != nullptr)
+        bounds[i] = Evaluate(*expression.arguments[i + 1]);
     }
-    const auto slice = [&](size_t size) { return BoundsOf(bounds[0], bounds[1], bounds[2], static_cast<int64_t>(size)); };
+    const auto slice = [&](size_t size) {
+      return BoundsOf(bounds[0], bounds[1], bounds[2], static_cast<int64_t>(size));
+    };
     if (const List* list = object.AsList()) return Value(Slice(*list, slice(list->size())));
     if (const std::string* text = object.AsString()) {
       const auto characters = Characters(*text);
@@ -630,14 +696,17 @@ class Interpreter {
       return Value(std::move(text));
     }
     static constexpr std::string_view kArithmetic[] = {"+", "-", "*", "/", "//", "%"};
-    if (std::ranges::find(kArithmetic, op) != std::end(kArithmetic)) return Arithmetic(op, left, right);
+    if (std::ranges::find(kArithmetic, op) != std::end(kArithmetic))
+      return Arithmetic(op, left, right);
     return Value(Compare(op, left, right));
   }
 
-  // object.key and object[key]: an absent one is undefined, but of an undefined object it is an error.
+  // object.key and object[key]: an absent one is undefined, but of an undefined object it is an
+  // error.
   static Value Member(const Value& object, const Value& key) {
     if (object.IsUndefined()) {
-      throw Error(0, fmt::format("\"{}\" is undefined, so it has no \"{}\"", object.UndefinedName(), key.ToText()));
+      throw Error(0, fmt::format("\"{}\" is undefined, so it has no \"{}\"", object.UndefinedName(),
+                                 key.ToText()));
     }
     if (const int64_t* index = key.AsInteger()) {
       const int64_t size = object.AsList() || object.AsString() ? LengthOf(object) : 0;
@@ -655,8 +724,10 @@ class Interpreter {
 
   Arguments EvaluateArguments(const Expression& expression, std::string_view of) {
     Arguments arguments{of, {}, {}};
-    for (size_t i = 1; i < expression.arguments.size(); ++i) arguments.values.push_back(Evaluate(*expression.arguments[i]));
-    for (const auto& [name, value] : expression.named) arguments.named.emplace_back(name, Evaluate(*value));
+    for (size_t i = 1; i < expression.arguments.size(); ++i)
+      arguments.values.push_back(Evaluate(*expression.arguments[i]));
+    for (const auto& [name, value] : expression.named)
+      arguments.named.emplace_back(name, Evaluate(*value));
     return arguments;
   }
 
@@ -669,9 +740,11 @@ class Interpreter {
       if (object.AsString()) result = CallTextMethod(*object.AsString(), callee.text, arguments);
       if (object.AsDict()) result = CallDictMethod(object, callee.text, arguments);
       if (result) return *std::move(result);
-      throw Error(0, fmt::format("method \"{}\" of {} is not supported", callee.text, object.TypeName()));
+      throw Error(
+          0, fmt::format("method \"{}\" of {} is not supported", callee.text, object.TypeName()));
     }
-    if (callee.kind == Expression::Kind::kName) return CallFunction(callee.text, EvaluateArguments(expression, callee.text));
+    if (callee.kind == Expression::Kind::kName)
+      return CallFunction(callee.text, EvaluateArguments(expression, callee.text));
     throw Error(0, "only functions and methods can be called");
   }
 
@@ -709,7 +782,8 @@ class Interpreter {
     if (name == "default" || name == "d") {
       arguments.AtMost(2);
       const Value* also_false = arguments.Get(1, "boolean");
-      if (!value.IsUndefined() && !(also_false && also_false->Truthy() && !value.Truthy())) return value;
+      if (!value.IsUndefined() && !(also_false && also_false->Truthy() && !value.Truthy()))
+        return value;
       const Value* otherwise = arguments.Get(0, "default_value");
       return otherwise ? *otherwise : Value("");
     }
@@ -720,22 +794,26 @@ class Interpreter {
     if (name == "tojson") {
       arguments.AtMost(1);
       const Value* indent = arguments.Get(0, "indent");
-      const int64_t spaces = indent == nullptr || indent->IsNone() ? -1 : arguments.Integer(0, "indent", -1);
+      const int64_t spaces =
+          indent == nullptr || indent->IsNone() ? -1 : arguments.Integer(0, "indent", -1);
       return Value(value.ToJson(static_cast<int>(std::clamp<int64_t>(spaces, -1, 16))));
     }
     if (name == "join") return Join(value, arguments);
     if (name == "replace") {
       arguments.AtMost(3);
-      return Value(Replace(value.ToText(), arguments.Text(0, "old"), arguments.Text(1, "new"), arguments.Integer(2, "count", -1)));
+      return Value(Replace(value.ToText(), arguments.Text(0, "old"), arguments.Text(1, "new"),
+                           arguments.Integer(2, "count", -1)));
     }
     if (name == "map") {
       arguments.AtMost(1);
       const std::string& attribute = arguments.Text(1, "attribute");
       List list;
-      for (const Value& element : value.Elements()) list.push_back(Member(element, Value(attribute)));
+      for (const Value& element : value.Elements())
+        list.push_back(Member(element, Value(attribute)));
       return Value(std::move(list));
     }
-    if (name == "selectattr" || name == "rejectattr") return Select(value, arguments, name == "selectattr");
+    if (name == "selectattr" || name == "rejectattr")
+      return Select(value, arguments, name == "selectattr");
 
     arguments.AtMost(0);
     if (name == "upper") return Value(Upper(value.ToText()));
@@ -749,12 +827,15 @@ class Interpreter {
     if (name == "int") return ToInteger(value);
     if (name == "items") {
       if (value.IsUndefined()) return Value(List{});
-      if (value.AsDict() == nullptr) throw Error(0, fmt::format("items of {}, expected a dict", value.TypeName()));
+      if (value.AsDict() == nullptr)
+        throw Error(0, fmt::format("items of {}, expected a dict", value.TypeName()));
       return Value(ItemsOf(*value.AsDict()));
     }
     List elements = value.Elements();
-    if (name == "first") return elements.empty() ? Value::MakeUndefined("first of nothing") : elements.front();
-    if (name == "last") return elements.empty() ? Value::MakeUndefined("last of nothing") : elements.back();
+    if (name == "first")
+      return elements.empty() ? Value::MakeUndefined("first of nothing") : elements.front();
+    if (name == "last")
+      return elements.empty() ? Value::MakeUndefined("last of nothing") : elements.back();
     std::ranges::reverse(elements);  // reverse
     if (value.AsString() == nullptr) return Value(std::move(elements));
     std::string text;
@@ -780,13 +861,16 @@ class Interpreter {
   static Value Select(const Value& value, const Arguments& arguments, bool keep) {
     const std::string& attribute = arguments.Text(0, "attribute");
     const std::string* test = arguments.OptionalText(1, "test");
-    if (test != nullptr && !IsTest(*test)) throw Error(0, fmt::format("test \"{}\" is not supported", *test));
+    if (test != nullptr && !IsTest(*test))
+      throw Error(0, fmt::format("test \"{}\" is not supported", *test));
     Arguments test_arguments{arguments.of, {}, {}};
-    if (arguments.values.size() > 2) test_arguments.values.assign(arguments.values.begin() + 2, arguments.values.end());
+    if (arguments.values.size() > 2)
+      test_arguments.values.assign(arguments.values.begin() + 2, arguments.values.end());
     List kept;
     for (const Value& element : value.Elements()) {
       const Value member = Member(element, Value(attribute));
-      if ((test == nullptr ? member.Truthy() : HasTest(*test, member, test_arguments)) == keep) kept.push_back(element);
+      if ((test == nullptr ? member.Truthy() : HasTest(*test, member, test_arguments)) == keep)
+        kept.push_back(element);
     }
     return Value(std::move(kept));
   }
@@ -805,7 +889,8 @@ class Interpreter {
     if (error == std::errc() && end == text.data() + text.size()) return Value(integer);
     double number = 0;
     const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (result.ec != std::errc() || result.ptr != text.data() + text.size()) return Value(int64_t{0});
+    if (result.ec != std::errc() || result.ptr != text.data() + text.size())
+      return Value(int64_t{0});
     return ToInteger(Value(number));
   }
 
@@ -815,9 +900,13 @@ class Interpreter {
 
 }  // namespace
 
-bool IsFilter(const std::string& name) { return std::ranges::find(kFilters, name) != std::end(kFilters); }
+bool IsFilter(const std::string& name) {
+  return std::ranges::find(kFilters, name) != std::end(kFilters);
+}
 bool IsTest(const std::string& name) { return std::ranges::find(kTests, name) != std::end(kTests); }
 
-std::string Render(const Block& block, Dict globals) { return Interpreter(std::move(globals)).Run(block); }
+std::string Render(const Block& block, Dict globals) {
+  return Interpreter(std::move(globals)).Run(block);
+}
 
 }  // namespace llmir::checkpoint::jinja

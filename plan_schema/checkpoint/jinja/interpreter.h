@@ -10,8 +10,8 @@
 
 namespace llmir::checkpoint::jinja {
 
-// Renders `block` with the global names `globals`; throws Error, also when the template runs or grows without end, and
-// RaisedError when the template itself calls raise_exception.
+// Renders `block` with the global names `globals`; throws Error, also when the template runs or
+// grows without end, and RaisedError when the template itself calls raise_exception.
 std::string Render(const Block& block, Dict globals);
 
 class RaisedError : public Error {

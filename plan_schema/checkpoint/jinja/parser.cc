@@ -12,13 +12,25 @@
 namespace llmir::checkpoint::jinja {
 namespace {
 
-// Deeper nesting than any template has: bounds of the recursion of the parser, and of that over its result (a chain such as
-// a + b + c is parsed in a loop, but nests).
+// Deeper nesting than any template has: bounds of the recursion of the parser, and of that over its
+// result (a chain such as a + b + c is parsed in a loop, but nests).
 constexpr int kMaxDepth = 200;
 constexpr int kMaxExpressionDepth = 500;
 
 struct Token {
-  enum class Kind { kText, kOutputBegin, kOutputEnd, kBlockBegin, kBlockEnd, kName, kString, kInteger, kFloat, kOperator, kEnd };
+  enum class Kind {
+    kText,
+    kOutputBegin,
+    kOutputEnd,
+    kBlockBegin,
+    kBlockEnd,
+    kName,
+    kString,
+    kInteger,
+    kFloat,
+    kOperator,
+    kEnd
+  };
   Kind kind;
   int line;
   std::string text;
@@ -72,7 +84,9 @@ class Lexer {
   }
 
  private:
-  void Push(Token::Kind kind, std::string text) { tokens_.push_back({kind, line_, std::move(text)}); }
+  void Push(Token::Kind kind, std::string text) {
+    tokens_.push_back({kind, line_, std::move(text)});
+  }
 
   void Advance(size_t to) {
     line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(at_),
@@ -84,7 +98,9 @@ class Lexer {
   void LexText() {
     size_t tag = at_;
     while ((tag = source_.find('{', tag)) != std::string_view::npos) {
-      if (tag + 1 < source_.size() && std::string_view("{%#").find(source_[tag + 1]) != std::string_view::npos) break;
+      if (tag + 1 < source_.size() &&
+          std::string_view("{%#").find(source_[tag + 1]) != std::string_view::npos)
+        break;
       ++tag;
     }
     if (tag == std::string_view::npos) tag = source_.size();
@@ -96,8 +112,10 @@ class Lexer {
     } else if (has_tag && mark != '+' && source_[tag + 1] != '{') {
       // lstrip_blocks: blanks between the start of the line and the tag.
       std::string_view stripped = text;
-      while (!stripped.empty() && (stripped.back() == ' ' || stripped.back() == '\t')) stripped.remove_suffix(1);
-      const bool line_start = stripped.empty() ? at_ == 0 || source_[at_ - 1] == '\n' : stripped.back() == '\n';
+      while (!stripped.empty() && (stripped.back() == ' ' || stripped.back() == '\t'))
+        stripped.remove_suffix(1);
+      const bool line_start =
+          stripped.empty() ? at_ == 0 || source_[at_ - 1] == '\n' : stripped.back() == '\n';
       if (line_start) text = stripped;
     }
     if (!text.empty()) Push(Token::Kind::kText, std::string(text));
@@ -110,7 +128,8 @@ class Lexer {
     size_t next = at_ + 2;
     if (mark == '-') {
       while (next < source_.size() && IsSpace(source_[next])) ++next;
-    } else if (trims_newline && mark != '+' && source_.substr(next).starts_with('\n')) {  // trim_blocks
+    } else if (trims_newline && mark != '+' &&
+               source_.substr(next).starts_with('\n')) {  // trim_blocks
       ++next;
     }
     Advance(next);
@@ -135,7 +154,8 @@ class Lexer {
         LexNumber();
       } else if (IsNameStart(c)) {
         size_t stop = at_;
-        while (stop < source_.size() && (IsNameStart(source_[stop]) || IsDigit(source_[stop]))) ++stop;
+        while (stop < source_.size() && (IsNameStart(source_[stop]) || IsDigit(source_[stop])))
+          ++stop;
         Push(Token::Kind::kName, std::string(source_.substr(at_, stop - at_)));
         at_ = stop;
       } else {
@@ -145,7 +165,8 @@ class Lexer {
           throw Error(line_, fmt::format("unexpected character '{}'", c));
         }
         if (c == '(' || c == '[' || c == '{') ++open;
-        if ((c == ')' || c == ']' || c == '}') && --open < 0) throw Error(line_, fmt::format("'{}' closes nothing", c));
+        if ((c == ')' || c == ']' || c == '}') && --open < 0)
+          throw Error(line_, fmt::format("'{}' closes nothing", c));
         Push(Token::Kind::kOperator, std::string(rest.substr(0, two ? 2 : 1)));
         at_ += two ? 2 : 1;
       }
@@ -163,15 +184,28 @@ class Lexer {
       }
       const char escaped = source_[++i];
       switch (escaped) {
-        case 'n': text += '\n'; break;
-        case 't': text += '\t'; break;
-        case 'r': text += '\r'; break;
+        case 'n':
+          text += '\n';
+          break;
+        case 't':
+          text += '\t';
+          break;
+        case 'r':
+          text += '\r';
+          break;
         case '\\':
         case '\'':
-        case '"': text += escaped; break;
-        case 'x': AppendUtf8(Hex(i, 2), text); break;
-        case 'u': AppendUtf8(Hex(i, 4), text); break;
-        default: text += {'\\', escaped};  // as Python does
+        case '"':
+          text += escaped;
+          break;
+        case 'x':
+          AppendUtf8(Hex(i, 2), text);
+          break;
+        case 'u':
+          AppendUtf8(Hex(i, 4), text);
+          break;
+        default:
+          text += {'\\', escaped};  // as Python does
       }
     }
     if (i == source_.size()) throw Error(line_, "a string is not closed");
@@ -184,7 +218,8 @@ class Lexer {
     uint32_t code = 0;
     const std::string_view text = source_.substr(i + 1, digits);
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), code, 16);
-    if (text.size() != digits || error != std::errc() || end != text.data() + digits || (code >= 0xd800 && code <= 0xdfff)) {
+    if (text.size() != digits || error != std::errc() || end != text.data() + digits ||
+        (code >= 0xd800 && code <= 0xdfff)) {
       throw Error(line_, "an escape in a string is malformed");
     }
     i += digits;
@@ -206,14 +241,16 @@ class Lexer {
     size_t exponent = stop;
     if (exponent < source_.size() && (source_[exponent] == 'e' || source_[exponent] == 'E')) {
       ++exponent;
-      if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-')) ++exponent;
+      if (exponent < source_.size() && (source_[exponent] == '+' || source_[exponent] == '-'))
+        ++exponent;
       if (exponent < source_.size() && IsDigit(source_[exponent])) {
         is_float = true;
         stop = exponent;
         skip();
       }
     }
-    Push(is_float ? Token::Kind::kFloat : Token::Kind::kInteger, std::string(source_.substr(at_, stop - at_)));
+    Push(is_float ? Token::Kind::kFloat : Token::Kind::kInteger,
+         std::string(source_.substr(at_, stop - at_)));
     at_ = stop;
   }
 
@@ -240,7 +277,8 @@ class Parser {
   class Depth {
    public:
     explicit Depth(Parser& parser) : parser_(parser) {
-      if (++parser.depth_ > kMaxDepth) throw Error(parser.Current().line, fmt::format("nested more than {} deep", kMaxDepth));
+      if (++parser.depth_ > kMaxDepth)
+        throw Error(parser.Current().line, fmt::format("nested more than {} deep", kMaxDepth));
     }
     ~Depth() { --parser_.depth_; }
 
@@ -255,11 +293,15 @@ class Parser {
   [[noreturn]] void Fail(std::string_view expected) const {
     const Token& token = Current();
     const bool shown = token.kind != Kind::kOutputEnd && token.kind != Kind::kBlockEnd;
-    throw Error(token.line, fmt::format("unexpected {}, expected {}",
-                                        shown ? fmt::format("\"{}\"", token.text) : "end of the tag", expected));
+    throw Error(
+        token.line,
+        fmt::format("unexpected {}, expected {}",
+                    shown ? fmt::format("\"{}\"", token.text) : "end of the tag", expected));
   }
 
-  bool Is(Kind kind, std::string_view text) const { return Current().kind == kind && Current().text == text; }
+  bool Is(Kind kind, std::string_view text) const {
+    return Current().kind == kind && Current().text == text;
+  }
   bool IsOperator(std::string_view text) const { return Is(Kind::kOperator, text); }
   bool IsName(std::string_view text) const { return Is(Kind::kName, text); }
   bool Accept(Kind kind, std::string_view text) {
@@ -295,7 +337,8 @@ class Parser {
   static void CountDepth(Expression& parent, const ExpressionPtr& child) {
     if (child != nullptr) parent.depth = std::max(parent.depth, child->depth + 1);
     if (parent.depth > kMaxExpressionDepth) {
-      throw Error(parent.line, fmt::format("an expression nested more than {} deep", kMaxExpressionDepth));
+      throw Error(parent.line,
+                  fmt::format("an expression nested more than {} deep", kMaxExpressionDepth));
     }
   }
   static void Adopt(Expression& parent, ExpressionPtr child) {
@@ -303,7 +346,8 @@ class Parser {
     parent.arguments.push_back(std::move(child));
   }
 
-  // Statements up to a tag that begins with one of `ends`; its name has then been read, not the rest.
+  // Statements up to a tag that begins with one of `ends`; its name has then been read, not the
+  // rest.
   Block ParseBlock(std::initializer_list<std::string_view> ends) {
     const Depth depth(*this);
     Block block;
@@ -334,7 +378,9 @@ class Parser {
     }
   }
 
-  static Statement MakeStatement(Statement::Kind kind, int line) { return {kind, line, {}, {}, {}, {}, {}, {}}; }
+  static Statement MakeStatement(Statement::Kind kind, int line) {
+    return {kind, line, {}, {}, {}, {}, {}, {}};
+  }
 
   Statement ParseStatement(const std::string& name, int line) {
     if (name == "if") return ParseIf(line);
@@ -343,7 +389,8 @@ class Parser {
     if (name == "break" || name == "continue") {
       if (loops_ == 0) throw Error(line, fmt::format("{} outside a loop", name));
       EndTag();
-      return MakeStatement(name == "break" ? Statement::Kind::kBreak : Statement::Kind::kContinue, line);
+      return MakeStatement(name == "break" ? Statement::Kind::kBreak : Statement::Kind::kContinue,
+                           line);
     }
     // transformers' own tag: marks what an assistant said; nothing to render.
     if (name == "generation") {
@@ -353,7 +400,10 @@ class Parser {
       EndTag();
       return statement;
     }
-    throw Error(line, fmt::format("statement \"{}\" is not supported; expected if, for, set, break or continue", name));
+    throw Error(
+        line,
+        fmt::format("statement \"{}\" is not supported; expected if, for, set, break or continue",
+                    name));
   }
 
   Statement ParseIf(int line) {
@@ -428,7 +478,9 @@ class Parser {
     if (!IsOperator(",")) return first;
     ExpressionPtr list = Make(Expression::Kind::kList, line, "", std::move(first));
     while (AcceptOperator(",")) {
-      if (Current().kind == Kind::kOutputEnd || Current().kind == Kind::kBlockEnd || IsOperator(")")) break;
+      if (Current().kind == Kind::kOutputEnd || Current().kind == Kind::kBlockEnd ||
+          IsOperator(")"))
+        break;
       Adopt(*list, ParseExpression());
     }
     return list;
@@ -442,8 +494,8 @@ class Parser {
       ExpressionPtr condition = ParseOr();
       ExpressionPtr otherwise;
       if (AcceptName("else")) otherwise = ParseExpression();
-      expression = Make(Expression::Kind::kConditional, line, "", std::move(expression), std::move(condition),
-                        std::move(otherwise));
+      expression = Make(Expression::Kind::kConditional, line, "", std::move(expression),
+                        std::move(condition), std::move(otherwise));
     }
     return expression;
   }
@@ -477,7 +529,8 @@ class Parser {
   std::optional<std::string> TakeComparison() {
     if (Current().kind == Kind::kOperator) {
       static constexpr std::string_view kComparisons[] = {"==", "!=", "<", ">", "<=", ">="};
-      if (std::ranges::find(kComparisons, Current().text) != std::end(kComparisons)) return Take().text;
+      if (std::ranges::find(kComparisons, Current().text) != std::end(kComparisons))
+        return Take().text;
     } else if (AcceptName("in")) {
       return "in";
     } else if (IsName("not") && Next().kind == Kind::kName && Next().text == "in") {
@@ -493,8 +546,10 @@ class Parser {
     const int line = Current().line;
     const auto comparison = TakeComparison();
     if (!comparison) return left;
-    ExpressionPtr result = Make(Expression::Kind::kBinary, line, *comparison, std::move(left), ParseSum());
-    if (TakeComparison()) throw Error(line, "chained comparisons are not supported; join them with and");
+    ExpressionPtr result =
+        Make(Expression::Kind::kBinary, line, *comparison, std::move(left), ParseSum());
+    if (TakeComparison())
+      throw Error(line, "chained comparisons are not supported; join them with and");
     return result;
   }
 
@@ -502,7 +557,8 @@ class Parser {
     ExpressionPtr left = ParseConcatenation();
     while (IsOperator("+") || IsOperator("-")) {
       const Token token = Take();
-      left = Make(Expression::Kind::kBinary, token.line, token.text, std::move(left), ParseConcatenation());
+      left = Make(Expression::Kind::kBinary, token.line, token.text, std::move(left),
+                  ParseConcatenation());
     }
     return left;
   }
@@ -520,7 +576,8 @@ class Parser {
     ExpressionPtr left = ParseUnary(true);
     while (IsOperator("*") || IsOperator("/") || IsOperator("//") || IsOperator("%")) {
       const Token token = Take();
-      left = Make(Expression::Kind::kBinary, token.line, token.text, std::move(left), ParseUnary(true));
+      left = Make(Expression::Kind::kBinary, token.line, token.text, std::move(left),
+                  ParseUnary(true));
     }
     return left;
   }
@@ -540,7 +597,8 @@ class Parser {
   ExpressionPtr ParsePrimary() {
     const int line = Current().line;
     switch (Current().kind) {
-      case Kind::kName: return ParseName();
+      case Kind::kName:
+        return ParseName();
       case Kind::kString: {
         ExpressionPtr literal = Make(Expression::Kind::kLiteral, line);
         std::string text;
@@ -552,7 +610,8 @@ class Parser {
         ExpressionPtr literal = Make(Expression::Kind::kLiteral, line);
         const std::string digits = Take().text;
         int64_t value = 0;
-        if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc()) {
+        if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec !=
+            std::errc()) {
           throw Error(line, fmt::format("integer {} is too large", digits));
         }
         literal->value = Value(value);
@@ -566,8 +625,10 @@ class Parser {
         literal->value = Value(value);
         return literal;
       }
-      case Kind::kOperator: return ParseBracketed();
-      default: Fail("an expression");
+      case Kind::kOperator:
+        return ParseBracketed();
+      default:
+        Fail("an expression");
     }
   }
 
@@ -622,7 +683,8 @@ class Parser {
       const int line = Current().line;
       if (AcceptOperator(".")) {
         if (Current().kind == Kind::kInteger) {  // list.0 is list[0]
-          expression = Make(Expression::Kind::kIndex, line, "", std::move(expression), ParsePrimary());
+          expression =
+              Make(Expression::Kind::kIndex, line, "", std::move(expression), ParsePrimary());
         } else {
           expression = Make(Expression::Kind::kMember, line, ExpectName(), std::move(expression));
         }
@@ -652,9 +714,10 @@ class Parser {
     }
     if (colons == 0 && parts[0] == nullptr) Fail("an index");
     Take();
-    if (colons == 0) return Make(Expression::Kind::kIndex, line, "", std::move(object), std::move(parts[0]));
-    return Make(Expression::Kind::kSlice, line, "", std::move(object), std::move(parts[0]), std::move(parts[1]),
-                std::move(parts[2]));
+    if (colons == 0)
+      return Make(Expression::Kind::kIndex, line, "", std::move(object), std::move(parts[0]));
+    return Make(Expression::Kind::kSlice, line, "", std::move(object), std::move(parts[0]),
+                std::move(parts[1]), std::move(parts[2]));
   }
 
   void ParseArguments(Expression& call) {
@@ -691,7 +754,8 @@ class Parser {
         } else if (StartsTestArgument()) {
           Adopt(*expression, ParsePostfix(ParsePrimary()));
         }
-        if (negated) expression = Make(Expression::Kind::kUnary, line, "not", std::move(expression));
+        if (negated)
+          expression = Make(Expression::Kind::kUnary, line, "not", std::move(expression));
       } else {
         return expression;
       }
@@ -701,10 +765,13 @@ class Parser {
   // `x is divisibleby 3`: an argument without brackets.
   bool StartsTestArgument() const {
     const Token& token = Current();
-    if (token.kind == Kind::kString || token.kind == Kind::kInteger || token.kind == Kind::kFloat) return true;
+    if (token.kind == Kind::kString || token.kind == Kind::kInteger || token.kind == Kind::kFloat)
+      return true;
     if (token.kind == Kind::kOperator) return token.text == "[" || token.text == "{";
-    static constexpr std::string_view kKeywords[] = {"else", "or", "and", "is", "if", "in", "not", "recursive"};
-    return token.kind == Kind::kName && std::ranges::find(kKeywords, token.text) == std::end(kKeywords);
+    static constexpr std::string_view kKeywords[] = {"else", "or", "and", "is",
+                                                     "if",   "in", "not", "recursive"};
+    return token.kind == Kind::kName &&
+           std::ranges::find(kKeywords, token.text) == std::end(kKeywords);
   }
 
   std::vector<Token> tokens_;

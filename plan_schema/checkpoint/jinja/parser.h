@@ -1,5 +1,5 @@
-// Syntax of the Jinja subset that chat templates use, parsed with trim_blocks and lstrip_blocks on, as `transformers` does.
-// Internal to the checkpoint folder.
+// Syntax of the Jinja subset that chat templates use, parsed with trim_blocks and lstrip_blocks on,
+// as `transformers` does. Internal to the checkpoint folder.
 #pragma once
 
 #include <memory>
@@ -32,7 +32,8 @@ struct Expression {
   };
   Kind kind;
   int line;
-  int depth = 1;  // levels of expressions in this one: what evaluating and freeing it costs in stack
+  int depth =
+      1;  // levels of expressions in this one: what evaluating and freeing it costs in stack
   std::string text;
   Value value;
   std::vector<ExpressionPtr> arguments;
@@ -67,7 +68,8 @@ struct Statement {
 // Parses a template; throws Error.
 Block Parse(const std::string& source);
 
-// The names that the interpreter knows; asked by the parser so that an unknown one is found before anything is rendered.
+// The names that the interpreter knows; asked by the parser so that an unknown one is found before
+// anything is rendered.
 bool IsFilter(const std::string& name);
 bool IsTest(const std::string& name);
 

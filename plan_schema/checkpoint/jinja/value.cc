@@ -22,13 +22,27 @@ std::string JsonText(std::string_view text) {
   std::string quoted = "\"";
   for (const char c : text) {
     switch (c) {
-      case '"': quoted += "\\\""; break;
-      case '\\': quoted += "\\\\"; break;
-      case '\n': quoted += "\\n"; break;
-      case '\r': quoted += "\\r"; break;
-      case '\t': quoted += "\\t"; break;
-      case '\b': quoted += "\\b"; break;
-      case '\f': quoted += "\\f"; break;
+      case '"':
+        quoted += "\\\"";
+        break;
+      case '\\':
+        quoted += "\\\\";
+        break;
+      case '\n':
+        quoted += "\\n";
+        break;
+      case '\r':
+        quoted += "\\r";
+        break;
+      case '\t':
+        quoted += "\\t";
+        break;
+      case '\b':
+        quoted += "\\b";
+        break;
+      case '\f':
+        quoted += "\\f";
+        break;
       default:
         if (static_cast<uint8_t>(c) < 0x20) {
           quoted += fmt::format("\\u{:04x}", static_cast<uint8_t>(c));
@@ -41,15 +55,24 @@ std::string JsonText(std::string_view text) {
 }
 
 std::string ReprText(std::string_view text) {
-  const bool single = text.find('\'') == std::string_view::npos || text.find('"') != std::string_view::npos;
+  const bool single =
+      text.find('\'') == std::string_view::npos || text.find('"') != std::string_view::npos;
   const char quote = single ? '\'' : '"';
   std::string quoted(1, quote);
   for (const char c : text) {
     switch (c) {
-      case '\\': quoted += "\\\\"; break;
-      case '\n': quoted += "\\n"; break;
-      case '\r': quoted += "\\r"; break;
-      case '\t': quoted += "\\t"; break;
+      case '\\':
+        quoted += "\\\\";
+        break;
+      case '\n':
+        quoted += "\\n";
+        break;
+      case '\r':
+        quoted += "\\r";
+        break;
+      case '\t':
+        quoted += "\\t";
+        break;
       default:
         if (c == quote) quoted += '\\';
         if (static_cast<uint8_t>(c) < 0x20 || c == 0x7f) {
@@ -86,7 +109,8 @@ void Value::CheckNesting(const Value& member) {
   constexpr int kMaxDepth = 100;
   if (member.is_namespace_) throw Error(0, "a namespace inside another value is not supported");
   depth_ = std::max(depth_, member.depth_ + 1);
-  if (depth_ > kMaxDepth) throw Error(0, fmt::format("a value nested more than {} deep", kMaxDepth));
+  if (depth_ > kMaxDepth)
+    throw Error(0, fmt::format("a value nested more than {} deep", kMaxDepth));
 }
 
 double Value::Number() const {
@@ -132,10 +156,12 @@ bool Value::Equals(const Value& other) const {
   if (data_.index() != other.data_.index()) return false;
   if (const std::string* text = AsString()) return *text == *other.AsString();
   if (const List* list = AsList()) {
-    return std::ranges::equal(*list, *other.AsList(), [](const Value& a, const Value& b) { return a.Equals(b); });
+    return std::ranges::equal(*list, *other.AsList(),
+                              [](const Value& a, const Value& b) { return a.Equals(b); });
   }
   if (const Dict* dict = AsDict()) {
-    return dict->size() == other.AsDict()->size() && std::ranges::all_of(*dict, [&](const auto& entry) {
+    return dict->size() == other.AsDict()->size() &&
+           std::ranges::all_of(*dict, [&](const auto& entry) {
              const Value* member = other.Member(entry.first);
              return member != nullptr && entry.second.Equals(*member);
            });
@@ -154,11 +180,13 @@ bool Value::Less(const Value& other) const {
 
 bool Value::Contains(const Value& item) const {
   if (const std::string* text = AsString()) {
-    if (item.AsString() == nullptr) throw Error(0, fmt::format("{} in a string; expected a string", item.TypeName()));
+    if (item.AsString() == nullptr)
+      throw Error(0, fmt::format("{} in a string; expected a string", item.TypeName()));
     return text->find(*item.AsString()) != std::string::npos;
   }
   if (AsDict() != nullptr) return item.AsString() != nullptr && Member(*item.AsString()) != nullptr;
-  return std::ranges::any_of(Elements(), [&](const Value& element) { return element.Equals(item); });
+  return std::ranges::any_of(Elements(),
+                             [&](const Value& element) { return element.Equals(item); });
 }
 
 std::string Value::ToText() const {
@@ -199,7 +227,8 @@ void Value::AppendJson(int indent, int depth, std::string& out) const {
     if (!first) out += indent >= 0 ? "," : ", ";
     line(level);
   };
-  if (IsUndefined() || is_namespace_) throw Error(0, fmt::format("{} has no JSON form", TypeName()));
+  if (IsUndefined() || is_namespace_)
+    throw Error(0, fmt::format("{} has no JSON form", TypeName()));
   if (IsNone()) {
     out += "null";
   } else if (const bool* value = AsBool()) {
@@ -230,8 +259,9 @@ void Value::AppendJson(int indent, int depth, std::string& out) const {
 
 const char* Value::TypeName() const {
   if (is_namespace_) return "a namespace";
-  static constexpr const char* kNames[] = {"an undefined value", "none",     "a bool", "an integer",
-                                           "a float",            "a string", "a list", "a dict"};
+  static constexpr const char* kNames[] = {
+      "an undefined value", "none",   "a bool", "an integer", "a float",
+      "a string",           "a list", "a dict"};
   return kNames[data_.index()];
 }
 
@@ -241,7 +271,8 @@ List Value::Elements() const {
   if (const List* list = AsList()) return *list;
   List elements;
   if (const std::string* text = AsString()) {
-    for (const std::string_view character : Characters(*text)) elements.emplace_back(std::string(character));
+    for (const std::string_view character : Characters(*text))
+      elements.emplace_back(std::string(character));
   } else if (const Dict* dict = AsDict(); dict != nullptr && !is_namespace_) {
     for (const auto& [key, value] : *dict) elements.emplace_back(key);
   } else if (!IsUndefined()) {

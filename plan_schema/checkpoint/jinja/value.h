@@ -1,4 +1,5 @@
-// Values of the Jinja interpreter, with Python's rules for truth, equality, printing. Internal to the checkpoint folder.
+// Values of the Jinja interpreter, with Python's rules for truth, equality, printing. Internal to
+// the checkpoint folder.
 #pragma once
 
 #include <cstdint>
@@ -29,16 +30,17 @@ struct Undefined {
 };
 struct None {};
 
-// Copies share lists and dicts, as Python's references do. Only a namespace is ever changed after it was made, and no value may
-// hold one: so values cannot form cycles. How deep they nest is bounded, and with it every recursion over them.
+// Copies share lists and dicts, as Python's references do. Only a namespace is ever changed after
+// it was made, and no value may hold one: so values cannot form cycles. How deep they nest is
+// bounded, and with it every recursion over them.
 class Value {
  public:
   Value() : data_(Undefined{}) {}
-  Value(None none) : data_(none) {}                       // NOLINT(google-explicit-constructor)
-  Value(bool value) : data_(value) {}                     // NOLINT(google-explicit-constructor)
-  Value(int64_t value) : data_(value) {}                  // NOLINT(google-explicit-constructor)
-  Value(double value) : data_(value) {}                   // NOLINT(google-explicit-constructor)
-  Value(std::string value) : data_(std::move(value)) {}   // NOLINT(google-explicit-constructor)
+  Value(None none) : data_(none) {}                        // NOLINT(google-explicit-constructor)
+  Value(bool value) : data_(value) {}                      // NOLINT(google-explicit-constructor)
+  Value(int64_t value) : data_(value) {}                   // NOLINT(google-explicit-constructor)
+  Value(double value) : data_(value) {}                    // NOLINT(google-explicit-constructor)
+  Value(std::string value) : data_(std::move(value)) {}    // NOLINT(google-explicit-constructor)
   Value(const char* value) : data_(std::string(value)) {}  // NOLINT(google-explicit-constructor)
   Value(List value);                                       // NOLINT(google-explicit-constructor)
   Value(Dict value);                                       // NOLINT(google-explicit-constructor)
@@ -63,7 +65,9 @@ class Value {
   const List* AsList() const { return Pointee<List>(); }
   const Dict* AsDict() const { return Pointee<Dict>(); }
 
-  bool IsNumber() const { return AsBool() != nullptr || AsInteger() != nullptr || AsFloat() != nullptr; }
+  bool IsNumber() const {
+    return AsBool() != nullptr || AsInteger() != nullptr || AsFloat() != nullptr;
+  }
   double Number() const;  // of a value that IsNumber
 
   // The member of a dict or namespace, null if it isn't there or this is neither.
@@ -77,14 +81,15 @@ class Value {
   // Python's `in`: a substring, an element or a key.
   bool Contains(const Value& item) const;
 
-  std::string ToText() const;                    // str(x)
-  std::string ToRepr() const;                    // repr(x)
+  std::string ToText() const;  // str(x)
+  std::string ToRepr() const;  // repr(x)
   // json.dumps(x, ensure_ascii=False, indent=indent); indent < 0: on one line.
   std::string ToJson(int indent = -1) const;
 
-  const char* TypeName() const;   // for messages
+  const char* TypeName() const;  // for messages
   std::string UndefinedName() const;
-  // What a loop over it yields: elements, keys, characters; an undefined value yields nothing, as in Jinja.
+  // What a loop over it yields: elements, keys, characters; an undefined value yields nothing, as
+  // in Jinja.
   List Elements() const;
 
  private:
@@ -96,7 +101,9 @@ class Value {
   void CheckNesting(const Value& member);
   void AppendJson(int indent, int depth, std::string& out) const;
 
-  std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>, std::shared_ptr<Dict>> data_;
+  std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
+               std::shared_ptr<Dict>>
+      data_;
   bool is_namespace_ = false;
   int depth_ = 0;  // levels of lists and dicts
 };

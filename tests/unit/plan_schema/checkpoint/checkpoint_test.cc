@@ -50,7 +50,8 @@ TEST(Checkpoint, RealModelIsReadAsItIs) {
   const FileInfo& file = checkpoint->files()[0];
   EXPECT_EQ(file.header_bytes, 1785664u);
   EXPECT_EQ(file.bytes, std::filesystem::file_size(path));
-  EXPECT_EQ(file.header_hash, Hash64(std::string_view(ReadFile(path)).substr(0, file.header_bytes)));
+  EXPECT_EQ(file.header_hash,
+            Hash64(std::string_view(ReadFile(path)).substr(0, file.header_bytes)));
 
   const auto query = checkpoint->Find(Role::kQuery, 0);
   ASSERT_TRUE(query.ok());

@@ -16,7 +16,9 @@ using testing::HasSubstr;
 
 constexpr uint64_t kHuge = ~uint64_t{0} / 2;
 
-Status Read(const GgufWriter& writer) { return ReadGgufHeader(BytesOf(writer.Finish()), "tiny.gguf").status(); }
+Status Read(const GgufWriter& writer) {
+  return ReadGgufHeader(BytesOf(writer.Finish()), "tiny.gguf").status();
+}
 
 StatusOr<ModelConfig> ReadConfig(const GgufWriter& writer) {
   const std::string file = writer.Finish();
@@ -57,7 +59,8 @@ TEST(Gguf, ConfigHoldsTheMetadata) {
   EXPECT_EQ(config->rope_dim, 16);
   EXPECT_TRUE(config->tied_head);
   ASSERT_EQ(config->rope_frequencies.size(), 8u);
-  for (size_t i = 0; i < 8; ++i) EXPECT_FLOAT_EQ(config->rope_frequencies[i], std::pow(10.0, -0.5 * i));
+  for (size_t i = 0; i < 8; ++i)
+    EXPECT_FLOAT_EQ(config->rope_frequencies[i], std::pow(10.0, -0.5 * i));
 }
 
 TEST(Gguf, KeyLengthOverridesHiddenOverHeads) {
@@ -90,7 +93,8 @@ TEST(Gguf, UntypedScaleFactorOfOlderFilesIsLinear) {
 }
 
 TEST(Gguf, RopeFactorsOfWrongLengthOrValueAreRefused) {
-  for (const std::vector<float>& factors : {std::vector<float>(7, 1), std::vector<float>(8, 0), std::vector<float>(8, NAN)}) {
+  for (const std::vector<float>& factors :
+       {std::vector<float>(7, 1), std::vector<float>(8, 0), std::vector<float>(8, NAN)}) {
     GgufWriter writer = TinyLlamaMetadata();
     writer.Floats("rope_freqs.weight", factors);
     EXPECT_THAT(ReadConfig(writer).status().message(), HasSubstr("rope_freqs.weight"));
@@ -98,7 +102,8 @@ TEST(Gguf, RopeFactorsOfWrongLengthOrValueAreRefused) {
 }
 
 TEST(Gguf, OtherFilesAreRefused) {
-  EXPECT_THAT(ReadGgufHeader(BytesOf("PK\3\4 something else"), "a.zip").status().message(), HasSubstr("not a GGUF file"));
+  EXPECT_THAT(ReadGgufHeader(BytesOf("PK\3\4 something else"), "a.zip").status().message(),
+              HasSubstr("not a GGUF file"));
   EXPECT_EQ(ReadGgufHeader({}, "empty").status().code(), StatusCode::kDataLoss);
   GgufWriter writer;
   writer.version = 1;
@@ -114,7 +119,8 @@ TEST(Gguf, EveryTruncationIsRefusedAndNamed) {
   for (size_t size = 0; size < file.size(); size += size < 4096 ? 1 : 97) {
     const auto header = ReadGgufHeader(BytesOf(file).first(size), "tiny.gguf");
     ASSERT_FALSE(header.ok()) << size;
-    EXPECT_EQ(header.status().code(), StatusCode::kDataLoss) << size << ": " << header.status().ToString();
+    EXPECT_EQ(header.status().code(), StatusCode::kDataLoss)
+        << size << ": " << header.status().ToString();
   }
 }
 
@@ -122,9 +128,10 @@ TEST(Gguf, TensorBeyondTheEndNamesTensorOffsetBytesAndFileSize) {
   GgufWriter writer = TinyLlamaMetadata();
   std::string file = AddTinyLlamaTensors(writer).Finish();
   file.resize(file.size() - 1);
-  EXPECT_THAT(ReadGgufHeader(BytesOf(file), "tiny.gguf").status().message(),
-              AllOf(HasSubstr("truncated"), HasSubstr("output_norm.weight"), HasSubstr("needs 256 bytes"),
-                    HasSubstr(fmt::format("the file has {}", file.size()))));
+  EXPECT_THAT(
+      ReadGgufHeader(BytesOf(file), "tiny.gguf").status().message(),
+      AllOf(HasSubstr("truncated"), HasSubstr("output_norm.weight"), HasSubstr("needs 256 bytes"),
+            HasSubstr(fmt::format("the file has {}", file.size()))));
 }
 
 TEST(Gguf, AbsurdCountsAreRefusedBeforeAnythingIsReserved) {
@@ -142,7 +149,9 @@ TEST(Gguf, AbsurdCountsAreRefusedBeforeAnythingIsReserved) {
   std::memcpy(array.data() + 4, &kHuge, 8);
   EXPECT_THAT(Read(GgufWriter().Raw("numbers", GgufWriter::kArray, array)).message(),
               AllOf(HasSubstr("numbers"), HasSubstr("cannot fit")));
-  EXPECT_EQ(Read(GgufWriter().Raw("text", GgufWriter::kString, {reinterpret_cast<const char*>(&kHuge), 8})).code(),
+  EXPECT_EQ(Read(GgufWriter().Raw("text", GgufWriter::kString,
+                                  {reinterpret_cast<const char*>(&kHuge), 8}))
+                .code(),
             StatusCode::kDataLoss);
 }
 
@@ -158,7 +167,8 @@ TEST(Gguf, DuplicatesAreRefused) {
 TEST(Gguf, OverlappingTensorsAreRefused) {
   GgufWriter writer;
   writer.Tensor("a", {16}, 0, 64).TensorAt("b", {8}, 0, 32);
-  EXPECT_THAT(Read(writer).message(), AllOf(HasSubstr("a (offset"), HasSubstr("b (offset"), HasSubstr("overlap")));
+  EXPECT_THAT(Read(writer).message(),
+              AllOf(HasSubstr("a (offset"), HasSubstr("b (offset"), HasSubstr("overlap")));
 }
 
 TEST(Gguf, MisalignedTensorIsRefused) {
@@ -176,23 +186,31 @@ TEST(Gguf, AlignmentOfTheFileIsHonoured) {
   ASSERT_TRUE(header.ok()) << header.status().ToString();
   EXPECT_EQ(header->tensors[1].offset, header->data_offset + 8);
   for (const uint32_t alignment : {0u, 24u, 1u << 31}) {
-    EXPECT_THAT(Read(GgufWriter().Integer("general.alignment", alignment)).message(), HasSubstr("power of two")) << alignment;
+    EXPECT_THAT(Read(GgufWriter().Integer("general.alignment", alignment)).message(),
+                HasSubstr("power of two"))
+        << alignment;
   }
 }
 
 TEST(Gguf, UnreadableEncodingsAreNamed) {
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {256}, 12, 0)).message(), AllOf(HasSubstr("tensor t"), HasSubstr("Q4_K")));
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {256}, 999, 0)).message(), HasSubstr("999 (unknown)"));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {256}, 12, 0)).message(),
+              AllOf(HasSubstr("tensor t"), HasSubstr("Q4_K")));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {256}, 999, 0)).message(),
+              HasSubstr("999 (unknown)"));
   EXPECT_THAT(Read(GgufWriter().Raw("key", 13, "")).message(), HasSubstr("value type 13"));
 }
 
 TEST(Gguf, ImpossibleShapesAreRefused) {
   EXPECT_THAT(Read(GgufWriter().TensorAt("t", {}, 0, 0)).message(), HasSubstr("0 dimensions"));
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {1, 1, 1, 1, 1}, 0, 0)).message(), HasSubstr("5 dimensions"));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {1, 1, 1, 1, 1}, 0, 0)).message(),
+              HasSubstr("5 dimensions"));
   EXPECT_THAT(Read(GgufWriter().TensorAt("t", {0}, 0, 0)).message(), HasSubstr("dimension[0] = 0"));
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {4, kHuge, kHuge}, 0, 0)).message(), HasSubstr("out of range"));
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {kHuge, 4}, 0, 0)).message(), HasSubstr("more bytes"));
-  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {48, 2}, 3, 0)).message(), HasSubstr("multiple of q4_1's block of 32"));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {4, kHuge, kHuge}, 0, 0)).message(),
+              HasSubstr("out of range"));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {kHuge, 4}, 0, 0)).message(),
+              HasSubstr("more bytes"));
+  EXPECT_THAT(Read(GgufWriter().TensorAt("t", {48, 2}, 3, 0)).message(),
+              HasSubstr("multiple of q4_1's block of 32"));
 }
 
 TEST(Gguf, OtherModelsAndFeaturesAreRefusedByName) {
@@ -204,10 +222,14 @@ TEST(Gguf, OtherModelsAndFeaturesAreRefusedByName) {
     change(writer);
     return ReadConfig(writer).status();
   };
-  EXPECT_THAT(with([](auto& w) { w.Integer("llama.expert_count", 8); }).message(), HasSubstr("experts"));
-  EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.sliding_window", 4096); }).message(), HasSubstr("sliding"));
-  EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.value_length", 8); }).message(), HasSubstr("value_length"));
-  EXPECT_THAT(with([](auto& w) { w.String("llama.rope.scaling.type", "yarn"); }).message(), HasSubstr("\"yarn\""));
+  EXPECT_THAT(with([](auto& w) { w.Integer("llama.expert_count", 8); }).message(),
+              HasSubstr("experts"));
+  EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.sliding_window", 4096); }).message(),
+              HasSubstr("sliding"));
+  EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.value_length", 8); }).message(),
+              HasSubstr("value_length"));
+  EXPECT_THAT(with([](auto& w) { w.String("llama.rope.scaling.type", "yarn"); }).message(),
+              HasSubstr("\"yarn\""));
   EXPECT_THAT(with([](auto& w) { w.Integer("split.count", 3); }).message(), HasSubstr("3 parts"));
   EXPECT_EQ(with([](auto& w) { w.Integer("llama.expert_count", 0); }).ToString(), "OK");
 }
@@ -215,17 +237,24 @@ TEST(Gguf, OtherModelsAndFeaturesAreRefusedByName) {
 TEST(Gguf, MetadataOfAnotherKindIsRefused) {
   GgufWriter writer;
   writer.String("general.architecture", "llama").String("llama.block_count", "two");
-  EXPECT_THAT(ReadConfig(writer).status().message(), AllOf(HasSubstr("llama.block_count"), HasSubstr("string")));
-  EXPECT_THAT(Read(GgufWriter().Raw("flag", GgufWriter::kBool, "\2")).message(), HasSubstr("bool is 2"));
+  EXPECT_THAT(ReadConfig(writer).status().message(),
+              AllOf(HasSubstr("llama.block_count"), HasSubstr("string")));
+  EXPECT_THAT(Read(GgufWriter().Raw("flag", GgufWriter::kBool, "\2")).message(),
+              HasSubstr("bool is 2"));
 }
 
 TEST(Gguf, ImpossibleModelsAreRefused) {
   const auto with_heads = [](uint32_t heads, uint32_t kv_heads) {
     GgufWriter writer;
-    writer.String("general.architecture", "llama").Integer("llama.block_count", 2).Integer("llama.embedding_length", 64);
-    writer.Integer("llama.feed_forward_length", 96).Integer("llama.context_length", 128).Integer("llama.vocab_size", 40);
+    writer.String("general.architecture", "llama")
+        .Integer("llama.block_count", 2)
+        .Integer("llama.embedding_length", 64);
+    writer.Integer("llama.feed_forward_length", 96)
+        .Integer("llama.context_length", 128)
+        .Integer("llama.vocab_size", 40);
     writer.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    writer.Integer("llama.attention.head_count", heads).Integer("llama.attention.head_count_kv", kv_heads);
+    writer.Integer("llama.attention.head_count", heads)
+        .Integer("llama.attention.head_count_kv", kv_heads);
     return ReadConfig(writer).status();
   };
   EXPECT_EQ(with_heads(4, 2).ToString(), "OK");
@@ -236,9 +265,11 @@ TEST(Gguf, ImpossibleModelsAreRefused) {
 }
 
 TEST(Gguf, MissingUnknownAndMisshapenTensorsAreNamed) {
-  for (const std::string name : {"token_embd.weight", "blk.1.ffn_up.weight", "output_norm.weight"}) {
+  for (const std::string name :
+       {"token_embd.weight", "blk.1.ffn_up.weight", "output_norm.weight"}) {
     GgufWriter writer = TinyLlamaMetadata();
-    EXPECT_THAT(Open(AddTinyLlamaTensors(writer, {name})).message(), HasSubstr(name + " is missing"));
+    EXPECT_THAT(Open(AddTinyLlamaTensors(writer, {name})).message(),
+                HasSubstr(name + " is missing"));
   }
   GgufWriter bias = TinyLlamaMetadata();
   AddTinyLlamaTensors(bias).Tensor("blk.0.attn_q.bias", {64}, 0, 256);
@@ -247,8 +278,10 @@ TEST(Gguf, MissingUnknownAndMisshapenTensorsAreNamed) {
   AddTinyLlamaTensors(layer).Tensor("blk.2.attn_norm.weight", {64}, 0, 256);
   EXPECT_THAT(Open(layer).message(), HasSubstr("blk.2.attn_norm.weight"));
   GgufWriter shape = TinyLlamaMetadata();
-  AddTinyLlamaTensors(shape, {"blk.1.attn_k.weight"}).Tensor("blk.1.attn_k.weight", {64, 64}, 0, 64 * 64 * 4);
-  EXPECT_THAT(Open(shape).message(), AllOf(HasSubstr("blk.1.attn_k.weight: 64 rows"), HasSubstr("expected 32 rows of 64")));
+  AddTinyLlamaTensors(shape, {"blk.1.attn_k.weight"})
+      .Tensor("blk.1.attn_k.weight", {64, 64}, 0, 64 * 64 * 4);
+  EXPECT_THAT(Open(shape).message(), AllOf(HasSubstr("blk.1.attn_k.weight: 64 rows"),
+                                           HasSubstr("expected 32 rows of 64")));
   GgufWriter norm = TinyLlamaMetadata();
   AddTinyLlamaTensors(norm, {"output_norm.weight"}).Tensor("output_norm.weight", {64}, 8, 68);
   EXPECT_THAT(Open(norm).message(), HasSubstr("a norm in q8_0"));
@@ -256,11 +289,16 @@ TEST(Gguf, MissingUnknownAndMisshapenTensorsAreNamed) {
 
 TEST(Gguf, HugeLayerCountEndsAtTheFirstMissingTensor) {
   GgufWriter writer;
-  writer.String("general.architecture", "llama").Integer("llama.block_count", 1u << 28).Integer("llama.embedding_length", 64);
-  writer.Integer("llama.feed_forward_length", 96).Integer("llama.context_length", 128).Integer("llama.vocab_size", 40);
+  writer.String("general.architecture", "llama")
+      .Integer("llama.block_count", 1u << 28)
+      .Integer("llama.embedding_length", 64);
+  writer.Integer("llama.feed_forward_length", 96)
+      .Integer("llama.context_length", 128)
+      .Integer("llama.vocab_size", 40);
   writer.Integer("llama.attention.head_count", 4).Integer("llama.attention.head_count_kv", 2);
   writer.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  EXPECT_THAT(Open(AddTinyLlamaTensors(writer)).message(), HasSubstr("blk.2.attn_norm.weight is missing"));
+  EXPECT_THAT(Open(AddTinyLlamaTensors(writer)).message(),
+              HasSubstr("blk.2.attn_norm.weight is missing"));
 }
 
 }  // namespace

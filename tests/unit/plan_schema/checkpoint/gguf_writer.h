@@ -11,11 +11,19 @@ namespace llmir::checkpoint {
 
 class GgufWriter {
  public:
-  enum : uint32_t { kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kString = 8, kArray = 9, kUint64 = 10 };
+  enum : uint32_t {
+    kUint32 = 4,
+    kInt32 = 5,
+    kFloat32 = 6,
+    kBool = 7,
+    kString = 8,
+    kArray = 9,
+    kUint64 = 10
+  };
 
   uint32_t version = 3;
   uint64_t alignment = 32;
-  int64_t extra_tensors = 0;   // added to the true counts in the header
+  int64_t extra_tensors = 0;  // added to the true counts in the header
   int64_t extra_metadata = 0;
 
   GgufWriter& Raw(std::string_view key, uint32_t type, std::string_view value) {
@@ -53,7 +61,8 @@ class GgufWriter {
   }
 
   // A tensor whose data is the next `bytes` of the data section; `columns` is the first extent.
-  GgufWriter& Tensor(std::string_view name, std::vector<uint64_t> extents, uint32_t type, uint64_t bytes) {
+  GgufWriter& Tensor(std::string_view name, std::vector<uint64_t> extents, uint32_t type,
+                     uint64_t bytes) {
     TensorAt(name, extents, type, data_.size());
     for (uint64_t i = 0; i < bytes; ++i) data_ += static_cast<char>(i * 7 + data_.size());
     data_.resize((data_.size() + alignment - 1) / alignment * alignment, '\0');
@@ -67,7 +76,8 @@ class GgufWriter {
     return *this;
   }
   // Only the entry in the table.
-  GgufWriter& TensorAt(std::string_view name, const std::vector<uint64_t>& extents, uint32_t type, uint64_t offset) {
+  GgufWriter& TensorAt(std::string_view name, const std::vector<uint64_t>& extents, uint32_t type,
+                       uint64_t offset) {
     AppendString(tensors_, name);
     Append(tensors_, static_cast<uint32_t>(extents.size()));
     for (const uint64_t extent : extents) Append(tensors_, extent);
@@ -101,7 +111,8 @@ class GgufWriter {
   uint64_t metadata_count_ = 0, tensor_count_ = 0;
 };
 
-// The metadata of a Llama model with hidden size 64, 4 query heads on 2 KV heads, 96 MLP columns, 40 tokens, 2 layers.
+// The metadata of a Llama model with hidden size 64, 4 query heads on 2 KV heads, 96 MLP columns,
+// 40 tokens, 2 layers.
 inline GgufWriter TinyLlamaMetadata() {
   GgufWriter writer;
   writer.String("general.architecture", "llama")
@@ -119,9 +130,11 @@ inline GgufWriter TinyLlamaMetadata() {
 }
 
 // The tensors of that model, of every encoding that can be read; without those named in `left_out`.
-inline GgufWriter& AddTinyLlamaTensors(GgufWriter& writer, const std::vector<std::string>& left_out = {}) {
+inline GgufWriter& AddTinyLlamaTensors(GgufWriter& writer,
+                                       const std::vector<std::string>& left_out = {}) {
   constexpr uint32_t kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBF16 = 30;
-  const auto add = [&](const std::string& name, std::vector<uint64_t> extents, uint32_t type, uint64_t bytes) {
+  const auto add = [&](const std::string& name, std::vector<uint64_t> extents, uint32_t type,
+                       uint64_t bytes) {
     for (const std::string& skipped : left_out) {
       if (name == skipped) return;
     }

@@ -34,11 +34,24 @@ StatusOr<ModelConfig> Read(const Json& change) {
   return HuggingFaceModelConfig(json, "config.json");
 }
 
-// Expected frequencies for head size 16 and base 500000, by the formulas of `transformers` (ROPE_INIT_FUNCTIONS), in numpy.
-constexpr float kPlain[] = {1.f,           0.193922745f,    0.0376060309f,  0.00729266474f,
-                            0.00141421356f, 0.000274248176f, 5.3182959e-05f, 1.03133854e-05f};
-constexpr float kLlama3[] = {1.f,             0.193922745f,   0.0376060309f,   0.00729266474f,
-                             0.000524846161f, 3.4281022e-05f, 6.64786987e-06f, 1.28917317e-06f};
+// Expected frequencies for head size 16 and base 500000, by the formulas of `transformers`
+// (ROPE_INIT_FUNCTIONS), in numpy.
+constexpr float kPlain[] = {1.f,
+                            0.193922745f,
+                            0.0376060309f,
+                            0.00729266474f,
+                            0.00141421356f,
+                            0.000274248176f,
+                            5.3182959e-05f,
+                            1.03133854e-05f};
+constexpr float kLlama3[] = {1.f,
+                             0.193922745f,
+                             0.0376060309f,
+                             0.00729266474f,
+                             0.000524846161f,
+                             3.4281022e-05f,
+                             6.64786987e-06f,
+                             1.28917317e-06f};
 
 TEST(HuggingFace, TinyFolderOpens) {
   const TemporaryFolder folder;
@@ -69,8 +82,9 @@ TEST(HuggingFace, IndexWithPartsOpens) {
   second.Tensor("lm_head.weight", "F16", {40, 64}, 40 * 64 * 2);
   WriteFile(folder / "one.safetensors", TinyLlamaSafetensors(0, 1, false).Finish());
   WriteFile(folder / "two.safetensors", second.Finish());
-  WriteFile(folder / "model.safetensors.index.json",
-            R"({"weight_map":{"model.layers.0.input_layernorm.weight":"one.safetensors","lm_head.weight":"two.safetensors"}})");
+  WriteFile(
+      folder / "model.safetensors.index.json",
+      R"({"weight_map":{"model.layers.0.input_layernorm.weight":"one.safetensors","lm_head.weight":"two.safetensors"}})");
   const auto checkpoint = Checkpoint::Open(folder.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
   EXPECT_EQ(checkpoint->files().size(), 2u);
@@ -91,13 +105,18 @@ TEST(HuggingFace, BrokenIndexesAreRefused) {
   };
   EXPECT_THAT(open("{}"), HasSubstr("weight_map"));
   for (const std::string file : {"../../etc/passwd", "/etc/passwd", "..", "", "a/b"}) {
-    EXPECT_THAT(open(Json{{"weight_map", {{"t", file}}}}.dump()), HasSubstr("expected the name of a file")) << file;
+    EXPECT_THAT(open(Json{{"weight_map", {{"t", file}}}}.dump()),
+                HasSubstr("expected the name of a file"))
+        << file;
   }
   EXPECT_THAT(open(R"({"weight_map":{"t":7}})"), HasSubstr("expected the name of a file"));
-  EXPECT_THAT(open(R"({"weight_map":{"t":"three.safetensors"}})"), HasSubstr("three.safetensors: no such file"));
+  EXPECT_THAT(open(R"({"weight_map":{"t":"three.safetensors"}})"),
+              HasSubstr("three.safetensors: no such file"));
   EXPECT_THAT(open(R"({"weight_map":{"t":"one.safetensors"}})"), HasSubstr("tensor t is missing"));
-  EXPECT_THAT(open(R"({"weight_map":{"model.norm.weight":"one.safetensors","model.embed_tokens.weight":"two.safetensors"}})"),
-              HasSubstr("is there twice"));
+  EXPECT_THAT(
+      open(
+          R"({"weight_map":{"model.norm.weight":"one.safetensors","model.embed_tokens.weight":"two.safetensors"}})"),
+      HasSubstr("is there twice"));
 }
 
 TEST(HuggingFace, UnexpectedTensorsAreRefused) {
@@ -110,35 +129,43 @@ TEST(HuggingFace, UnexpectedTensorsAreRefused) {
     return Checkpoint::Open(folder.path()).status();
   };
   EXPECT_THAT(open("model.layers.0.self_attn.q_proj.bias", {64}).message(), HasSubstr("biases"));
-  EXPECT_THAT(open("model.layers.0.self_attn.q_norm.weight", {64}).message(), HasSubstr("norms of queries"));
+  EXPECT_THAT(open("model.layers.0.self_attn.q_norm.weight", {64}).message(),
+              HasSubstr("norms of queries"));
   EXPECT_EQ(open("model.layers.0.self_attn.rotary_emb.inv_freq", {64}).ToString(), "OK");
   EXPECT_EQ(open("lm_head.weight", {4, 16}).ToString(), "OK") << "a tied model doesn't read it";
 }
 
 TEST(HuggingFace, RopeThetaIsReadFromBothForms) {
-  for (const Json& form : {Json{{"rope_theta", 500000.0}}, Json{{"rope_theta", 500000}, {"rope_scaling", nullptr}},
-                           Json{{"rope_parameters", {{"rope_theta", 500000.0}, {"rope_type", "default"}}}},
-                           Json{{"rope_theta", 500000.0}, {"rope_parameters", {{"rope_type", "default"}}}}}) {
+  for (const Json& form :
+       {Json{{"rope_theta", 500000.0}}, Json{{"rope_theta", 500000}, {"rope_scaling", nullptr}},
+        Json{{"rope_parameters", {{"rope_theta", 500000.0}, {"rope_type", "default"}}}},
+        Json{{"rope_theta", 500000.0}, {"rope_parameters", {{"rope_type", "default"}}}}}) {
     const auto config = Read(form);
     ASSERT_TRUE(config.ok()) << config.status().ToString();
-    for (size_t i = 0; i < 8; ++i) EXPECT_FLOAT_EQ(config->rope_frequencies[i], kPlain[i]) << form << i;
+    for (size_t i = 0; i < 8; ++i)
+      EXPECT_FLOAT_EQ(config->rope_frequencies[i], kPlain[i]) << form << i;
   }
 }
 
 TEST(HuggingFace, LinearScalingDivides) {
   for (const char* key : {"type", "rope_type"}) {
-    const auto config = Read({{"rope_theta", 500000.0}, {"rope_scaling", {{key, "linear"}, {"factor", 4.0}}}});
+    const auto config =
+        Read({{"rope_theta", 500000.0}, {"rope_scaling", {{key, "linear"}, {"factor", 4.0}}}});
     ASSERT_TRUE(config.ok()) << config.status().ToString();
     for (size_t i = 0; i < 8; ++i) EXPECT_FLOAT_EQ(config->rope_frequencies[i], kPlain[i] / 4);
   }
 }
 
 TEST(HuggingFace, Llama3ScalingMatchesTransformers) {
-  const Json scaling = {{"rope_type", "llama3"},      {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+  const Json scaling = {{"rope_type", "llama3"},
+                        {"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
                         {"original_max_position_embeddings", 8192}};
   Json parameters = scaling;
   parameters["rope_theta"] = 500000.0;
-  for (const Json& form : {Json{{"rope_theta", 500000.0}, {"rope_scaling", scaling}}, Json{{"rope_parameters", parameters}}}) {
+  for (const Json& form : {Json{{"rope_theta", 500000.0}, {"rope_scaling", scaling}},
+                           Json{{"rope_parameters", parameters}}}) {
     const auto config = Read(form);
     ASSERT_TRUE(config.ok()) << config.status().ToString();
     for (size_t i = 0; i < 8; ++i) EXPECT_FLOAT_EQ(config->rope_frequencies[i], kLlama3[i]) << i;
@@ -153,33 +180,45 @@ TEST(HuggingFace, HeadSizeMayDifferFromHiddenOverHeads) {
 TEST(HuggingFace, MistralOpensOnlyWithoutAWindow) {
   const Json names = {"MistralForCausalLM"};
   EXPECT_TRUE(Read({{"architectures", names}, {"sliding_window", nullptr}}).ok());
-  EXPECT_THAT(Read({{"architectures", names}, {"sliding_window", 4096}}).status().message(), HasSubstr("sliding_window"));
+  EXPECT_THAT(Read({{"architectures", names}, {"sliding_window", 4096}}).status().message(),
+              HasSubstr("sliding_window"));
   EXPECT_THAT(Read({{"architectures", names}}).status().message(), HasSubstr("sliding_window"));
 }
 
 TEST(HuggingFace, UnsupportedConfigurationsAreNamed) {
-  EXPECT_THAT(Read({{"architectures", {"GPT2LMHeadModel"}}}).status().message(), HasSubstr("GPT2LMHeadModel is not supported"));
+  EXPECT_THAT(Read({{"architectures", {"GPT2LMHeadModel"}}}).status().message(),
+              HasSubstr("GPT2LMHeadModel is not supported"));
   EXPECT_THAT(Read({{"attention_bias", true}}).status().message(), HasSubstr("attention_bias"));
   EXPECT_THAT(Read({{"mlp_bias", true}}).status().message(), HasSubstr("mlp_bias"));
   EXPECT_THAT(Read({{"hidden_act", "gelu"}}).status().message(), HasSubstr("\"gelu\""));
-  EXPECT_THAT(Read({{"quantization_config", {{"bits", 4}}}}).status().message(), HasSubstr("quantization_config"));
-  EXPECT_THAT(Read({{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}}).status().message(), HasSubstr("\"yarn\""));
-  EXPECT_THAT(Read({{"rope_scaling", {{"type", "linear"}, {"factor", -2}}}}).status().message(), HasSubstr("factor: -2"));
-  EXPECT_THAT(Read({{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}).status().message(), HasSubstr("partial_rotary"));
+  EXPECT_THAT(Read({{"quantization_config", {{"bits", 4}}}}).status().message(),
+              HasSubstr("quantization_config"));
+  EXPECT_THAT(Read({{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}}).status().message(),
+              HasSubstr("\"yarn\""));
+  EXPECT_THAT(Read({{"rope_scaling", {{"type", "linear"}, {"factor", -2}}}}).status().message(),
+              HasSubstr("factor: -2"));
+  EXPECT_THAT(Read({{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}).status().message(),
+              HasSubstr("partial_rotary"));
 }
 
 TEST(HuggingFace, FieldsOfWrongTypeOrValueAreNamed) {
-  EXPECT_THAT(Read({{"num_hidden_layers", "two"}}).status().message(), AllOf(HasSubstr("num_hidden_layers"), HasSubstr("\"two\"")));
-  EXPECT_THAT(Read({{"num_hidden_layers", 1e3}}).status().message(), HasSubstr("num_hidden_layers"));
+  EXPECT_THAT(Read({{"num_hidden_layers", "two"}}).status().message(),
+              AllOf(HasSubstr("num_hidden_layers"), HasSubstr("\"two\"")));
+  EXPECT_THAT(Read({{"num_hidden_layers", 1e3}}).status().message(),
+              HasSubstr("num_hidden_layers"));
   EXPECT_THAT(Read({{"hidden_size", -64}}).status().message(), HasSubstr("expected 1 to"));
-  EXPECT_THAT(Read({{"vocab_size", 18446744073709551615u}}).status().message(), HasSubstr("vocab_size"));
-  EXPECT_THAT(Read({{"num_attention_heads", 0}}).status().message(), HasSubstr("num_attention_heads"));
-  EXPECT_THAT(Read({{"num_key_value_heads", 3}}).status().message(), HasSubstr("multiple of the 3 KV heads"));
+  EXPECT_THAT(Read({{"vocab_size", 18446744073709551615u}}).status().message(),
+              HasSubstr("vocab_size"));
+  EXPECT_THAT(Read({{"num_attention_heads", 0}}).status().message(),
+              HasSubstr("num_attention_heads"));
+  EXPECT_THAT(Read({{"num_key_value_heads", 3}}).status().message(),
+              HasSubstr("multiple of the 3 KV heads"));
   EXPECT_THAT(Read({{"head_dim", 1 << 20}}).status().message(), HasSubstr("head size"));
   EXPECT_THAT(Read({{"head_dim", 15}}).status().message(), HasSubstr("even number"));
   EXPECT_THAT(Read({{"rms_norm_eps", 0}}).status().message(), HasSubstr("epsilon"));
   EXPECT_THAT(Read({{"rope_theta", "big"}}).status().message(), HasSubstr("rope_theta"));
-  EXPECT_THAT(Read({{"hidden_size", nullptr}}).status().message(), HasSubstr("hidden_size is missing"));
+  EXPECT_THAT(Read({{"hidden_size", nullptr}}).status().message(),
+              HasSubstr("hidden_size is missing"));
 }
 
 }  // namespace

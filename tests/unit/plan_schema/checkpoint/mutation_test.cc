@@ -1,5 +1,5 @@
-// Damaged files: whatever the bytes, reading gives a Status or a value. Built with sanitizers, this also finds reads outside
-// the file.
+// Damaged files: whatever the bytes, reading gives a Status or a value. Built with sanitizers, this
+// also finds reads outside the file.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -18,16 +18,22 @@ namespace {
 
 constexpr int kRounds = 4000;
 
-// `text` with one to four bytes changed, each a flipped bit or an extreme value, and in one of four cases cut off. Only the
-// first `header` bytes change: those behind are data that nobody reads here.
+// `text` with one to four bytes changed, each a flipped bit or an extreme value, and in one of four
+// cases cut off. Only the first `header` bytes change: those behind are data that nobody reads
+// here.
 std::string Mutate(std::string text, size_t header, std::mt19937& random) {
   const unsigned changes = 1 + random() % 4;
   for (unsigned i = 0; i < changes; ++i) {
     char& byte = text[random() % header];
     switch (random() % 4) {
-      case 0: byte = '\xff'; break;
-      case 1: byte = '\0'; break;
-      default: byte = static_cast<char>(byte ^ (1 << random() % 8));
+      case 0:
+        byte = '\xff';
+        break;
+      case 1:
+        byte = '\0';
+        break;
+      default:
+        byte = static_cast<char>(byte ^ (1 << random() % 8));
     }
   }
   if (random() % 4 == 0) text.resize(random() % text.size());
@@ -45,9 +51,13 @@ struct Outcomes {
 
 TEST(Mutation, GgufHeaders) {
   GgufWriter writer = TinyLlamaMetadata();
-  writer.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "smollm").Integer("tokenizer.ggml.bos_token_id", 0);
-  writer.Strings("tokenizer.ggml.tokens", {"<s>", "a", "b", "ab"}).Integers("tokenizer.ggml.token_type", {3, 1, 1, 1});
-  writer.Strings("tokenizer.ggml.merges", {"a b"}).Floats("rope_freqs.weight", std::vector<float>(8, 1));
+  writer.String("tokenizer.ggml.model", "gpt2")
+      .String("tokenizer.ggml.pre", "smollm")
+      .Integer("tokenizer.ggml.bos_token_id", 0);
+  writer.Strings("tokenizer.ggml.tokens", {"<s>", "a", "b", "ab"})
+      .Integers("tokenizer.ggml.token_type", {3, 1, 1, 1});
+  writer.Strings("tokenizer.ggml.merges", {"a b"})
+      .Floats("rope_freqs.weight", std::vector<float>(8, 1));
   const std::string file = AddTinyLlamaTensors(writer).Finish();
   const size_t header = ReadGgufHeader(BytesOf(file), "tiny.gguf")->data_offset;
   std::mt19937 random(11);
@@ -102,8 +112,10 @@ TEST(Mutation, ConfigAndTokenizerJson) {
   for (int round = 0; round < kRounds; ++round) {
     const auto json = ParseJsonObject(Mutate(config, config.size(), random), "config.json");
     outcomes.Add(json.ok() ? HuggingFaceModelConfig(*json, "config.json").status() : json.status());
-    const auto definition = ParseJsonObject(Mutate(tokenizer, tokenizer.size(), random), "tokenizer.json");
-    outcomes.Add(definition.ok() ? JsonTokenizerDefinition(*definition, "tokenizer.json").status() : definition.status());
+    const auto definition =
+        ParseJsonObject(Mutate(tokenizer, tokenizer.size(), random), "tokenizer.json");
+    outcomes.Add(definition.ok() ? JsonTokenizerDefinition(*definition, "tokenizer.json").status()
+                                 : definition.status());
   }
   EXPECT_GT(outcomes.accepted, 100);
   EXPECT_GT(outcomes.refused, 100);
@@ -111,14 +123,19 @@ TEST(Mutation, ConfigAndTokenizerJson) {
 
 TEST(Mutation, ChatTemplates) {
   const std::string source =
-      "{%- set ns = namespace(n=0) %}{% for m in messages[1:] %}{% if loop.first and m.role != 'system' %}{{ m['content'] | trim }}"
-      "{% elif m.content is string %}{{ 'x' ~ m.content.split(',')[-1][::-1] }}{% else %}{{ {'a': [1, 2.5, none]} | tojson }}"
-      "{% endif %}{% set ns.n = ns.n + loop.index * 2 // 3 %}{% endfor %}{{ ns.n if ns.n > 1 else raise_exception('none') }}";
+      "{%- set ns = namespace(n=0) %}{% for m in messages[1:] %}{% if loop.first and m.role != "
+      "'system' %}{{ m['content'] | trim }}"
+      "{% elif m.content is string %}{{ 'x' ~ m.content.split(',')[-1][::-1] }}{% else %}{{ {'a': "
+      "[1, 2.5, none]} | tojson }}"
+      "{% endif %}{% set ns.n = ns.n + loop.index * 2 // 3 %}{% endfor %}{{ ns.n if ns.n > 1 else "
+      "raise_exception('none') }}";
   std::mt19937 random(14);
   Outcomes outcomes;
   for (int round = 0; round < kRounds; ++round) {
     const auto chat = ChatTemplate::Parse(Mutate(source, source.size(), random), "<s>", "</s>");
-    outcomes.Add(chat.ok() ? chat->Render({{"system", "a"}, {"user", "b,c"}, {"assistant", "d"}}).status() : chat.status());
+    outcomes.Add(chat.ok()
+                     ? chat->Render({{"system", "a"}, {"user", "b,c"}, {"assistant", "d"}}).status()
+                     : chat.status());
   }
   EXPECT_GT(outcomes.accepted, 10);  // most damage breaks the syntax
   EXPECT_GT(outcomes.refused, 100);

@@ -12,20 +12,25 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 
-Status Read(const std::string& file) { return ReadSafetensorsHeader(BytesOf(file), "a.safetensors").status(); }
+Status Read(const std::string& file) {
+  return ReadSafetensorsHeader(BytesOf(file), "a.safetensors").status();
+}
 Status ReadJson(const std::string& json, size_t data_bytes = 0) {
   return Read(SafetensorsWriter::FileOf(json, std::string(data_bytes, '\0')));
 }
 
 TEST(Safetensors, TensorsAreReadInOrderOfOffset) {
   SafetensorsWriter writer;
-  writer.Entry(R"("__metadata__":{"format":"pt"})").Tensor("b", "F32", {2, 3}, 24).Tensor("a", "BF16", {4}, 8);
+  writer.Entry(R"("__metadata__":{"format":"pt"})")
+      .Tensor("b", "F32", {2, 3}, 24)
+      .Tensor("a", "BF16", {4}, 8);
   writer.Tensor("scalar", "F32", {}, 4).Tensor("c", "F16", {2, 2, 2}, 16);
   const std::string file = writer.Finish();
   const auto header = ReadSafetensorsHeader(BytesOf(file), "a.safetensors");
   ASSERT_TRUE(header.ok()) << header.status().ToString();
   ASSERT_EQ(header->tensors.size(), 4u);
-  const auto& [b, a, scalar, c] = std::tie(header->tensors[0], header->tensors[1], header->tensors[2], header->tensors[3]);
+  const auto& [b, a, scalar, c] =
+      std::tie(header->tensors[0], header->tensors[1], header->tensors[2], header->tensors[3]);
   EXPECT_EQ(b.name, "b");
   EXPECT_EQ(b.type, SourceType::kF32);
   EXPECT_EQ(b.rows, 2);
@@ -42,7 +47,8 @@ TEST(Safetensors, TensorsAreReadInOrderOfOffset) {
 }
 
 TEST(Safetensors, EveryTruncationIsRefused) {
-  const std::string file = SafetensorsWriter().Tensor("a", "F32", {8, 8}, 256).Tensor("b", "F32", {4}, 16).Finish();
+  const std::string file =
+      SafetensorsWriter().Tensor("a", "F32", {8, 8}, 256).Tensor("b", "F32", {4}, 16).Finish();
   ASSERT_EQ(Read(file).ToString(), "OK");
   for (size_t size = 0; size < file.size(); ++size) {
     EXPECT_EQ(Read(file.substr(0, size)).code(), StatusCode::kDataLoss) << size;
@@ -62,15 +68,24 @@ TEST(Safetensors, MalformedHeadersAreNamed) {
   EXPECT_THAT(ReadJson("{\"a\":").message(), HasSubstr("not valid JSON"));
   EXPECT_THAT(ReadJson("[1]").message(), HasSubstr("expected a JSON object"));
   EXPECT_THAT(ReadJson(R"({"a":1})").message(), HasSubstr("tensor a: dtype is missing"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","data_offsets":[0,0]}})").message(), HasSubstr("shape is missing"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4).message(), HasSubstr("shape[0]: -1"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})").message(), HasSubstr("shape[0] = 0"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4).message(), HasSubstr("data_offsets"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4).message(), HasSubstr("expected 4 bytes"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904,8,8],"data_offsets":[0,4]}})", 4).message(),
-              HasSubstr("out of range"));
-  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}})", 4).message(),
-              HasSubstr("more bytes"));
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","data_offsets":[0,0]}})").message(),
+              HasSubstr("shape is missing"));
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4).message(),
+              HasSubstr("shape[0]: -1"));
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})").message(),
+              HasSubstr("shape[0] = 0"));
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4).message(),
+              HasSubstr("data_offsets"));
+  EXPECT_THAT(ReadJson(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4).message(),
+              HasSubstr("expected 4 bytes"));
+  EXPECT_THAT(
+      ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904,8,8],"data_offsets":[0,4]}})", 4)
+          .message(),
+      HasSubstr("out of range"));
+  EXPECT_THAT(
+      ReadJson(R"({"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}})", 4)
+          .message(),
+      HasSubstr("more bytes"));
   EXPECT_THAT(ReadJson(R"({"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})", 8).message(),
               AllOf(HasSubstr("\"I64\" cannot be read"), HasSubstr("tensor a")));
 }
@@ -89,7 +104,8 @@ TEST(Safetensors, DuplicatesHolesOverlapsAndMisalignmentAreRefused) {
   SafetensorsWriter shifted;
   shifted.Tensor("a", "F16", {1}, 2).Tensor("b", "F32", {1}, 4);
   EXPECT_THAT(Read(shifted.Finish()).message(), HasSubstr("misaligned"));
-  EXPECT_THAT(Read(SafetensorsWriter().Tensor("a", "F32", {1}, 4).Finish() + "more").message(), HasSubstr("expected"));
+  EXPECT_THAT(Read(SafetensorsWriter().Tensor("a", "F32", {1}, 4).Finish() + "more").message(),
+              HasSubstr("expected"));
 }
 
 }  // namespace

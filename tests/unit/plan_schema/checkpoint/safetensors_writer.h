@@ -12,17 +12,17 @@ namespace llmir::checkpoint {
 class SafetensorsWriter {
  public:
   // A tensor whose data is the next `bytes` of the file.
-  SafetensorsWriter& Tensor(const std::string& name, const std::string& dtype, const std::vector<uint64_t>& shape,
-                            uint64_t bytes) {
+  SafetensorsWriter& Tensor(const std::string& name, const std::string& dtype,
+                            const std::vector<uint64_t>& shape, uint64_t bytes) {
     TensorAt(name, dtype, shape, data_.size(), data_.size() + bytes);
     for (uint64_t i = 0; i < bytes; ++i) data_ += static_cast<char>(i * 5 + data_.size());
     return *this;
   }
   // Only the entry in the header.
-  SafetensorsWriter& TensorAt(const std::string& name, const std::string& dtype, const std::vector<uint64_t>& shape,
-                              uint64_t begin, uint64_t end) {
-    return Entry(fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name, dtype, fmt::join(shape, ","),
-                             begin, end));
+  SafetensorsWriter& TensorAt(const std::string& name, const std::string& dtype,
+                              const std::vector<uint64_t>& shape, uint64_t begin, uint64_t end) {
+    return Entry(fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name,
+                             dtype, fmt::join(shape, ","), begin, end));
   }
   SafetensorsWriter& Entry(const std::string& json) {
     json_ += (json_.empty() ? "" : ",") + json;
@@ -42,12 +42,13 @@ class SafetensorsWriter {
   std::string json_, data_;
 };
 
-// The tensors of a Llama model with hidden size 64, 4 query heads on 2 KV heads, 96 MLP columns, 40 tokens, in layers
-// [first, last), of all dtypes; those outside layers with `outside`.
+// The tensors of a Llama model with hidden size 64, 4 query heads on 2 KV heads, 96 MLP columns, 40
+// tokens, in layers [first, last), of all dtypes; those outside layers with `outside`.
 inline SafetensorsWriter TinyLlamaSafetensors(int first, int last, bool outside) {
   SafetensorsWriter writer;
   if (outside) {
-    writer.Tensor("model.embed_tokens.weight", "BF16", {40, 64}, 40 * 64 * 2).Tensor("model.norm.weight", "F32", {64}, 256);
+    writer.Tensor("model.embed_tokens.weight", "BF16", {40, 64}, 40 * 64 * 2)
+        .Tensor("model.norm.weight", "F32", {64}, 256);
   }
   for (int layer = first; layer < last; ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";

@@ -37,7 +37,8 @@ TEST(SplitPattern, ClassesAreThoseOfUnicode) {
 
 TEST(SplitPattern, WhiteSpaceIsThatOfUnicode) {
   // U+0085, U+00A0 and U+3000 are white space, U+180E (Mongolian vowel separator) is not.
-  EXPECT_THAT(Split(R"(\s)", "a\u0085\u00a0\u3000\u180e"), ElementsAre("a", "\u0085", "\u00a0", "\u3000", "\u180e"));
+  EXPECT_THAT(Split(R"(\s)", "a\u0085\u00a0\u3000\u180e"),
+              ElementsAre("a", "\u0085", "\u00a0", "\u3000", "\u180e"));
   EXPECT_THAT(Split(R"([^\s]+)", " \u180eb\u0085"), ElementsAre(" ", "\u180eb", "\u0085"));
   EXPECT_THAT(Split(R"(\S+)", "\u180eb\u0085"), ElementsAre("\u180eb", "\u0085"));
 }
@@ -47,7 +48,8 @@ TEST(SplitPattern, LookaheadLeavesTheLastSpaceToTheWord) {
 }
 
 TEST(SplitPattern, UnreadablePatternsAreRefused) {
-  EXPECT_THAT(SplitPattern::Compile("(a").status().message(), HasSubstr("\"(a\" is not a regular expression"));
+  EXPECT_THAT(SplitPattern::Compile("(a").status().message(),
+              HasSubstr("\"(a\" is not a regular expression"));
   EXPECT_THAT(SplitPattern::Compile("[a[bc]]").status().message(), HasSubstr("set inside a set"));
   EXPECT_THAT(SplitPattern::Compile("[a-z&&b]").status().message(), HasSubstr("set inside a set"));
 }

@@ -19,8 +19,11 @@ inline std::string TestModel() {
   const char* given = std::getenv("LLMIR_TEST_MODEL");
   const char* home = std::getenv("HOME");
   const std::string path =
-      given != nullptr ? given : std::string(home ? home : "") + "/.cache/llmir/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-  EXPECT_TRUE(std::filesystem::exists(path)) << path << " is missing: run launch/install.sh, or set LLMIR_TEST_MODEL";
+      given != nullptr
+          ? given
+          : std::string(home ? home : "") + "/.cache/llmir/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  EXPECT_TRUE(std::filesystem::exists(path))
+      << path << " is missing: run launch/install.sh, or set LLMIR_TEST_MODEL";
   return path;
 }
 
@@ -53,7 +56,8 @@ inline std::span<const std::byte> BytesOf(std::string_view text) {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "llmir-checkpoint-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "llmir-checkpoint-XXXXXX").string();
     path_ = mkdtemp(pattern.data());
   }
   TemporaryFolder(const TemporaryFolder&) = delete;

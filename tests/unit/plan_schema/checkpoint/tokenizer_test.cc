@@ -27,7 +27,8 @@ StatusOr<Tokenizer> LoadGguf(const GgufWriter& writer) {
 }
 
 // Letters a to d, the blank (Ġ), "ab" and "abc" by merges, a special token and an added one.
-const std::vector<std::string> kTokens = {"<s>", "a", "b", "c", "d", "Ġ", "ab", "abc", "Ġa", "<user>", "cd"};
+const std::vector<std::string> kTokens = {"<s>", "a",   "b",  "c",      "d", "Ġ",
+                                          "ab",  "abc", "Ġa", "<user>", "cd"};
 const std::vector<int32_t> kTypes = {3, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1};
 const std::vector<std::string> kMerges = {"a b", "Ġ a", "ab c", "c d"};
 
@@ -44,13 +45,15 @@ json TinyTokenizerJson() {
     if (kTypes[i] == 1) vocabulary[kTokens[i]] = i;
   }
   const auto added = [](int id, const char* content, bool special) {
-    return json{{"id", id},         {"content", content}, {"special", special},   {"single_word", false},
-                {"lstrip", false}, {"rstrip", false},    {"normalized", false}};
+    return json{
+        {"id", id},        {"content", content}, {"special", special}, {"single_word", false},
+        {"lstrip", false}, {"rstrip", false},    {"normalized", false}};
   };
-  return {{"added_tokens", {added(0, "<s>", true), added(9, "<user>", false)}},
-          {"normalizer", nullptr},
-          {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
-          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", kMerges}}}};
+  return {
+      {"added_tokens", {added(0, "<s>", true), added(9, "<user>", false)}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", kMerges}}}};
 }
 
 StatusOr<Tokenizer> LoadJson(const json& content) {
@@ -70,27 +73,35 @@ void WriteTokenizerJson(const std::string& gguf, const std::string& path) {
   json vocabulary = json::object(), added = json::array(), pairs = json::array();
   for (size_t i = 0; i < (*tokens)->size(); ++i) {
     vocabulary[std::string((**tokens)[i])] = i;
-    if ((**types)[i] == 3) added.push_back({{"id", i}, {"content", (**tokens)[i]}, {"special", true}});
+    if ((**types)[i] == 3)
+      added.push_back({{"id", i}, {"content", (**tokens)[i]}, {"special", true}});
   }
   for (const std::string_view merge : **merges) {
     const size_t space = merge.find(' ');
     pairs.push_back({merge.substr(0, space), merge.substr(space + 1)});
   }
   const json steps = {{{"type", "Digits"}, {"individual_digits", true}},
-                      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}};
-  WriteFile(path, json{{"version", "1.0"},
-                       {"added_tokens", added},
-                       {"normalizer", nullptr},
-                       {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", steps}}},
-                       {"model", {{"type", "BPE"}, {"unk_token", nullptr}, {"vocab", vocabulary}, {"merges", pairs}}}}
-                      .dump());
+                      {{"type", "ByteLevel"},
+                       {"add_prefix_space", false},
+                       {"trim_offsets", true},
+                       {"use_regex", true}}};
+  WriteFile(
+      path,
+      json{{"version", "1.0"},
+           {"added_tokens", added},
+           {"normalizer", nullptr},
+           {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", steps}}},
+           {"model",
+            {{"type", "BPE"}, {"unk_token", nullptr}, {"vocab", vocabulary}, {"merges", pairs}}}}
+          .dump());
 }
 
 void ExpectGolden(const Tokenizer& tokenizer) {
   const json cases = Golden("tokenizer.json");
   ASSERT_EQ(cases.size(), 20u);
   for (const json& one : cases) {
-    const std::string text = one.contains("text") ? one["text"].get<std::string>() : ReferredText(one["file"]);
+    const std::string text =
+        one.contains("text") ? one["text"].get<std::string>() : ReferredText(one["file"]);
     const auto ids = tokenizer.Encode(text);
     EXPECT_EQ(ids, one["ids"].get<std::vector<int32_t>>()) << text;
     EXPECT_EQ(tokenizer.Decode(ids, true), text);
@@ -98,9 +109,11 @@ void ExpectGolden(const Tokenizer& tokenizer) {
   const json prompts = Golden("golden.json")["prompts"];
   ASSERT_EQ(prompts.size(), 8u);
   for (const json& one : prompts) {
-    const std::string text = one.contains("prompt") ? one["prompt"].get<std::string>() : ReferredText(one["prompt_file"]);
+    const std::string text = one.contains("prompt") ? one["prompt"].get<std::string>()
+                                                    : ReferredText(one["prompt_file"]);
     EXPECT_EQ(tokenizer.Encode(text), one["prompt_ids"].get<std::vector<int32_t>>()) << one["name"];
-    EXPECT_EQ(tokenizer.Decode(one["greedy_64"].get<std::vector<int32_t>>(), true), one["greedy_text"].get<std::string>());
+    EXPECT_EQ(tokenizer.Decode(one["greedy_64"].get<std::vector<int32_t>>(), true),
+              one["greedy_text"].get<std::string>());
   }
 }
 
@@ -151,7 +164,8 @@ TEST(Tokenizer, SpecialTokensInTextAreTextUnlessAskedFor) {
 TEST(Tokenizer, ArbitraryBytesSurviveTheRoundTrip) {
   const auto tokenizer = Tokenizer::Load(TestModel());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
-  // The model's vocabulary lacks some bytes, which then are dropped, as in the reference; the others must come back.
+  // The model's vocabulary lacks some bytes, which then are dropped, as in the reference; the
+  // others must come back.
   std::string known;
   for (int byte = 0; byte < 256; ++byte) {
     const std::string one(1, static_cast<char>(byte));
@@ -166,7 +180,7 @@ TEST(Tokenizer, ArbitraryBytesSurviveTheRoundTrip) {
   }
 }
 
-// A merge chain of 20,000 characters: a quadratic algorithm would need minutes.
+// One piece of 400,000 letters: an algorithm that is quadratic in a piece would need minutes.
 TEST(Tokenizer, LongPiecesTakeNearlyLinearTime) {
   const auto tokenizer = Tokenizer::Load(TestModel());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
@@ -182,8 +196,8 @@ TEST(Tokenizer, MergesGoByRankThenPosition) {
   GgufWriter writer = TinyTokenizer();
   const auto tokenizer = LoadGguf(writer.Strings("tokenizer.ggml.merges", kMerges));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
-  EXPECT_THAT(tokenizer->Encode("abcd"), ElementsAre(7, 4));      // ab, abc before cd
-  EXPECT_THAT(tokenizer->Encode("acd"), ElementsAre(1, 10));      // cd
+  EXPECT_THAT(tokenizer->Encode("abcd"), ElementsAre(7, 4));          // ab, abc before cd
+  EXPECT_THAT(tokenizer->Encode("acd"), ElementsAre(1, 10));          // cd
   EXPECT_THAT(tokenizer->Encode(" ab ac"), ElementsAre(5, 6, 8, 3));  // ab outranks Ġa
   EXPECT_THAT(tokenizer->Encode("abab"), ElementsAre(6, 6));
   EXPECT_THAT(tokenizer->Encode("xaby"), ElementsAre(6)) << "bytes without a token are dropped";
@@ -195,7 +209,8 @@ TEST(Tokenizer, AddedTokensAreFoundBeforeMerging) {
   const auto tokenizer = LoadGguf(writer.Strings("tokenizer.ggml.merges", kMerges));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
   EXPECT_THAT(tokenizer->Encode("a<s>b<user>c"), ElementsAre(1, 0, 2, 9, 3));
-  EXPECT_THAT(tokenizer->Encode("a<s>b<user>c", false), ElementsAre(1, 2, 9, 3)) << "control tokens are text, added ones stay";
+  EXPECT_THAT(tokenizer->Encode("a<s>b<user>c", false), ElementsAre(1, 2, 9, 3))
+      << "control tokens are text, added ones stay";
   EXPECT_EQ(tokenizer->Decode({0, 1, 9}), "a<user>");
 }
 
@@ -203,7 +218,8 @@ TEST(Tokenizer, LongestAddedTokenWins) {
   GgufWriter writer;
   writer.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "smollm");
   writer.Strings("tokenizer.ggml.tokens", {"<a>", "<a><b>", "<", "a", ">", "b"});
-  writer.Integers("tokenizer.ggml.token_type", {4, 4, 1, 1, 1, 1}).Strings("tokenizer.ggml.merges", {});
+  writer.Integers("tokenizer.ggml.token_type", {4, 4, 1, 1, 1, 1})
+      .Strings("tokenizer.ggml.merges", {});
   const auto tokenizer = LoadGguf(writer);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
   EXPECT_THAT(tokenizer->Encode("<a><b><a><a"), ElementsAre(1, 0, 2, 3));
@@ -211,7 +227,8 @@ TEST(Tokenizer, LongestAddedTokenWins) {
 
 TEST(Tokenizer, WholePieceThatIsATokenSkipsMergesForLlama3) {
   // "cd" has a merge of no rank here: only as a whole piece can it be found.
-  for (const auto& [pre, expected] : {std::pair("llama-bpe", std::vector<int32_t>{10}), {"gpt-2", {3, 4}}}) {
+  for (const auto& [pre, expected] :
+       {std::pair("llama-bpe", std::vector<int32_t>{10}), {"gpt-2", {3, 4}}}) {
     GgufWriter writer = TinyTokenizer(pre);
     const auto tokenizer = LoadGguf(writer.Strings("tokenizer.ggml.merges", {"a b", "ab c"}));
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
@@ -232,21 +249,31 @@ TEST(Tokenizer, EveryEndOfTurnOfTheMetadataEndsAnAnswer) {
 TEST(Tokenizer, BrokenGgufTokenizersAreNamed) {
   const auto message = [](const GgufWriter& writer) { return LoadGguf(writer).status().message(); };
   EXPECT_THAT(message(GgufWriter()), HasSubstr("holds no tokenizer"));
-  EXPECT_THAT(message(GgufWriter().String("tokenizer.ggml.model", "llama")), HasSubstr("\"llama\" is not supported"));
-  EXPECT_THAT(message(GgufWriter().String("tokenizer.ggml.model", "gpt2")), HasSubstr("tokenizer.ggml.pre is missing"));
+  EXPECT_THAT(message(GgufWriter().String("tokenizer.ggml.model", "llama")),
+              HasSubstr("\"llama\" is not supported"));
+  EXPECT_THAT(message(GgufWriter().String("tokenizer.ggml.model", "gpt2")),
+              HasSubstr("tokenizer.ggml.pre is missing"));
   EXPECT_THAT(message(TinyTokenizer("other")), HasSubstr("\"other\" is not supported"));
   EXPECT_THAT(message(TinyTokenizer()), HasSubstr("merges is missing"));
-  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"ab"})), HasSubstr("merges[0]: \"ab\""));
-  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"a z"})), HasSubstr("merges[0]: \"z\" is not a token"));
-  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"b a"})), HasSubstr("\"ba\" is not a token"));
-  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {}).Integer("tokenizer.ggml.bos_token_id", 11)),
+  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"ab"})),
+              HasSubstr("merges[0]: \"ab\""));
+  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"a z"})),
+              HasSubstr("merges[0]: \"z\" is not a token"));
+  EXPECT_THAT(message(TinyTokenizer().Strings("tokenizer.ggml.merges", {"b a"})),
+              HasSubstr("\"ba\" is not a token"));
+  EXPECT_THAT(message(TinyTokenizer()
+                          .Strings("tokenizer.ggml.merges", {})
+                          .Integer("tokenizer.ggml.bos_token_id", 11)),
               HasSubstr("token id 11, expected 0 to 10"));
   GgufWriter types;
   types.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "gpt-2");
   types.Strings("tokenizer.ggml.tokens", {"a", "a"});
-  EXPECT_THAT(message(GgufWriter(types).Strings("tokenizer.ggml.merges", {})), HasSubstr("tokens 0 and 1 are both \"a\""));
-  EXPECT_THAT(message(GgufWriter(types).Integers("tokenizer.ggml.token_type", {1})), HasSubstr("1 types for 2 tokens"));
-  EXPECT_THAT(message(GgufWriter(types).Integers("tokenizer.ggml.token_type", {1, 9})), HasSubstr("token_type[1]"));
+  EXPECT_THAT(message(GgufWriter(types).Strings("tokenizer.ggml.merges", {})),
+              HasSubstr("tokens 0 and 1 are both \"a\""));
+  EXPECT_THAT(message(GgufWriter(types).Integers("tokenizer.ggml.token_type", {1})),
+              HasSubstr("1 types for 2 tokens"));
+  EXPECT_THAT(message(GgufWriter(types).Integers("tokenizer.ggml.token_type", {1, 9})),
+              HasSubstr("token_type[1]"));
 }
 
 TEST(Tokenizer, TokenizerJsonMatchesGguf) {
@@ -262,9 +289,11 @@ TEST(Tokenizer, TokenizerJsonMatchesGguf) {
 
 TEST(Tokenizer, SplitStepsOfTokenizerJsonApplyInOrder) {
   json content = TinyTokenizerJson();
-  const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  const json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
   const auto with_split = [&](const json& pattern) {
-    const json split = {{"type", "Split"}, {"pattern", pattern}, {"behavior", "Isolated"}, {"invert", false}};
+    const json split = {
+        {"type", "Split"}, {"pattern", pattern}, {"behavior", "Isolated"}, {"invert", false}};
     content["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split, byte_level}}};
     return LoadJson(content)->Encode("abc abc");
   };
@@ -280,10 +309,12 @@ TEST(Tokenizer, UnsupportedTokenizerJsonIsNamed) {
     return LoadJson(content).status().message();
   };
   EXPECT_EQ(message("/version", "1.0"), "");
-  EXPECT_THAT(message("/normalizer", {{"type", "NFC"}}), AllOf(HasSubstr("normalizer"), HasSubstr("NFC")));
+  EXPECT_THAT(message("/normalizer", {{"type", "NFC"}}),
+              AllOf(HasSubstr("normalizer"), HasSubstr("NFC")));
   EXPECT_THAT(message("/model/type", "Unigram"), HasSubstr("\"Unigram\""));
   EXPECT_THAT(message("/model/byte_fallback", true), HasSubstr("byte_fallback"));
-  EXPECT_THAT(message("/pre_tokenizer/type", "Whitespace"), HasSubstr("\"Whitespace\" is not supported"));
+  EXPECT_THAT(message("/pre_tokenizer/type", "Whitespace"),
+              HasSubstr("\"Whitespace\" is not supported"));
   EXPECT_THAT(message("/pre_tokenizer/type", "Digits"), HasSubstr("no ByteLevel step"));
   EXPECT_THAT(message("/pre_tokenizer/add_prefix_space", true), HasSubstr("add_prefix_space"));
   EXPECT_THAT(message("/pre_tokenizer", nullptr), HasSubstr("pre_tokenizer is missing"));
@@ -300,7 +331,8 @@ TEST(Tokenizer, SpecialIdsAndTemplateComeFromTheFilesBeside) {
   const TemporaryFolder folder;
   WriteFile(folder / "tokenizer.json", TinyTokenizerJson().dump());
   WriteFile(folder / "config.json", R"({"bos_token_id": 0, "eos_token_id": 9})");
-  WriteFile(folder / "tokenizer_config.json", R"({"eos_token": {"content": "cd"}, "chat_template": "T"})");
+  WriteFile(folder / "tokenizer_config.json",
+            R"({"eos_token": {"content": "cd"}, "chat_template": "T"})");
   auto tokenizer = Tokenizer::Load(folder.path());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
   EXPECT_EQ(tokenizer->bos(), 0);
@@ -316,25 +348,29 @@ TEST(Tokenizer, SpecialIdsAndTemplateComeFromTheFilesBeside) {
 }
 
 TEST(Tokenizer, FingerprintChangesWithWhatChangesIds) {
-  GgufWriter base = TinyTokenizer(), other_pre = TinyTokenizer("smollm"), fewer = TinyTokenizer(), end = TinyTokenizer();
+  GgufWriter base = TinyTokenizer(), other_pre = TinyTokenizer("smollm"), fewer = TinyTokenizer(),
+             end = TinyTokenizer();
   base.Strings("tokenizer.ggml.merges", kMerges);
   other_pre.Strings("tokenizer.ggml.merges", kMerges);
   fewer.Strings("tokenizer.ggml.merges", {"a b"});
   end.Strings("tokenizer.ggml.merges", kMerges).Integer("tokenizer.ggml.eos_token_id", 0);
   const uint64_t fingerprint = LoadGguf(base)->Fingerprint();
   EXPECT_EQ(LoadGguf(base)->Fingerprint(), fingerprint);
-  for (const GgufWriter& changed : {other_pre, fewer, end}) EXPECT_NE(LoadGguf(changed)->Fingerprint(), fingerprint);
+  for (const GgufWriter& changed : {other_pre, fewer, end})
+    EXPECT_NE(LoadGguf(changed)->Fingerprint(), fingerprint);
 }
 
 TEST(Utf8, WellFormedSequencesOnly) {
   EXPECT_EQ(ReadUtf8("é").code, 0xe9u);
   EXPECT_EQ(ReadUtf8("\U0010ffff").length, 4u);
-  for (const std::string bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80",
-                                "\xf8\x88\x80\x80", "\xff", "\xe2\x28\xa1"}) {
+  for (const std::string bad :
+       {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+        "\xf4\x90\x80\x80", "\xf8\x88\x80\x80", "\xff", "\xe2\x28\xa1"}) {
     EXPECT_EQ(ReadUtf8(bad).length, 0u) << testing::PrintToString(bad);
     EXPECT_FALSE(ReadUtf8(bad).unfinished) << testing::PrintToString(bad);
   }
-  for (const std::string cut : {"\xc3", "\xe2\x82", "\xf0\x9f\x98"}) EXPECT_TRUE(ReadUtf8(cut).unfinished);
+  for (const std::string cut : {"\xc3", "\xe2\x82", "\xf0\x9f\x98"})
+    EXPECT_TRUE(ReadUtf8(cut).unfinished);
 }
 
 TEST(Utf8, EveryCodePointIsWrittenAndReadBack) {
@@ -352,13 +388,17 @@ TEST(Utf8Stream, HoldsBackUnfinishedCharacters) {
   Utf8Stream stream;
   EXPECT_EQ(stream.Push("a\xf0\x9f"), "a");
   EXPECT_EQ(stream.Push("\x99"), "");
-  EXPECT_EQ(stream.Push("\x82" "b"), "🙂b");
+  EXPECT_EQ(stream.Push("\x82"
+                        "b"),
+            "🙂b");
   EXPECT_EQ(stream.Finish(), "");
 }
 
 TEST(Utf8Stream, BadBytesBecomeReplacementCharacters) {
   Utf8Stream stream;
-  EXPECT_EQ(stream.Push("a\xff" "b"), "a\ufffdb");
+  EXPECT_EQ(stream.Push("a\xff"
+                        "b"),
+            "a\ufffdb");
   EXPECT_EQ(stream.Push("\xe2\x82"), "");
   EXPECT_EQ(stream.Push("c"), "\ufffd\ufffdc");
   EXPECT_EQ(stream.Push("\xe2\x82"), "");
