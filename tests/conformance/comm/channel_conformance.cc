@@ -6,6 +6,8 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -59,8 +61,9 @@ Floats Values(size_t count, int rank, uint32_t seed) {
     state ^= state << 13;
     state ^= state >> 17;
     state ^= state << 5;
-    value = std::ldexp(static_cast<float>(static_cast<int32_t>(state)),
-                       -31 + static_cast<int>(state % 24));
+    // Sign and fraction from the state, an exponent from -23 to 0.
+    const uint32_t exponent = 104 + (state >> 8) % 24;
+    value = std::bit_cast<float>((state & 0x807fffffu) | exponent << 23);
   }
   return values;
 }
@@ -462,7 +465,7 @@ TEST_P(ChannelConformance, TwoChannelsOfTheSameRanksDoNotMix) {
   OnEachRank(GetParam(), kMaxBytes, 2, [](std::span<const std::unique_ptr<Channel>> channels) {
     const int size = channels[0]->size();
     const int rank = channels[0]->rank();
-    for (uint32_t i = 0; i < 40; ++i) {
+    for (uint32_t i = 0; i < 20; ++i) {
       const size_t count = 1 + i * 1000;
       Floats first = Values(count, rank, 600 + i);
       Floats second = Values(count, rank, 700 + i);
@@ -528,27 +531,35 @@ TEST_P(ChannelConformance, WaitIdleLeavesTheCoreAlone) {
       EXPECT_OK(channel.WaitIdle(*request));
       return;
     }
-    EXPECT_OK(channel.Barrier());
-    constexpr int64_t kIdle = 400'000'000;  // ns
-    int64_t woken = 0;
-    if (channel.rank() == 0) std::this_thread::sleep_for(std::chrono::nanoseconds(kIdle));
     const auto now = [](clockid_t clock) {
       timespec time{};
       clock_gettime(clock, &time);
       return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
     };
-    const int64_t cpu_before = now(CLOCK_THREAD_CPUTIME_ID);
+    constexpr int kIdleMilliseconds = 400;
+    EXPECT_OK(channel.Barrier());
+    if (channel.rank() == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(kIdleMilliseconds));
+    }
     int64_t sent = now(CLOCK_MONOTONIC);
+    const int64_t cpu_before = now(CLOCK_THREAD_CPUTIME_ID);
     const StatusOr<Request> request = channel.StartBroadcast(&sent, sizeof sent, 0);
     ASSERT_TRUE(request.ok());
     EXPECT_OK(channel.WaitIdle(*request));
-    woken = now(CLOCK_MONOTONIC);
+    const int64_t woken = now(CLOCK_MONOTONIC);
     const int64_t cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu_before;
-    if (channel.rank() != 0) {
-      EXPECT_LE(cpu, 1'000'000 + kIdle / 50) << "of " << kIdle << " ns";
-      EXPECT_LE(woken - sent,
-                100'000'000);  // it sleeps 1 ms at most; the rest is for a busy machine
-    }
+    if (channel.rank() == 0) return;
+    EXPECT_LE(woken - sent, 100'000'000);  // it sleeps for 1 ms; the rest is for a busy machine
+
+    // 2 % of a core after the first millisecond. On a machine where waking up alone costs that
+    // much (busy, virtual, or under a sanitizer), no more than twice what mere sleeping costs.
+    constexpr int kSleeps = 50;
+    const int64_t sleeping_before = now(CLOCK_THREAD_CPUTIME_ID);
+    for (int i = 0; i < kSleeps; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const int64_t sleeping = now(CLOCK_THREAD_CPUTIME_ID) - sleeping_before;
+    const int64_t allowed = std::max<int64_t>(kIdleMilliseconds * 1'000'000 / 50,
+                                              2 * sleeping * kIdleMilliseconds / kSleeps);
+    EXPECT_LE(cpu, 1'000'000 + allowed) << "ns in " << kIdleMilliseconds << " ms";
   });
 }
 
