@@ -1,10 +1,9 @@
 #include "executor/rank.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "executor/cores.h"
 #include "plan_schema/plan_facts.h"
 
 namespace llmir::executor {
@@ -18,13 +17,6 @@ constexpr int kTextSizeTag = 4;
 constexpr int kTextTag = 5;
 
 }  // namespace
-
-int DefaultThreads(int ranks_on_host) {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  const int cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
-  return std::max(1, cores / std::max(1, ranks_on_host));
-}
 
 struct Rank::State {
   const plan::PlanFile* file;
@@ -81,7 +73,7 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
       replica.stages()->Get(replica.stages()->size() - 1)->ranks()->Get(0)->world_rank());
 
   const int threads = options.threads > 0 ? options.threads : DefaultThreads(world.local_size());
-  const bool oversubscribed = threads * world.local_size() > DefaultThreads(1);
+  const bool oversubscribed = threads * world.local_size() > AllowedCores();
   pool = std::make_unique<kernels::WorkerPool>(threads, oversubscribed);
   LLMIR_ASSIGN_OR_RETURN(Weights loaded,
                          Weights::Load(plan, *resources.rank, options.plan_folder, options.model,

@@ -66,7 +66,4 @@ class Rank {
   std::unique_ptr<State> state_;
 };
 
-// The host's cores that this process may use, divided by its ranks on it; at least 1.
-int DefaultThreads(int ranks_on_host);
-
 }  // namespace llmir::executor

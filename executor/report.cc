@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "executor/cores.h"
 #include "executor/output_files.h"
 #include "plan_schema/base/version.h"
 
@@ -41,15 +42,20 @@ Json StepJson(const Program::StepReport& step) {
 
 }  // namespace
 
-std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
-                       double bandwidth) {
-  const LoadStatistics& load = rank.weights().statistics();
+uint64_t PeakResidentBytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
+                       uint64_t peak_bytes, double bandwidth) {
+  const LoadStatistics& load = rank.weights().statistics();
   Json json;
   json["rank"] = world_rank;
   json["host"] = host;
   json["threads"] = rank.threads();
+  json["cores"] = AllowedCores();
   json["isa"] = kernels::IsaName(rank.isa());
   json["channel"] = rank.channel_backend();
   json["source_bytes_consumed"] = load.source_bytes;
@@ -57,7 +63,7 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["storage_bytes_read"] = load.storage_bytes;
   json["packed_bytes"] = load.packed_bytes;
   json["load_seconds"] = load.seconds;
-  json["peak_resident_bytes"] = static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+  json["peak_resident_bytes"] = peak_bytes;
   json["read_bandwidth"] = bandwidth;
   json["programs"] = Json::array();
   for (const auto& program : rank.programs()) {

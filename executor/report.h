@@ -14,7 +14,11 @@ namespace llmir::executor {
 // This rank's part as JSON text: host, threads, ISA, bytes consumed and read, memory, and for each
 // program and step count, median, p95 and total microseconds and message bytes. `bandwidth`: bytes
 // per second, 0 = not measured.
-std::string RankReport(const Rank& rank, int world_rank, const std::string& host, double bandwidth);
+std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
+                       uint64_t peak_bytes, double bandwidth);
+
+// The most memory that this process has had resident so far.
+uint64_t PeakResidentBytes();
 
 // Bytes per second that the ranks of these reports read together.
 double TotalBandwidth(const std::vector<std::string>& rank_reports);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 
+#include "executor/cores.h"
 #include "executor/engine/engine.h"
 #include "executor/engine/score.h"
 #include "executor/memory_bandwidth.h"
@@ -286,6 +287,7 @@ void Driver::PrintClosingLine(const EngineStatistics& s, double bandwidth,
 }  // namespace
 
 Status Run(comm::World& world, const Options& options) {
+  ReleaseDefaultBinding();
   const bool driver = world.rank() == 0;
   const bool talk = driver && !options.quiet;
 
@@ -371,14 +373,16 @@ Status Run(comm::World& world, const Options& options) {
   // All ranks of a host measure at once, as they decode: each gets its part of the bandwidth.
   const bool measure = !options.quiet && options.score_file.empty();
   double bandwidth = 0;
+  const uint64_t peak_bytes = PeakResidentBytes();
   if (measure || !options.report.empty()) {
     LLMIR_RETURN_IF_ERROR(world.Agree(Status()));
     auto measured = MeasureReadBandwidth(rank->pool());
     LLMIR_RETURN_IF_ERROR(world.Agree(measured.status()));
     bandwidth = *measured;
   }
-  LLMIR_ASSIGN_OR_RETURN(const std::vector<std::string> reports,
-                         rank->Collect(RankReport(*rank, world.rank(), world.host(), bandwidth)));
+  LLMIR_ASSIGN_OR_RETURN(
+      const std::vector<std::string> reports,
+      rank->Collect(RankReport(*rank, world.rank(), world.host(), peak_bytes, bandwidth)));
   if (!driver) return world.Agree(Status());
   if (!options.report.empty()) {
     status =
