@@ -3,7 +3,8 @@
 namespace llmir::kernels {
 
 bool IsaAvailable(Isa isa) {
-  // __builtin_cpu_supports reads CPUID and XGETBV: a feature counts only where the system saves its registers.
+  // __builtin_cpu_supports reads CPUID and XGETBV: a feature counts only where the system saves its
+  // registers.
   switch (isa) {
     case Isa::kPortable:
       return true;
@@ -30,9 +31,12 @@ Isa DetectIsa() {
 
 const char* IsaName(Isa isa) {
   switch (isa) {
-    case Isa::kPortable: return "portable";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }

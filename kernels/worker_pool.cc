@@ -6,8 +6,8 @@
 namespace llmir::kernels {
 namespace {
 
-// A pause is 20 to 60 ns: waits within a busy step end while spinning, and where threads share a core, or another process
-// has taken one, the thread that is waited for gets it soon.
+// A pause is 20 to 60 ns: waits within a busy step end while spinning, and where threads share a
+// core, or another process has taken one, the thread that is waited for gets it soon.
 constexpr int kSpinsBeforeYield = 256;
 // How long an idle worker looks for work before it sleeps; the gap between two steps is shorter.
 constexpr std::chrono::microseconds kIdleTime{100};
@@ -51,14 +51,15 @@ bool AwaitBriefly(bool yield_at_once, Ready ready) {
 
 // Each group of words that one side writes and another polls has its own pair of cache lines.
 struct WorkerPool::Shared {
-  alignas(128) std::atomic<uint32_t> generation{0};  // one more for each Run; workers wait for it to change
-  Function function = nullptr;                       // written before generation, read after
+  alignas(128) std::atomic<uint32_t> generation{
+      0};                       // one more for each Run; workers wait for it to change
+  Function function = nullptr;  // written before generation, read after
   void* context = nullptr;
   bool stop = false;
   bool yield = false;
-  alignas(128) std::atomic<int> finished{0};         // workers that have returned from this Run
-  alignas(128) std::atomic<int> arrived{0};          // threads that have come to the present barrier
-  alignas(128) std::atomic<uint32_t> phase{0};       // barriers passed
+  alignas(128) std::atomic<int> finished{0};    // workers that have returned from this Run
+  alignas(128) std::atomic<int> arrived{0};     // threads that have come to the present barrier
+  alignas(128) std::atomic<uint32_t> phase{0};  // barriers passed
 };
 
 WorkerPool::WorkerPool(int threads, bool oversubscribed)

@@ -1,4 +1,5 @@
-// The sixteen lanes of simd_portable.h in two AVX2 registers. Only for files compiled with the AVX2 flags.
+// The sixteen lanes of simd_portable.h in two AVX2 registers. Only for files compiled with the AVX2
+// flags.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +11,6 @@
 namespace llmir::kernels {
 
 struct SimdAvx2 {
-  static constexpr int64_t kLanes = 16;
   static constexpr int kRegisters = 8;  // vectors of 16 lanes that a kernel may keep at once
   struct F {
     __m256 lo, hi;
@@ -24,7 +24,9 @@ struct SimdAvx2 {
 
   static LLMIR_INLINE F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static LLMIR_INLINE F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-  static LLMIR_INLINE F Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static LLMIR_INLINE F Load(const float* p) {
+    return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+  }
   static LLMIR_INLINE F LoadPartial(const float* p, int64_t count) {
     const Mask m = FirstLanes(count);
     return {_mm256_maskload_ps(p, _mm256_castps_si256(m.lo)),
@@ -75,8 +77,7 @@ struct SimdAvx2 {
   }
   static LLMIR_INLINE Mask FirstLanes(int64_t count) {
     const __m256i n = _mm256_set1_epi32(static_cast<int32_t>(count));
-    return {_mm256_castsi256_ps(
-                _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))),
+    return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))),
             _mm256_castsi256_ps(
                 _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)))};
   }
@@ -118,7 +119,8 @@ struct SimdAvx2 {
   }
   static LLMIR_INLINE I Round(F a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
   static LLMIR_INLINE void StoreBytes(int8_t* p, I a) {
-    // packs works within 128-bit halves: [lo0 hi0 | lo1 hi1] is put back in order before the second step.
+    // packs works within 128-bit halves: [lo0 hi0 | lo1 hi1] is put back in order before the second
+    // step.
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
     const __m128i bytes =
         _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));

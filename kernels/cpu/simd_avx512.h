@@ -1,4 +1,5 @@
-// The sixteen lanes of simd_portable.h in one AVX-512 register. Only for files compiled with the AVX512 flags.
+// The sixteen lanes of simd_portable.h in one AVX-512 register. Only for files compiled with the
+// AVX512 flags.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +11,6 @@
 namespace llmir::kernels {
 
 struct SimdAvx512 {
-  static constexpr int64_t kLanes = 16;
   static constexpr int kRegisters = 32;  // vectors of 16 lanes that a kernel may keep at once
   using F = __m512;
   using I = __m512i;
@@ -45,9 +45,7 @@ struct SimdAvx512 {
   static LLMIR_INLINE Mask FirstLanes(int64_t count) {
     return static_cast<Mask>(count >= 16 ? 0xffffu : (1u << count) - 1);
   }
-  static LLMIR_INLINE uint32_t EqualBits(F a, F b) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
-  }
+  static LLMIR_INLINE uint32_t EqualBits(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 
   static LLMIR_INLINE I Bits(F a) { return _mm512_castps_si512(a); }
   static LLMIR_INLINE F AddExponent(F a, I exponent) {

@@ -1,21 +1,23 @@
-// Sixteen float lanes in plain C++: the reference for the SIMD families of simd_avx2.h and simd_avx512.h.
+// Sixteen float lanes in plain C++: the reference for the SIMD families of simd_avx2.h and
+// simd_avx512.h.
 //
-// All three have the same functions with the same roundings, so that a kernel written once as a template over the family
-// gives the same bits on each. Everything is inlined and nothing has a name that two families share: a file compiled with
-// AVX-512 flags must not hand the linker a function that the portable family then calls.
+// All three have the same functions with the same roundings, so that a kernel written once as a
+// template over the family gives the same bits on each. Every function is a member of its family's
+// type or a template over it: a file compiled with AVX-512 flags must not hand the linker a
+// function that the portable family then calls.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #define LLMIR_INLINE inline __attribute__((always_inline))
-// Loops over a constant number of lanes hold nothing to sanitize, and checking each lane would take minutes to compile.
+// Loops over a constant number of lanes hold nothing to sanitize, and checking each lane would take
+// minutes to compile.
 #define LLMIR_LANES static __attribute__((no_sanitize("undefined")))
 
 namespace llmir::kernels {
 
 struct SimdPortable {
-  static constexpr int64_t kLanes = 16;
   static constexpr int kRegisters = 4;  // vectors of 16 lanes that a kernel may keep at once
   struct F {
     float v[16];
@@ -97,9 +99,7 @@ struct SimdPortable {
     for (int i = 0; i < 16; ++i) no.v[i] = (m >> i & 1) ? yes.v[i] : no.v[i];
     return no;
   }
-  LLMIR_LANES Mask FirstLanes(int64_t count) {
-    return count >= 16 ? 0xffffu : (1u << count) - 1;
-  }
+  LLMIR_LANES Mask FirstLanes(int64_t count) { return count >= 16 ? 0xffffu : (1u << count) - 1; }
   LLMIR_LANES uint32_t EqualBits(F a, F b) {
     uint32_t m = 0;
     for (int i = 0; i < 16; ++i) m |= static_cast<uint32_t>(a.v[i] == b.v[i]) << i;
@@ -111,7 +111,8 @@ struct SimdPortable {
     std::memcpy(r.v, a.v, sizeof r.v);
     return r;
   }
-  // The bits of a plus `exponent` << 23: a * 2^exponent, where exponent's upper bits are ignored and all stays normal.
+  // The bits of a plus `exponent` << 23: a * 2^exponent, where exponent's upper bits are ignored
+  // and all stays normal.
   LLMIR_LANES F AddExponent(F a, I exponent) {
     for (int i = 0; i < 16; ++i) {
       uint32_t bits;

@@ -1,13 +1,13 @@
-// exp and what follows from it, once for all families: the same operations on the lanes of a Simd type (simd_portable.h,
-// simd_avx2.h, simd_avx512.h), so the same bits on each.
+// exp and what follows from it, once for all families: the same operations on the lanes of a Simd
+// type (simd_portable.h, simd_avx2.h, simd_avx512.h), so the same bits on each.
 #pragma once
 
 #include "kernels/cpu/simd_portable.h"
 
 namespace llmir::kernels {
 
-// e^x within 1 ulp (0.9 found over all floats). Infinity above 88.7228, 0 below -87.3365 (a subnormal result is flushed),
-// NaN stays NaN. Exp(0) == 1.
+// e^x within 1 ulp (0.9 found over all floats). Infinity above 88.7228, 0 below -87.3365 (a
+// subnormal result is flushed), NaN stays NaN. Exp(0) == 1.
 template <typename S>
 LLMIR_INLINE typename S::F Exp(typename S::F x) {
   using F = typename S::F;

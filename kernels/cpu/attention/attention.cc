@@ -29,9 +29,12 @@ void RopeTables(const int32_t* positions, const RopeArgs& rope, int64_t begin, i
 
 const AttentionKernels& FindAttention(Isa isa) {
   switch (isa) {
-    case Isa::kAvx512: return kAttentionAvx512;
-    case Isa::kAvx2: return kAttentionAvx2;
-    case Isa::kPortable: break;
+    case Isa::kAvx512:
+      return kAttentionAvx512;
+    case Isa::kAvx2:
+      return kAttentionAvx2;
+    case Isa::kPortable:
+      break;
   }
   return kAttentionPortable;
 }

@@ -1,9 +1,11 @@
-// The kernels of kernels/attention.h as templates over a Simd family; each attention_<family>.cc instantiates one.
+// The kernels of kernels/attention.h as templates over a Simd family; each attention_<family>.cc
+// instantiates one.
 //
-// A query row is one token's one head. The rows of a sequence that share a KV head are numbered token-major, so that
-// neighbours have like causal limits, and are taken in blocks; a block goes through a split tile by tile, and each tile of
-// K and V, read once, serves all rows of the block, a few at a time in registers. Every row does its own arithmetic in its
-// own order: which rows share a block, or a thread, changes nothing in its bits.
+// A query row is one token's one head. The rows of a sequence that share a KV head are numbered
+// token-major, so that neighbours have like causal limits, and are taken in blocks; a block goes
+// through a split tile by tile, and each tile of K and V, read once, serves all rows of the block,
+// a few at a time in registers. Every row does its own arithmetic in its own order: which rows
+// share a block, or a thread, changes nothing in its bits.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +41,8 @@ struct AttentionImpl {
   static constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-  // Sixteen-lane columns that `rows` rows can accumulate at once: rows * columns sums, the columns and one broadcast.
+  // Sixteen-lane columns that `rows` rows can accumulate at once: rows * columns sums, the columns
+  // and one broadcast.
   static constexpr int Columns(int rows) {
     for (int columns = 4; columns > 1; columns /= 2) {
       if (rows * columns + columns + 1 <= S::kRegisters) return columns;
@@ -56,16 +59,17 @@ struct AttentionImpl {
     return S::LoadBF16Partial(p, count);
   }
 
-  // ---------------------------------------------------------------------------------------------- sharing of the work
+  // ---- sharing of the work ----------------------------------------------------------------------
 
-  // A thread's interval of the line along which the costs of all work lie end to end. An item belongs to the thread in
-  // whose interval it starts.
+  // A thread's interval of the line along which the costs of all work lie end to end. An item
+  // belongs to the thread in whose interval it starts.
   struct CostShare {
     int64_t begin;
     int64_t end;
     CostShare(int64_t total, int64_t thread, int64_t threads)
         : begin(total * thread / threads), end(total * (thread + 1) / threads) {}
-    // Of `count` items of `cost` each, the first starting at `start`: how many start before `position`.
+    // Of `count` items of `cost` each, the first starting at `start`: how many start before
+    // `position`.
     static int64_t Before(int64_t position, int64_t start, int64_t cost, int64_t count) {
       return Max(0, Min(count, (position - start + cost - 1) / cost));
     }
@@ -78,18 +82,19 @@ struct AttentionImpl {
     int64_t kv_head;         // local
     int64_t first_head;      // local query head
     int64_t heads;
-    int64_t row_begin;       // rows of this block: (token - first_token) * heads + (head - first_head)
+    int64_t row_begin;  // rows of this block: (token - first_token) * heads + (head - first_head)
     int64_t row_end;
     int64_t split;
-    int64_t splits;          // of the sequence
+    int64_t splits;  // of the sequence
     const int32_t* blocks;
-    int64_t partial_base;    // split states of the sequences before this one
+    int64_t partial_base;  // split states of the sequences before this one
   };
 
   // Calls visit(unit, cost of one row) for every unit of the step, in one order for all threads.
   template <typename Visit>
   static LLMIR_INLINE void ForEachUnit(const AttentionArgs& args, Visit visit) {
-    // The work around a tile (softmax, loads and stores of the state) in units of the work for one token.
+    // The work around a tile (softmax, loads and stores of the state) in units of the work for one
+    // token.
     constexpr int64_t kRowOverhead = 16;
     int64_t partial_base = 0;
     for (int64_t s = 0; s < args.table.sequences; ++s) {
@@ -103,8 +108,7 @@ struct AttentionImpl {
       unit.blocks = args.table.kv_indices + args.table.kv_indptr[s];
       unit.partial_base = partial_base;
       partial_base += tokens * args.query_heads * unit.splits;
-      for (unit.first_head = 0; unit.first_head < args.query_heads;
-           unit.first_head += unit.heads) {
+      for (unit.first_head = 0; unit.first_head < args.query_heads; unit.first_head += unit.heads) {
         const int64_t model_head = args.first_query_head + unit.first_head;
         const int64_t model_kv_head = model_head / args.heads_per_kv;
         unit.kv_head = model_kv_head - args.first_kv_head;
@@ -125,7 +129,7 @@ struct AttentionImpl {
     }
   }
 
-  // ------------------------------------------------------------------------------------------------------- attention
+  // ---- attention --------------------------------------------------------------------------------
 
   // The rows of a block and their states.
   struct Block {
@@ -134,15 +138,15 @@ struct AttentionImpl {
     const float* q[kBlockRows];
     float m[kBlockRows];
     float l[kBlockRows];
-    float* o;         // [kBlockRows][o_stride]
+    float* o;  // [kBlockRows][o_stride]
     int64_t o_stride;
-    float* p;         // [kMicroRows][kKvTile] scores, then probabilities
+    float* p;  // [kMicroRows][kKvTile] scores, then probabilities
   };
 
   // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane].
   template <int R, int C, typename Kv>
-  static LLMIR_INLINE void ScoreGroups(const float* const* q, const Kv* const* k,
-                                       int64_t head_dim, float* scores) {
+  static LLMIR_INLINE void ScoreGroups(const float* const* q, const Kv* const* k, int64_t head_dim,
+                                       float* scores) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -167,13 +171,12 @@ struct AttentionImpl {
     }
   }
 
-  // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end). `v` is at the first column;
-  // kPartial: only `lanes` lanes of the one column exist.
+  // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end). `v` is at
+  // the first column; kPartial: only `lanes` lanes of the one column exist.
   template <int R, int C, bool kPartial, typename Kv>
   static LLMIR_INLINE void AccumulateColumns(const float* p, const Kv* const* v, int64_t column,
                                              int64_t head_dim, int64_t begin, int64_t end,
-                                             const float* correction, float* o,
-                                             int64_t o_stride) {
+                                             const float* correction, float* o, int64_t o_stride) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -213,8 +216,8 @@ struct AttentionImpl {
 
   template <int R, typename Kv>
   static LLMIR_INLINE void Accumulate(const float* p, const Kv* const* v, int64_t head_dim,
-                                      int64_t begin, int64_t end, const float* correction,
-                                      float* o, int64_t o_stride) {
+                                      int64_t begin, int64_t end, const float* correction, float* o,
+                                      int64_t o_stride) {
     constexpr int kColumns = Columns(R);
     int64_t column = 0;
     for (; column + 16 * kColumns <= head_dim; column += 16 * kColumns) {
@@ -229,7 +232,8 @@ struct AttentionImpl {
     }
   }
 
-  // One tile for R rows of the block from row `first`, all of which attend to its first token at least.
+  // One tile for R rows of the block from row `first`, all of which attend to its first token at
+  // least.
   template <int R, typename Kv>
   static void Tile(Block& block, int64_t first, int64_t tile_begin, const Kv* const* k,
                    const Kv* const* v, int64_t head_dim, float scale) {
@@ -254,7 +258,8 @@ struct AttentionImpl {
       }
     }
 
-    // Lanes beyond a row's tokens hold whatever the cache held: they are replaced, never computed with.
+    // Lanes beyond a row's tokens hold whatever the cache held: they are replaced, never computed
+    // with.
     const F factor = S::Set(scale);
     const F lowest = S::Set(-__builtin_inff());
     float correction[16] = {};
@@ -262,8 +267,8 @@ struct AttentionImpl {
       float* row = p + r * kKvTile;
       F maximum = lowest;
       for (int64_t i = 0; i < count[r]; i += kKvLanes) {
-        const F score = S::Select(S::FirstLanes(count[r] - i), S::Mul(S::Load(row + i), factor),
-                                  lowest);
+        const F score =
+            S::Select(S::FirstLanes(count[r] - i), S::Mul(S::Load(row + i), factor), lowest);
         S::Store(row + i, score);
         maximum = S::Max(score, maximum);
       }
@@ -279,8 +284,8 @@ struct AttentionImpl {
       const F m = S::Set(block.m[first + r]);
       F sum = S::Zero();
       for (int64_t i = 0; i < count[r]; i += kKvLanes) {
-        const F e = S::Select(S::FirstLanes(count[r] - i), Exp<S>(S::Sub(S::Load(row + i), m)),
-                              S::Zero());
+        const F e =
+            S::Select(S::FirstLanes(count[r] - i), Exp<S>(S::Sub(S::Load(row + i), m)), S::Zero());
         S::Store(row + i, e);
         sum = S::Add(sum, e);
       }
@@ -293,8 +298,8 @@ struct AttentionImpl {
     for (int r = 1; r < R; ++r) {
       if (count[r] == count[0]) continue;
       const float one = 1.0f;
-      Accumulate<1>(p + r * kKvTile, v, head_dim, count[0], count[r], &one,
-                    o + r * block.o_stride, block.o_stride);
+      Accumulate<1>(p + r * kKvTile, v, head_dim, count[0], count[r], &one, o + r * block.o_stride,
+                    block.o_stride);
     }
   }
 
@@ -316,8 +321,7 @@ struct AttentionImpl {
                                        int64_t split) {
     const int64_t index =
         partial_base + (sequence_token * args.query_heads + head) * splits + split;
-    return reinterpret_cast<float*>(args.partials) +
-           index * (args.kv.head_dim + kPartialExtra);
+    return reinterpret_cast<float*>(args.partials) + index * (args.kv.head_dim + kPartialExtra);
   }
 
   // Rows [begin, end) of the unit.
@@ -372,8 +376,7 @@ struct AttentionImpl {
             args.output + (unit.first_token + token) * args.output_stride + head * head_dim;
         Scale(o, 1.0f / block.l[i], head_dim, out);
       } else {
-        float* partial =
-            PartialOf(args, unit.partial_base, token, head, unit.splits, unit.split);
+        float* partial = PartialOf(args, unit.partial_base, token, head, unit.splits, unit.split);
         std::memcpy(partial, o, static_cast<size_t>(head_dim) * sizeof(float));
         partial[head_dim] = block.m[i];
         partial[head_dim + 1] = block.l[i];
@@ -410,8 +413,8 @@ struct AttentionImpl {
     });
   }
 
-  // Merges the split states of one row: with m' = max(m, m_s), a = e^(m - m'), b = e^(m_s - m'), each sum becomes
-  // fma(sum_s, b, sum * a).
+  // Merges the split states of one row: with m' = max(m, m_s), a = e^(m - m'), b = e^(m_s - m'),
+  // each sum becomes fma(sum_s, b, sum * a).
   static LLMIR_INLINE void MergeRow(const float* partial, int64_t stride, int64_t splits,
                                     int64_t head_dim, float* out) {
     float m = partial[head_dim];
@@ -464,11 +467,10 @@ struct AttentionImpl {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t token = done + row / args.query_heads;
         const int64_t head = row % args.query_heads;
-        MergeRow(PartialOf(args, partial_base, token, head, splits, 0),
-                 args.kv.head_dim + kPartialExtra, Splits(first_position + token + 1),
-                 args.kv.head_dim,
-                 args.output + (first_token + token) * args.output_stride +
-                     head * args.kv.head_dim);
+        MergeRow(
+            PartialOf(args, partial_base, token, head, splits, 0), args.kv.head_dim + kPartialExtra,
+            Splits(first_position + token + 1), args.kv.head_dim,
+            args.output + (first_token + token) * args.output_stride + head * args.kv.head_dim);
       }
       start += rows * splits;
       partial_base += tokens * args.query_heads * splits;
@@ -480,7 +482,7 @@ struct AttentionImpl {
            static_cast<int64_t>(sizeof(float));
   }
 
-  // -------------------------------------------------------------------------------------------------- rope and append
+  // ---- rope and append --------------------------------------------------------------------------
 
   // (x0, x1) → (x0 cos - x1 sin, x1 cos + x0 sin): the product with cos rounded, then one fma.
   static LLMIR_INLINE void Rotate(float* x, const RopeArgs& rope, const float* cosines,
@@ -531,14 +533,13 @@ struct AttentionImpl {
       }
       while (table.query_indptr[s + 1] <= token) ++s;
       const int64_t position = table.kv_tokens[s] - (table.query_indptr[s + 1] - token);
-      const int64_t block_id =
-          table.kv_indices[table.kv_indptr[s] + position / kv.block_size];
+      const int64_t block_id = table.kv_indices[table.kv_indptr[s] + position / kv.block_size];
       const int64_t slot = position % kv.block_size;
       const float* key = row + args.query_heads * head_dim;
       const float* value = key + args.kv_heads * head_dim;
       for (int64_t head = 0; head < args.kv_heads; ++head) {
-        Kv* block = reinterpret_cast<Kv*>(kv.data + block_id * kv.block_bytes +
-                                          head * kv.head_bytes);
+        Kv* block =
+            reinterpret_cast<Kv*>(kv.data + block_id * kv.block_bytes + head * kv.head_bytes);
         Kv* k = block + slot / kKvLanes * kKvLanes * head_dim + slot % kKvLanes;
         Kv* v = block + (kv.block_size + slot) * head_dim;
         for (int64_t d = 0; d < head_dim; ++d) {

@@ -1,4 +1,5 @@
-// The kernels of kernels/vector.h as templates over a Simd family; each vector_<family>.cc instantiates one.
+// The kernels of kernels/vector.h as templates over a Simd family; each vector_<family>.cc
+// instantiates one.
 #pragma once
 
 #include <cstddef>
@@ -50,16 +51,15 @@ struct VectorImpl {
       }
       if (c < columns) {
         const int64_t rest = columns - c;
-        S::StorePartial(out + c, rest,
-                        Normalize(S::LoadPartial(x + c, rest), inverse_norm,
-                                  S::LoadPartial(weight + c, rest)));
+        S::StorePartial(
+            out + c, rest,
+            Normalize(S::LoadPartial(x + c, rest), inverse_norm, S::LoadPartial(weight + c, rest)));
       }
     }
   }
 
   // One group of 32 (two vectors) into the int8 row `out` of `columns` values.
-  static LLMIR_INLINE void QuantizeGroup(F a, F b, int64_t group, int64_t columns,
-                                         std::byte* out) {
+  static LLMIR_INLINE void QuantizeGroup(F a, F b, int64_t group, int64_t columns, std::byte* out) {
     // Compared as integers, so that a NaN is the maximum whatever its place.
     const int32_t bits = S::ReduceMaxInt(S::MaxInt(S::AbsBits(a), S::AbsBits(b)));
     float maximum;
@@ -68,7 +68,8 @@ struct VectorImpl {
     float scale = maximum / 127.0f;
     int32_t sum = 0;
     auto* quants = reinterpret_cast<int8_t*>(out) + group * kActivationGroup;
-    // Below, 127 / maximum or the scale would leave float's normal range: such values are as good as zero.
+    // Below, 127 / maximum or the scale would leave float's normal range: such values are as good
+    // as zero.
     constexpr float kSmallest = 0x1p-112f;
     constexpr float kLargest = 0x1.fffffep+127f;
     if (maximum >= kSmallest && maximum <= kLargest) {

@@ -147,7 +147,8 @@ class Rank {
     });
 
     EXPECT_EQ(partials.back(), kUntouched) << "partials overrun";
-    for (const std::vector<float>& s : scratch) EXPECT_EQ(s.back(), kUntouched) << "scratch overrun";
+    for (const std::vector<float>& s : scratch)
+      EXPECT_EQ(s.back(), kUntouched) << "scratch overrun";
     for (int64_t t = 0; t < tokens; ++t) {
       const float* row = output.data() + t * output_stride;
       EXPECT_EQ(row[q_floats], kUntouched) << "written beyond the row";
@@ -166,8 +167,7 @@ class Rank {
 
   float CachedKey(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
-    return Element(sequence, position, head,
-                   (slot / 16 * shape_.head_dim + d) * 16 + slot % 16);
+    return Element(sequence, position, head, (slot / 16 * shape_.head_dim + d) * 16 + slot % 16);
   }
   float CachedValue(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
@@ -179,7 +179,8 @@ class Rank {
     std::vector<double> out;
     const int64_t d = shape_.head_dim;
     for (int64_t h = 0; h < shape_.heads(); ++h) {
-      const int64_t kv_head = (shape_.first_head + h) / shape_.heads_per_kv - shape_.first_kv_head();
+      const int64_t kv_head =
+          (shape_.first_head + h) / shape_.heads_per_kv - shape_.first_kv_head();
       const float* q = rotated(sequence, position).data() + h * d;
       std::vector<double> scores;
       for (int64_t t = 0; t <= position; ++t) {
@@ -207,8 +208,12 @@ class Rank {
 
   int64_t element_bytes() const { return shape_.type == KvType::kF32 ? 4 : 2; }
   KvLayer layer() {
-    return {cache_.data() + layer_bytes_, block_bytes_,    head_bytes_,
-            shape_.block_size,            shape_.head_dim, shape_.type};
+    return {cache_.data() + layer_bytes_,
+            block_bytes_,
+            head_bytes_,
+            shape_.block_size,
+            shape_.head_dim,
+            shape_.type};
   }
   float Element(int sequence, int64_t position, int64_t head, int64_t index) const {
     const int32_t block = blocks_.at(sequence)[position / shape_.block_size];
@@ -264,9 +269,7 @@ class AttentionTest : public testing::TestWithParam<Isa> {};
 INSTANTIATE_TEST_SUITE_P(Families, AttentionTest, testing::ValuesIn(AvailableFamilies()),
                          FamilyName);
 
-TEST_P(AttentionTest, TableNamesItsFamily) {
-  EXPECT_EQ(FindAttention(GetParam()).isa, GetParam());
-}
+TEST_P(AttentionTest, TableNamesItsFamily) { EXPECT_EQ(FindAttention(GetParam()).isa, GetParam()); }
 
 // Contexts on both sides of every border: lane group, tile, block, split.
 TEST_P(AttentionTest, ContextsAroundBordersAgreeWithDouble) {
@@ -327,7 +330,8 @@ TEST_P(AttentionTest, HeadGroupsAgreeWithDoubleAndWithPortable) {
   }
 }
 
-// Prefilled in one go, in ragged chunks beside other sequences, and token by token: the same bits in every row.
+// Prefilled in one go, in ragged chunks beside other sequences, and token by token: the same bits
+// in every row.
 TEST_P(AttentionTest, ChunkingChangesNoBit) {
   const int64_t length = GetParam() == Isa::kPortable ? 300 : 1000;
   for (const KvType type : {KvType::kF32, KvType::kBF16}) {
@@ -468,8 +472,8 @@ TEST_P(AttentionTest, RopeRotatesEveryPairAndAppendsTheResult) {
                 const int64_t pair = interleaved ? i / 2 : i % (rope_dim / 2);
                 const bool second = interleaved ? i % 2 : i >= rope_dim / 2;
                 const int64_t other = interleaved ? i ^ 1 : (i + rope_dim / 2) % rope_dim;
-                const auto frequency =
-                    static_cast<float>(std::pow(10000.0, -2.0 * static_cast<double>(pair) / rope_dim));
+                const auto frequency = static_cast<float>(
+                    std::pow(10000.0, -2.0 * static_cast<double>(pair) / rope_dim));
                 const double angle = static_cast<double>(position) * frequency;
                 want = x[i] * std::cos(angle) + (second ? 1 : -1) * x[other] * std::sin(angle);
               }
@@ -505,14 +509,23 @@ TEST_P(AttentionTest, BFloat16IsRoundedToNearestEvenAndNanStaysNan) {
   for (size_t i = 0; i < std::size(cases); ++i) {
     row[kDim + i] = row[2 * kDim + i] = std::bit_cast<float>(cases[i].first);
   }
-  row[2 * kDim + 8] = std::bit_cast<float>(0x7f800001u);  // a NaN whose upper half alone is infinity
+  row[2 * kDim + 8] =
+      std::bit_cast<float>(0x7f800001u);  // a NaN whose upper half alone is infinity
   row[2 * kDim + 9] = std::bit_cast<float>(0xffffffffu);
   std::vector<uint16_t> cache(2 * kBlock * kDim);
   const int32_t query_indptr[] = {0, 1}, kv_indptr[] = {0, 1}, block[] = {0}, kv_tokens[] = {1};
   FindAttention(GetParam())
-      .rope_append({row.data(), 3 * kDim, 1, 1, {nullptr, 0, false}, nullptr, nullptr,
+      .rope_append({row.data(),
+                    3 * kDim,
+                    1,
+                    1,
+                    {nullptr, 0, false},
+                    nullptr,
+                    nullptr,
                     {reinterpret_cast<std::byte*>(cache.data()), 0, 0, kBlock, kDim, KvType::kBF16},
-                    {1, query_indptr, kv_indptr, block, kv_tokens}, 0, 1});
+                    {1, query_indptr, kv_indptr, block, kv_tokens},
+                    0,
+                    1});
   for (size_t i = 0; i < std::size(cases); ++i) {
     EXPECT_EQ(cache[i * 16], cases[i].second) << "key " << i;
     EXPECT_EQ(cache[kBlock * kDim + i], cases[i].second) << "value " << i;
@@ -543,16 +556,30 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   const int32_t query_indptr[] = {0, kTokens}, kv_indptr[] = {0, 5}, blocks[] = {0, 1, 2, 3, 4};
   const int32_t kv_tokens[] = {kTokens};
   const SequenceTable table{1, query_indptr, kv_indptr, blocks, kv_tokens};
-  const KvLayer layer{reinterpret_cast<std::byte*>(cache.data()), 2 * kBlock * kDim * 4,
-                      2 * kBlock * kDim * 4, kBlock, kDim, KvType::kF32};
-  kernels.rope_append({rows.data(), 3 * kDim, 1, 1, {nullptr, 0, false}, nullptr, nullptr, layer,
-                       table, 0, kTokens});
+  const KvLayer layer{reinterpret_cast<std::byte*>(cache.data()),
+                      2 * kBlock * kDim * 4,
+                      2 * kBlock * kDim * 4,
+                      kBlock,
+                      kDim,
+                      KvType::kF32};
+  kernels.rope_append({rows.data(),
+                       3 * kDim,
+                       1,
+                       1,
+                       {nullptr, 0, false},
+                       nullptr,
+                       nullptr,
+                       layer,
+                       table,
+                       0,
+                       kTokens});
   std::vector<float> output(kTokens * kDim);
   std::vector<std::byte> partials(
       static_cast<size_t>(AttentionPartialBytes(kTokens, 1, kDim, kTokens)));
   std::vector<std::byte> scratch(static_cast<size_t>(kernels.scratch_bytes(kDim, 1)));
-  const AttentionArgs args{rows.data(), 3 * kDim, output.data(), kDim, 1, 0, 0, 1, 0.125f, layer,
-                           table, partials.data(), scratch.data(), 0, 1};
+  const AttentionArgs args{
+      rows.data(), 3 * kDim, output.data(),   kDim,           1, 0, 0, 1, 0.125f,
+      layer,       table,    partials.data(), scratch.data(), 0, 1};
   kernels.attend(args);
   kernels.merge(args);
   for (int64_t t = 0; t < kTokens; ++t) {

@@ -1,4 +1,5 @@
-// What the kernel tests share: the families that this machine can run, and random values that are the same everywhere.
+// What the kernel tests share: the families that this machine can run, and random values that are
+// the same everywhere.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -25,8 +26,8 @@ inline std::string FamilyName(const testing::TestParamInfo<Isa>& info) {
   return IsaName(info.param);
 }
 
-// `count` values of a normal distribution. mt19937 is specified to the bit; normal_distribution is the library's, and no
-// test depends on its exact values.
+// `count` values of a normal distribution. mt19937 is specified to the bit; normal_distribution is
+// the library's, and no test depends on its exact values.
 inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float deviation = 1.0f) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> distribution(0.0f, deviation);

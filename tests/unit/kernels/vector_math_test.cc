@@ -9,7 +9,8 @@
 namespace llmir::kernels {
 namespace {
 
-// The portable family; the others are compared with it bit by bit through the kernels that use them.
+// The portable family; the others are compared with it bit by bit through the kernels that use
+// them.
 using S = SimdPortable;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 

@@ -33,8 +33,8 @@ TEST_P(VectorTest, RmsNormAgreesWithDoubleAndWithPortable) {
     std::vector<float> expected = out;
     kernels().rms_norm(x.data(), x_stride, weight.data(), kEpsilon, rows, columns, out.data(),
                        out_stride);
-    portable().rms_norm(x.data(), x_stride, weight.data(), kEpsilon, rows, columns,
-                        expected.data(), out_stride);
+    portable().rms_norm(x.data(), x_stride, weight.data(), kEpsilon, rows, columns, expected.data(),
+                        out_stride);
     EXPECT_EQ(std::memcmp(out.data(), expected.data(), out.size() * 4), 0) << columns;
     for (int64_t row = 0; row < rows; ++row) {
       double sum = 0;
@@ -164,8 +164,7 @@ TEST_P(VectorTest, AddIsExactAndStaysWithinItsCount) {
 TEST_P(VectorTest, ArgmaxFindsTheLargest) {
   for (const int64_t count : {1, 2, 15, 16, 17, 63, 64, 65, 1000, 49152}) {
     const std::vector<float> x = RandomFloats(count, static_cast<uint32_t>(count));
-    EXPECT_EQ(kernels().argmax(x.data(), count),
-              std::max_element(x.begin(), x.end()) - x.begin());
+    EXPECT_EQ(kernels().argmax(x.data(), count), std::max_element(x.begin(), x.end()) - x.begin());
     // Wherever it stands, and before a second one of the same value.
     for (int64_t place = 0; place < std::min<int64_t>(count, 130); ++place) {
       std::vector<float> y = x;

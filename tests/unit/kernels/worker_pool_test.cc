@@ -29,8 +29,8 @@ TEST_P(WorkerPoolTest, EveryThreadRunsOnceAndTheCallerIsThreadZero) {
   }
 }
 
-// Each thread adds its neighbour's value of the round before: without a barrier, or with one that lets a thread through
-// early, some read would be of a wrong round.
+// Each thread adds its neighbour's value of the round before: without a barrier, or with one that
+// lets a thread through early, some read would be of a wrong round.
 TEST_P(WorkerPoolTest, BarrierSeparatesRounds) {
   WorkerPool pool(GetParam());
   constexpr int kRounds = 500;
