@@ -1,6 +1,8 @@
 // The cores that a rank may run on.
 #pragma once
 
+#include "kernels/worker_pool.h"
+
 namespace llmir::executor {
 
 // mpirun binds each rank of a job of one or two ranks to a single core unless told otherwise, and a
@@ -8,8 +10,13 @@ namespace llmir::executor {
 // (mpirun --bind-to, taskset, a cgroup) stays. Call before any thread is started.
 void ReleaseDefaultBinding();
 
-// How many cores this process may run on.
+// How many cores this process may run on. Ask before PinThreads.
 int AllowedCores();
+
+// Gives each thread of the rank's pool a core of its own where the host's ranks and their threads
+// fill its `cores` allowed cores exactly; `local_rank` chooses which. Otherwise other jobs may be
+// meant to run beside this one, and placing threads is left to the system. Returns whether it did.
+bool PinThreads(kernels::WorkerPool& pool, int local_rank, int local_size, int cores);
 
 // The cores that this process may use, divided by its ranks on the host; at least 1.
 int DefaultThreads(int ranks_on_host);

@@ -23,6 +23,8 @@ struct Rank::State {
   const plan::Stage* stage = nullptr;
   int world_rank = 0;
   int sampling_rank = 0;  // world rank of the last stage's first rank
+  int cores = 1;
+  bool pinned = false;
   std::unique_ptr<kernels::WorkerPool> pool;
   std::unique_ptr<Weights> weights;
   std::unique_ptr<kvpool::KvArena> kv;
@@ -73,8 +75,10 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
       replica.stages()->Get(replica.stages()->size() - 1)->ranks()->Get(0)->world_rank());
 
   const int threads = options.threads > 0 ? options.threads : DefaultThreads(world.local_size());
-  const bool oversubscribed = threads * world.local_size() > AllowedCores();
+  cores = AllowedCores();
+  const bool oversubscribed = threads * world.local_size() > cores;
   pool = std::make_unique<kernels::WorkerPool>(threads, oversubscribed);
+  pinned = PinThreads(*pool, world.local_rank(), world.local_size(), cores);
   LLMIR_ASSIGN_OR_RETURN(Weights loaded,
                          Weights::Load(plan, *resources.rank, options.plan_folder, options.model,
                                        options.isa, *pool, progress));
@@ -262,6 +266,8 @@ StatusOr<std::vector<std::string>> Rank::Collect(const std::string& text) {
 const plan::Plan& Rank::plan() const { return state_->file->plan(); }
 const Weights& Rank::weights() const { return *state_->weights; }
 const plan::Rank& Rank::plan_rank() const { return *state_->resources.rank; }
+int Rank::cores() const { return state_->cores; }
+bool Rank::pinned() const { return state_->pinned; }
 int Rank::threads() const { return state_->pool->threads(); }
 kernels::Isa Rank::isa() const { return state_->resources.isa; }
 kernels::WorkerPool& Rank::pool() { return *state_->pool; }

@@ -54,6 +54,8 @@ class Rank {
   const Weights& weights() const;
   const plan::Rank& plan_rank() const;
   int threads() const;
+  int cores() const;    // that this process may run on
+  bool pinned() const;  // each thread has a core of its own
   kernels::Isa isa() const;
   kernels::WorkerPool& pool();
   const std::vector<std::unique_ptr<Program>>& programs() const;

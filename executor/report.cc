@@ -6,7 +6,6 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "executor/cores.h"
 #include "executor/output_files.h"
 #include "plan_schema/base/version.h"
 
@@ -55,7 +54,8 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["rank"] = world_rank;
   json["host"] = host;
   json["threads"] = rank.threads();
-  json["cores"] = AllowedCores();
+  json["cores"] = rank.cores();
+  json["pinned"] = rank.pinned();
   json["isa"] = kernels::IsaName(rank.isa());
   json["channel"] = rank.channel_backend();
   json["source_bytes_consumed"] = load.source_bytes;

@@ -63,6 +63,7 @@ constexpr int kSums = 12;
 double MultiplyAdd(int64_t iterations, float* sink) {
   Floats sums[kSums], factor, addend;
   for (int i = 0; i < kFloats; ++i) factor[i] = 0.9999f, addend[i] = 1e-4f;
+#pragma GCC unroll 12
   for (int s = 0; s < kSums; ++s) sums[s] = addend * static_cast<float>(s);
   for (int64_t k = 0; k < iterations; ++k) {
 #pragma GCC unroll 12
@@ -70,7 +71,8 @@ double MultiplyAdd(int64_t iterations, float* sink) {
     // Not to be moved out of the loop or folded over iterations.
     asm volatile("" : "+x"(sums[0]), "+x"(sums[kSums - 1]));
   }
-  for (const Floats& sum : sums) *sink += sum[0];
+#pragma GCC unroll 12
+  for (int s = 0; s < kSums; ++s) *sink += sums[s][0];
   return 2.0 * kFloats * kSums * static_cast<double>(iterations);
 }
 
@@ -98,16 +100,18 @@ double Int8Dot(int64_t iterations, int32_t* sink) {
   // 6 sums and 6 inputs fit into 16 registers, weights and constants included.
   constexpr int kInt8Sums = sizeof(Bytes) == 64 ? 12 : 6;
   Bytes sums[kInt8Sums], inputs[kInt8Sums], weights = Set(3);
+#pragma GCC unroll 12
   for (int s = 0; s < kInt8Sums; ++s) sums[s] = Set(0), inputs[s] = Set(s + 1);
   for (int64_t k = 0; k < iterations; ++k) {
+// Otherwise the products of constants would be computed once. "v": any of 32 registers, "x" is 16.
+    asm volatile("" : "+v"(weights));
 #pragma GCC unroll 12
     for (int s = 0; s < kInt8Sums; ++s) {
-      // Otherwise the product of two constants would be computed once.
-      asm volatile("" : "+x"(inputs[s]));
       sums[s] = Dot(sums[s], inputs[s], weights);
     }
   }
-  for (const Bytes& sum : sums) *sink += static_cast<int32_t>(sum[0]);
+#pragma GCC unroll 12
+  for (int s = 0; s < kInt8Sums; ++s) *sink += static_cast<int32_t>(sums[s][0]);
   return 2.0 * kInt8PerVector * kInt8Sums * static_cast<double>(iterations);
 }
 
