@@ -68,17 +68,15 @@ Status checkOptions(const checkpoint::ModelConfig &config,
       (options.blockSize & (options.blockSize - 1)) != 0)
     return InvalidArgument("--block-size {}: expected a power of two from 16",
                            options.blockSize);
-  if (options.kvBlocks > 0 && options.kvMemory > 0)
+  if (options.kvBlocks && options.kvMemory)
     return InvalidArgument("--kv-blocks and --kv-memory say the same in two "
                            "ways: give one of them");
-  if (options.context > config.context)
-    return InvalidArgument("--context {}: the model was made for at most {} "
-                           "tokens",
-                           options.context, config.context);
-  LLMIR_RETURN_IF_ERROR(
-      checkRange("--context", options.context, 0, config.context));
-  LLMIR_RETURN_IF_ERROR(
-      checkRange("--kv-blocks", options.kvBlocks, 0, kLargest));
+  if (options.context)
+    LLMIR_RETURN_IF_ERROR(
+        checkRange("--context", *options.context, 1, config.context));
+  if (options.kvBlocks)
+    LLMIR_RETURN_IF_ERROR(
+        checkRange("--kv-blocks", *options.kvBlocks, 1, kLargest));
   LLMIR_RETURN_IF_ERROR(
       checkRange("--max-batch", options.maxBatch, 1, int64_t{1} << 16));
   return checkRange("--prefill-chunk", options.prefillChunk, 1,
@@ -98,8 +96,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("weights={}", options.weights),
           fmt::format("kv-dtype={}", kvType),
           fmt::format("block-size={}", options.blockSize),
-          fmt::format("kv-blocks={}", options.kvBlocks),
-          fmt::format("kv-memory={}", options.kvMemory),
+          fmt::format("kv-blocks={}", options.kvBlocks.value_or(0)),
+          fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
           fmt::format("context={}", context),
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk)};
@@ -118,9 +116,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
                            tokenizer.file(), tokenizer.vocabulary(),
                            config.vocabulary);
   constexpr int64_t kDefaultContext = 4096;
-  int64_t context = options.context > 0
-                        ? options.context
-                        : std::min(config.context, kDefaultContext);
+  int64_t context =
+      options.context.value_or(std::min(config.context, kDefaultContext));
   std::string kvType = options.kvType;
   if (kvType.empty())
     kvType = options.weights == "f32" ? "f32" : "bf16";
@@ -144,8 +141,12 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
                                       : Type(builder.getBF16Type());
   cache.blockSize = options.blockSize;
   cache.context = context;
-  LLMIR_ASSIGN_OR_RETURN(OwningOpRef<ModuleOp> module,
-                         importCheckpoint(&mlirContext, checkpoint, cache));
+  auto imported = importCheckpoint(&mlirContext, checkpoint, cache);
+  if (!imported.ok())
+    return Status(imported.status().code(),
+                  imported.status().message() +
+                      (error.empty() ? "" : ": " + error));
+  OwningOpRef<ModuleOp> module = std::move(imported).value();
 
   llm::PipelineOptions pipeline;
   pipeline.weights = options.weights;
@@ -170,8 +171,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
   exportOptions.provenance.options = listOptions(options, kvType, context);
-  exportOptions.kvBlocks = options.kvBlocks;
-  exportOptions.kvMemory = options.kvMemory;
+  exportOptions.kvBlocks = options.kvBlocks.value_or(0);
+  exportOptions.kvMemory = options.kvMemory.value_or(0);
   exportOptions.threads = options.threads;
   return exportPlan(*module, checkpoint, tokenizer, exportOptions);
 }

@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,19 +26,19 @@ namespace llmir {
 
 /// The options of llmir-plan.
 struct PlannerOptions {
-  std::vector<int64_t> tp = {1}; // ranks per stage, or one number for all
-  int64_t pp = 1;                // stages
-  std::string weights = "keep";  // keep, f32, bf16, q8, q4
-  std::string kvType;            // f32, bf16; empty: by weights
-  int64_t blockSize = 16;        // tokens of a KV block
-  int64_t kvBlocks = 0;          // per rank; 0: by kvMemory
-  uint64_t kvMemory = 0;         // bytes per rank; 0: by context and batch
-  int64_t context = 0;           // tokens of a sequence; 0: by the model
-  int64_t maxBatch = 8;          // sequences in a step
-  int64_t prefillChunk = 512;    // prompt tokens in a step
-  int threads = 2;               // that hash the checkpoint
-  std::string command;           // for the plan's provenance
-  std::string planFolder;        // paths in the plan are relative to it
+  std::vector<int64_t> tp = {1};    // ranks per stage, or one number for all
+  int64_t pp = 1;                   // stages
+  std::string weights = "keep";     // keep, f32, bf16, q8, q4
+  std::string kvType;               // f32, bf16; empty: by weights
+  int64_t blockSize = 16;           // tokens of a KV block
+  std::optional<int64_t> kvBlocks;  // per rank; else by kvMemory
+  std::optional<uint64_t> kvMemory; // bytes per rank; else by context and batch
+  std::optional<int64_t> context;   // tokens of a sequence; else by the model
+  int64_t maxBatch = 8;             // sequences in a step
+  int64_t prefillChunk = 512;       // prompt tokens in a step
+  int threads = 2;                  // that hash the checkpoint
+  std::string command;              // for the plan's provenance
+  std::string planFolder;           // paths in the plan are relative to it
   /// Called with each remark of the planner, for people.
   std::function<void(const std::string &)> note;
   /// Called with the pass manager before it runs, to print IR or time passes;

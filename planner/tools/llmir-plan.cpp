@@ -185,11 +185,13 @@ Status run(int argc, char **argv) {
   options.weights = weights;
   options.kvType = kvType;
   options.blockSize = blockSize;
-  options.kvBlocks = kvBlocks;
-  if (!kvMemory.empty()) {
+  if (kvBlocks.getNumOccurrences() > 0)
+    options.kvBlocks = kvBlocks;
+  if (kvMemory.getNumOccurrences() > 0) {
     LLMIR_ASSIGN_OR_RETURN(options.kvMemory, parseBytes(kvMemory));
   }
-  options.context = context;
+  if (context.getNumOccurrences() > 0)
+    options.context = context;
   options.maxBatch = maxBatch;
   options.prefillChunk = prefillChunk;
   options.command = getCommand(argc, argv);
@@ -234,11 +236,19 @@ int main(int argc, char **argv) {
   cl::SetVersionPrinter([](llvm::raw_ostream &stream) {
     stream << "llmir-plan " << kVersion << "\n";
   });
-  cl::ParseCommandLineOptions(
-      argc, argv,
-      "Turns a checkpoint into an execution plan for llmir-exec.\n"
-      "--print-ir-after-all and MLIR's other options for passes are accepted "
-      "too, see --help-hidden.\n");
+  // LLVM's guess at what was meant is a second line; an error is one.
+  std::string errors;
+  llvm::raw_string_ostream stream(errors);
+  if (!cl::ParseCommandLineOptions(
+          argc, argv,
+          "Turns a checkpoint into an execution plan for llmir-exec.\n"
+          "--print-ir-after-all and MLIR's other options for passes are "
+          "accepted too, see --help-hidden.\n",
+          &stream)) {
+    if (!errors.empty()) // else LLVM has printed it
+      fmt::print(stderr, "{}\n", errors.substr(0, errors.find('\n')));
+    return 1;
+  }
   if (Status status = run(argc, argv); !status.ok()) {
     fmt::print(stderr, "llmir-plan: {}\n", status.message());
     return 1;

@@ -421,7 +421,7 @@ TEST_F(PlannerTest, KvBlocksFollowNumberMemoryOrContext) {
   EXPECT_EQ(Plan(options)->kv->blocks, 4u * 7);  // a batch of 4, each of ceil(100 / 16) blocks
   options.kvBlocks = 9;
   EXPECT_EQ(Plan(options)->kv->blocks, 9u);
-  options.kvBlocks = 0;
+  options.kvBlocks.reset();
   options.kvMemory = 200'000;  // a block of 4 layers: 8192 bytes
   EXPECT_EQ(Plan(options)->kv->blocks, 24u);
   options.pp = 2;  // the rank with most layers has 2 or 3 of them
@@ -491,6 +491,8 @@ TEST_F(PlannerTest, WrongOptionsAreRefusedByName) {
   EXPECT_THAT(refusal([](auto& o) { o.blockSize = 24; }), HasSubstr("--block-size 24"));
   EXPECT_THAT(refusal([](auto& o) { o.blockSize = 8; }), HasSubstr("--block-size 8"));
   EXPECT_THAT(refusal([](auto& o) { o.context = 257; }), HasSubstr("--context 257"));
+  EXPECT_THAT(refusal([](auto& o) { o.context = 0; }), HasSubstr("--context 0"));
+  EXPECT_THAT(refusal([](auto& o) { o.kvBlocks = 0; }), HasSubstr("--kv-blocks 0"));
   EXPECT_THAT(refusal([](auto& o) { o.maxBatch = 0; }), HasSubstr("--max-batch 0"));
   EXPECT_THAT(refusal([](auto& o) { o.prefillChunk = 0; }), HasSubstr("--prefill-chunk 0"));
   EXPECT_THAT(refusal([](auto& o) { o.kvBlocks = -1; }), HasSubstr("--kv-blocks -1"));
