@@ -113,20 +113,23 @@ def test_perplexity_of_shorter_weights_stays_within_bounds(models, smollm2, lice
     assert 18.25 < perplexity(job, license_ids) < bound
 
 
-def test_prompts_are_tokenized_as_the_reference_does(models, smollm2):
-    cases = json.loads((llmir.GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
-    job = models.job(smollm2, *OPTIONS)
-    asked = [case for case in cases if case["ids"]]
-    lines = job.generate([{"prompt": case["text"]} for case in asked], "--max-tokens", 1)
-    assert [line["prompt_ids"] for line in lines] == [case["ids"] for case in asked]
+def text_of(entry, text_field, file_field):
+    """The text, from the entry or from the place of a file that it names."""
+    if text_field in entry:
+        return entry[text_field]
+    place = entry[file_field]
+    return pathlib.Path(place["path"]).read_bytes()[place["offset"] : place["offset"] + place["bytes"]].decode()
 
 
-def test_named_prompts_are_tokenized_as_the_reference_does(models, smollm2, golden):
-    job = models.job(smollm2, *OPTIONS)
-    asked = [p for p in golden if "prompt" in p]
-    assert len(asked) >= 7
-    lines = job.generate([{"prompt": p["prompt"]} for p in asked], "--max-tokens", 1)
-    assert [line["prompt_ids"] for line in lines] == [p["prompt_ids"] for p in asked]
+def test_prompts_are_tokenized_as_the_reference_does(models, smollm2, golden):
+    cases = [(text_of(p, "prompt", "prompt_file"), p["prompt_ids"]) for p in golden]
+    listed = json.loads((llmir.GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
+    assert len(listed) == 20
+    cases += [(text_of(case, "text", "file"), case["ids"]) for case in listed if case["ids"]]
+    assert len(cases) == 8 + 19, "the empty text is no prompt"
+    lines = models.job(smollm2, *OPTIONS).generate([{"prompt": text} for text, _ in cases], "--max-tokens", 1)
+    for line, (text, ids) in zip(lines, cases, strict=True):
+        assert line["prompt_ids"] == ids, text[:60]
 
 
 def test_answer_text_is_the_reference_text(models, smollm2, golden):

@@ -223,6 +223,17 @@ def test_many_scores_at_once_equal_single_ones(job):
         np.testing.assert_allclose(job.score([sequence])[0], expected, atol=1e-4)
 
 
+def test_one_rank_uses_all_cores_under_plain_mpirun(models, tiny):
+    """mpirun binds the only rank to one core unless told otherwise; its threads must not share it."""
+    job = models.job(tiny, *OPTIONS)
+    report_path = job.new_folder() / "report.json"
+    command = [llmir.program("llmir-exec"), job.plan, "--prompt", "the", "--max-tokens", 2, "--report", report_path]
+    environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    llmir.run(["mpirun", "-n", 1, *command], environment=environment).check()
+    (rank,) = json.loads(report_path.read_text())["ranks"]
+    assert rank["threads"] == len(os.sched_getaffinity(0))
+
+
 def storage_bytes_of_this_process():
     return int(next(line for line in open("/proc/self/io") if line.startswith("read_bytes")).split()[1])
 
