@@ -78,7 +78,7 @@ class Channel {
   Status Barrier();
 
   // Waits for a receive or broadcast that may be long in coming without keeping a core busy: after
-  // 1 ms of polling it sleeps between polls (at most 1 ms each). Used while the engine is idle.
+  // 1 ms of polling it sleeps between polls (at most 2 ms each). Used while the engine is idle.
   Status WaitIdle(Request request);
 };
 
