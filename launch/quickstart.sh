@@ -57,7 +57,6 @@ cleanup() {
     kill -TERM -- "-$child" 2> /dev/null || true
     wait "$child" 2> /dev/null || true
   fi
-  rm -f "$plan.new"
   exit "$status"
 }
 trap cleanup EXIT
@@ -85,9 +84,8 @@ printf '[3/4] plan SmolLM2-135M-Instruct for %s rank(s)\n' "$ranks"
 options=(--tp "$ranks" --weights bf16 --context 2048 --max-batch 4 --kv-memory 536870912)
 if [[ ! -f "$plan" || "$plan" -ot "$model" || "$plan" -ot build/bin/llmir-plan ||
   "$(cat "$plan.options" 2> /dev/null)" != "${options[*]}" ]]; then
-  run build/bin/llmir-plan "$model" -o "$plan.new" "${options[@]}" || fail "llmir-plan could not plan the model (see the line above)"
-  # Under the final name only when whole: an interrupted run leaves no half plan behind.
-  mv "$plan.new" "$plan"
+  run build/bin/llmir-plan "$model" -o "$plan" "${options[@]}" > build/quickstart/plan.log ||
+    fail "llmir-plan could not plan the model (see the line above)"
   printf '%s\n' "${options[*]}" > "$plan.options"
 fi
 
