@@ -98,7 +98,10 @@ def relative_error(got, expected):
     return float(np.sqrt(((got - expected) ** 2).mean() / (expected**2).mean()))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+QUICK_SHAPES = ["5-heads", "6-heads-2-kv"]
+
+
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=[] if s in QUICK_SHAPES else pytest.mark.slow) for s in SHAPES])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_logits_of_one_rank(models, shape, layout):
     folder, _ = models.random(*SHAPES[shape])
