@@ -1,5 +1,5 @@
-// Which instructions the kernels may use. One family is picked at load for the whole process; kernel, packer and tile
-// follow from it together.
+// Which instructions the kernels may use. One family is picked at load for the whole process;
+// kernel, packer and tile follow from it together.
 #pragma once
 
 #include <cstdint>

@@ -1,17 +1,20 @@
 // output[t][n] = sum over k of activation[t][k] * weight[n][k], for weights packed once at load.
 //
-// Packing. Rows are grouped in panels of kPanelRows; the SIMD lanes are the rows of a panel, so a sum along K stays in one
-// lane and needs no horizontal add. What a panel holds is the kernel's own affair, named by its layout id.
+// Packing. Rows are grouped in panels of kPanelRows; the SIMD lanes are the rows of a panel, so a
+// sum along K stays in one lane and needs no horizontal add. What a panel holds is the kernel's own
+// affair, named by its layout id.
 //
-// Order of sums, the same in every kernel of a weight type (one row, few, many) and for every number of threads:
+// Order of sums, the same in every kernel of a weight type (one row, few, many) and for every
+// number of threads:
 //   f32, f16, bf16 weights: acc = fma(w[k], x[k], acc) for k ascending, within a K leaf, from 0;
-//   q weights: per group of 32, an exact int32 dot; then acc = fma(float(dot), w_scale * x_scale, acc), and for q4_1
+//   q weights: per group of 32, an exact int32 dot; then acc = fma(float(dot), w_scale * x_scale,
+//   acc), and for q4_1
 //     acc = fma(w_minimum, x_scale * float(x_sum), acc), groups ascending, within a K leaf, from 0;
 //   leaves: the pairwise tree of TreeOrder below; residual added after it.
 // "One rounding per line as written" holds on all ISA families.
 //
-// Laws: no allocation, no globals, no libc state. Tails of N and K are handled. Reads beyond a row's end are only into
-// its padding.
+// Laws: no allocation, no globals, no libc state. Tails of N and K are handled. Reads beyond a
+// row's end are only into its padding.
 #pragma once
 
 #include <cstddef>
@@ -34,41 +37,46 @@ struct SourceRow {
   const std::byte* data = nullptr;
 };
 
-// The fixed tree over the L leaf results of a row cut along K: a balanced binary tree in which the leaves are added as
-// a binary counter adds carries: combine(i) merges equal-sized neighbours as soon as both exist, and at the end the
-// remaining subtrees are added from the last (smallest) to the first: ((s_small + ...) is added to the one before it:
-// total = s_big + (s_mid + (s_small))). Leaves count from the first column given: a rank that holds leaves [b, e) of a matrix
-// cut along K makes the tree of its own leaves.
+// The fixed tree over the L leaf results of a row cut along K: a balanced binary tree in which the
+// leaves are added as a binary counter adds carries: combine(i) merges equal-sized neighbours as
+// soon as both exist, and at the end the remaining subtrees are added from the last (smallest) to
+// the first: ((s_small + ...) is added to the one before it: total = s_big + (s_mid + (s_small))).
+// Leaves count from the first column given: a rank that holds leaves [b, e) of a matrix cut along K
+// makes the tree of its own leaves.
 struct LinearArgs {
-  const std::byte* weights;     // packed panels, 64-byte aligned
-  int64_t rows;                 // N, all rows of the weight on this rank (both pieces when silu_mul)
-  int64_t columns;              // K
-  int64_t leaf_columns;         // columns per K leaf; 0: all of K is one leaf. A multiple of 32 for q weights
-  const std::byte* activations; // token rows: float[K], or int8 rows (activations.h) for q weights; 64-byte aligned
-  int64_t activation_stride;    // bytes from token to token
+  const std::byte* weights;  // packed panels, 64-byte aligned
+  int64_t rows;              // N, all rows of the weight on this rank (both pieces when silu_mul)
+  int64_t columns;           // K
+  int64_t
+      leaf_columns;  // columns per K leaf; 0: all of K is one leaf. A multiple of 32 for q weights
+  const std::byte* activations;  // token rows: float[K], or int8 rows (activations.h) for q
+                                 // weights; 64-byte aligned
+  int64_t activation_stride;     // bytes from token to token
   int64_t tokens;
-  float* output;                // [tokens][N], or [tokens][N/2] when silu_mul
-  int64_t output_stride;        // floats
-  const float* residual;        // [tokens][N] added at the end; null: none. May be `output` itself
-  int64_t residual_stride;      // floats
-  bool silu_mul;                // panels alternate gate, up: output = silu(gate) * up; `rows` counts padded panels: N = 16 * panels
-  int64_t panel_begin;          // this call's share of the panels, [begin, end); even when silu_mul
+  float* output;            // [tokens][N], or [tokens][N/2] when silu_mul
+  int64_t output_stride;    // floats
+  const float* residual;    // [tokens][N] added at the end; null: none. May be `output` itself
+  int64_t residual_stride;  // floats
+  bool silu_mul;        // panels alternate gate, up: output = silu(gate) * up; `rows` counts padded
+                        // panels: N = 16 * panels
+  int64_t panel_begin;  // this call's share of the panels, [begin, end); even when silu_mul
   int64_t panel_end;
-  std::byte* scratch;           // scratch_bytes(), 64-byte aligned, this thread's own
+  std::byte* scratch;  // scratch_bytes(), 64-byte aligned, this thread's own
 };
 
 struct LinearKernel {
-  const char* name;             // as in plans: "linear_<activation>_<weight>", e.g. "linear_q8_q4_1"
+  const char* name;  // as in plans: "linear_<activation>_<weight>", e.g. "linear_q8_q4_1"
   Isa isa;
   Encoding weight;
-  bool int8_activations;        // activations are int8 rows, else float rows
-  uint32_t layout;              // id of the packed layout; equal ids, equal bytes
+  bool int8_activations;  // activations are int8 rows, else float rows
+  uint32_t layout;        // id of the packed layout; equal ids, equal bytes
   // Bytes of one packed panel of K columns; a multiple of 64.
   int64_t (*panel_bytes)(int64_t columns);
-  // Packs up to kPanelRows rows of `columns` values; rows.size() < kPanelRows is padded with zero rows. Source rows of
-  // the weight's own q type keep their exact scales and quants; others are converted (round to nearest) through float.
-  // `scratch`: pack_scratch_bytes(columns).
-  void (*pack_panel)(std::span<const SourceRow> rows, int64_t columns, std::byte* panel, std::byte* scratch);
+  // Packs up to kPanelRows rows of `columns` values; rows.size() < kPanelRows is padded with zero
+  // rows. Source rows of the weight's own q type keep their exact scales and quants; others are
+  // converted (round to nearest) through float. `scratch`: pack_scratch_bytes(columns).
+  void (*pack_panel)(std::span<const SourceRow> rows, int64_t columns, std::byte* panel,
+                     std::byte* scratch);
   int64_t (*pack_scratch_bytes)(int64_t columns);
   // Row `row` of a packed weight as floats (embedding look-up from a tied head).
   void (*unpack_row)(const std::byte* weights, int64_t row, int64_t columns, float* out);
@@ -76,7 +84,8 @@ struct LinearKernel {
   int64_t (*scratch_bytes)(int64_t columns, int64_t max_tokens);
 };
 
-// The kernel of this name for `isa`, or for the best family below it that has one; null: unknown name.
+// The kernel of this name for `isa`, or for the best family below it that has one; null: unknown
+// name.
 const LinearKernel* FindLinear(std::string_view name, Isa isa);
 // All kernels, for tests and benchmarks.
 std::span<const LinearKernel> LinearKernels();

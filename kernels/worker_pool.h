@@ -1,5 +1,6 @@
-// The threads of one rank. The caller is thread 0; the others spin for work for a while and then sleep on a futex, so that
-// an idle rank uses no core and a step starts within a microsecond while steps follow each other.
+// The threads of one rank. The caller is thread 0; the others spin for work for a while and then
+// sleep on a futex, so that an idle rank uses no core and a step starts within a microsecond while
+// steps follow each other.
 //
 // One pool per rank, used by one thread at a time. No allocation after construction.
 #pragma once
@@ -17,8 +18,8 @@ class WorkerPool {
  public:
   using Function = void (*)(void* context, int thread);
 
-  // `threads` >= 1 in all; threads() tells how many the system gave. `oversubscribed`: ranks outnumber cores, so the core is
-  // given away while waiting.
+  // `threads` >= 1 in all; threads() tells how many the system gave. `oversubscribed`: ranks
+  // outnumber cores, so the core is given away while waiting.
   explicit WorkerPool(int threads, bool oversubscribed = false);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -26,14 +27,18 @@ class WorkerPool {
 
   int threads() const { return threads_; }
 
-  // Calls function(context, t) for t = 0 .. threads - 1, t = 0 on this thread; returns when all have returned.
+  // Calls function(context, t) for t = 0 .. threads - 1, t = 0 on this thread; returns when all
+  // have returned.
   void Run(Function function, void* context);
   template <typename F>
   void Run(F&& function) {
-    Run([](void* context, int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); }, &function);
+    Run([](void* context,
+           int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); },
+        &function);
   }
 
-  // Within Run, called by all threads: none goes on before all have come. What each wrote before is seen by all after.
+  // Within Run, called by all threads: none goes on before all have come. What each wrote before is
+  // seen by all after.
   void Barrier();
 
  private:
@@ -43,7 +48,8 @@ class WorkerPool {
   std::vector<std::thread> workers_;
 };
 
-// The range [begin, end) of `count` items in multiples of `grain` that is thread `thread`'s of `threads`.
+// The range [begin, end) of `count` items in multiples of `grain` that is thread `thread`'s of
+// `threads`.
 struct Share {
   int64_t begin;
   int64_t end;

@@ -103,7 +103,8 @@ double Int8Dot(int64_t iterations, int32_t* sink) {
 #pragma GCC unroll 12
   for (int s = 0; s < kInt8Sums; ++s) sums[s] = Set(0), inputs[s] = Set(s + 1);
   for (int64_t k = 0; k < iterations; ++k) {
-// Otherwise the products of constants would be computed once. "v": any of 32 registers, "x" is 16.
+    // Otherwise the products of constants would be computed once. "v": any of 32 registers, "x"
+    // is 16.
     asm volatile("" : "+v"(weights));
 #pragma GCC unroll 12
     for (int s = 0; s < kInt8Sums; ++s) {

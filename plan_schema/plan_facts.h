@@ -1,5 +1,6 @@
-// Facts that follow from a plan's tables: leaf ranges, sizes, shapes. Planner, executor, verifier and printer all take
-// them from here, so that they cannot disagree. Pure functions on a verified plan; any thread.
+// Facts that follow from a plan's tables: leaf ranges, sizes, shapes. Planner, executor, verifier
+// and printer all take them from here, so that they cannot disagree. Pure functions on a verified
+// plan; any thread.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ struct Leaves {
   uint32_t count() const { return end - begin; }
 };
 
-// Bytes of `columns` elements of one row. For q8_rows: columns + 8 bytes per 32 columns (kernels/cpu/activations.h).
+// Bytes of `columns` elements of one row. For q8_rows: columns + 8 bytes per 32 columns
+// (kernels/cpu/activations.h).
 uint64_t RowBytes(DType dtype, uint64_t columns);
 const char* DTypeName(DType dtype);
 
@@ -22,8 +24,8 @@ const char* DTypeName(DType dtype);
 uint32_t LeafCount(const Model& model, Unit unit);
 // The rank's range of `unit`; {0, 1} for whole.
 Leaves RankLeaves(const Rank& rank, Unit unit);
-// Elements [begin, end) of an axis of `total` elements that leaves [leaves.begin, leaves.end) of `leaf_size` cover; the
-// last leaf may be short.
+// Elements [begin, end) of an axis of `total` elements that leaves [leaves.begin, leaves.end) of
+// `leaf_size` cover; the last leaf may be short.
 struct Extent {
   uint64_t begin = 0;
   uint64_t end = 0;

@@ -1,5 +1,6 @@
-// A plan file: the FlatBuffer of plan.fbs followed by a 32-byte trailer. The trailer lets a reader tell "not a plan",
-// "truncated", "damaged" and "made by a later LLMIR" apart before it trusts a single offset.
+// A plan file: the FlatBuffer of plan.fbs followed by a 32-byte trailer. The trailer lets a reader
+// tell "not a plan", "truncated", "damaged" and "made by a later LLMIR" apart before it trusts a
+// single offset.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,8 @@ static_assert(sizeof(PlanTrailer) == 32);
 // A plan in memory: owns its bytes; `plan()` points into them. Immutable, any thread may read.
 class PlanFile {
  public:
-  // Reads `path` and checks, in this order: magic, checksum, version, required features, FlatBuffers' verifier. The
-  // semantic verifier (plan_verifier.h) is a separate call.
+  // Reads `path` and checks, in this order: magic, checksum, version, required features,
+  // FlatBuffers' verifier. The semantic verifier (plan_verifier.h) is a separate call.
   static StatusOr<PlanFile> Read(const std::string& path);
   // The same for bytes received from another rank; `origin` names them in errors.
   static StatusOr<PlanFile> FromBytes(std::vector<std::byte> bytes, const std::string& origin);

@@ -1,4 +1,5 @@
-// A read-only memory map of a whole file, owned by value. Any thread may read; the map lives as long as the object.
+// A read-only memory map of a whole file, owned by value. Any thread may read; the map lives as
+// long as the object.
 #pragma once
 
 #include <fcntl.h>
@@ -19,7 +20,8 @@ namespace llmir {
 
 class FileMap {
  public:
-  // Maps `path`. An empty, missing or unreadable file and anything that isn't a regular file is an error that names it.
+  // Maps `path`. An empty, missing or unreadable file and anything that isn't a regular file is an
+  // error that names it.
   static StatusOr<FileMap> Open(const std::string& path) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) {
@@ -27,7 +29,7 @@ class FileMap {
       if (error == ENOENT) return NotFound("{}: no such file", path);
       return InvalidArgument("{}: cannot be opened: {}", path, std::strerror(error));
     }
-    struct stat info {};
+    struct stat info{};
     if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
       close(descriptor);
       return InvalidArgument("{}: not a regular file", path);
@@ -40,7 +42,8 @@ class FileMap {
       if (address == MAP_FAILED) {
         const int error = errno;
         close(descriptor);
-        return ResourceExhausted("{}: cannot be mapped ({} bytes): {}", path, map.size_, std::strerror(error));
+        return ResourceExhausted("{}: cannot be mapped ({} bytes): {}", path, map.size_,
+                                 std::strerror(error));
       }
       map.data_ = static_cast<const std::byte*>(address);
     }
@@ -64,8 +67,9 @@ class FileMap {
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
 
-  // Tells the kernel that [offset, offset + bytes) is no longer needed, so that packing a model doesn't keep its source
-  // resident. Whole pages inside the range only; a hint, so failure is ignored.
+  // Tells the kernel that [offset, offset + bytes) is no longer needed, so that packing a model
+  // doesn't keep its source resident. Whole pages inside the range only; a hint, so failure is
+  // ignored.
   void Release(size_t offset, size_t bytes) const {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     const size_t first = (offset + page - 1) / page * page;

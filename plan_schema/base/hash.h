@@ -1,5 +1,6 @@
-// The project's one 64-bit content hash (XXH3, from Debian's libxxhash): plan files, checkpoint headers, weight leaves and
-// tokenizers are identified by it. It guards against damage and mix-ups, not against an adversary.
+// The project's one 64-bit content hash (XXH3, from Debian's libxxhash): plan files, checkpoint
+// headers, weight leaves and tokenizers are identified by it. It guards against damage and mix-ups,
+// not against an adversary.
 #pragma once
 
 #define XXH_INLINE_ALL

@@ -1,6 +1,7 @@
-// Status and StatusOr: the one way in which every folder of the project reports that something went wrong. No exception
-// crosses a folder's border. A message says what failed, where (file, field[index]), what was got and what was expected,
-// and what to do about it, so that a single printed line is enough for the reader.
+// Status and StatusOr: the one way in which every folder of the project reports that something went
+// wrong. No exception crosses a folder's border. A message says what failed, where (file,
+// field[index]), what was got and what was expected, and what to do about it, so that a single
+// printed line is enough for the reader.
 //
 // Plain values: copyable, no shared state, usable from any thread.
 #pragma once
@@ -18,32 +19,44 @@ namespace llmir {
 
 enum class StatusCode : uint8_t {
   kOk = 0,
-  kInvalidArgument,     // the caller's or the user's input is wrong
-  kNotFound,            // a file, tensor or name does not exist
-  kDataLoss,            // a file is truncated or its bytes are not what was recorded
-  kIncompatible,        // made for another version, feature set or machine
-  kOutOfRange,          // a value lies outside what the object can hold
-  kResourceExhausted,   // memory, KV blocks, descriptors
-  kUnavailable,         // a backend or peer that this machine doesn't have; the only code on which a test may skip
-  kDeadlineExceeded,    // a peer or device did not answer in time
-  kCancelled,           // stopped on request
-  kInternal,            // a defect of this program
+  kInvalidArgument,    // the caller's or the user's input is wrong
+  kNotFound,           // a file, tensor or name does not exist
+  kDataLoss,           // a file is truncated or its bytes are not what was recorded
+  kIncompatible,       // made for another version, feature set or machine
+  kOutOfRange,         // a value lies outside what the object can hold
+  kResourceExhausted,  // memory, KV blocks, descriptors
+  kUnavailable,  // a backend or peer that this machine doesn't have; the only code on which a test
+                 // may skip
+  kDeadlineExceeded,  // a peer or device did not answer in time
+  kCancelled,         // stopped on request
+  kInternal,          // a defect of this program
 };
 
 // The code's name as users see it, for example "INVALID_ARGUMENT".
 constexpr std::string_view StatusCodeName(StatusCode code) {
   switch (code) {
-    case StatusCode::kOk: return "OK";
-    case StatusCode::kInvalidArgument: return "INVALID_ARGUMENT";
-    case StatusCode::kNotFound: return "NOT_FOUND";
-    case StatusCode::kDataLoss: return "DATA_LOSS";
-    case StatusCode::kIncompatible: return "INCOMPATIBLE";
-    case StatusCode::kOutOfRange: return "OUT_OF_RANGE";
-    case StatusCode::kResourceExhausted: return "RESOURCE_EXHAUSTED";
-    case StatusCode::kUnavailable: return "UNAVAILABLE";
-    case StatusCode::kDeadlineExceeded: return "DEADLINE_EXCEEDED";
-    case StatusCode::kCancelled: return "CANCELLED";
-    case StatusCode::kInternal: return "INTERNAL";
+    case StatusCode::kOk:
+      return "OK";
+    case StatusCode::kInvalidArgument:
+      return "INVALID_ARGUMENT";
+    case StatusCode::kNotFound:
+      return "NOT_FOUND";
+    case StatusCode::kDataLoss:
+      return "DATA_LOSS";
+    case StatusCode::kIncompatible:
+      return "INCOMPATIBLE";
+    case StatusCode::kOutOfRange:
+      return "OUT_OF_RANGE";
+    case StatusCode::kResourceExhausted:
+      return "RESOURCE_EXHAUSTED";
+    case StatusCode::kUnavailable:
+      return "UNAVAILABLE";
+    case StatusCode::kDeadlineExceeded:
+      return "DEADLINE_EXCEEDED";
+    case StatusCode::kCancelled:
+      return "CANCELLED";
+    case StatusCode::kInternal:
+      return "INTERNAL";
   }
   return "UNKNOWN";
 }
@@ -77,10 +90,10 @@ template <StatusCode kCode, typename... Args>
 Status MakeStatus(fmt::format_string<Args...> format, Args&&... args) {
   return Status(kCode, fmt::format(format, std::forward<Args>(args)...));
 }
-#define LLMIR_STATUS_FACTORY(name)                                                     \
-  template <typename... Args>                                                          \
-  Status name(fmt::format_string<Args...> format, Args&&... args) {                    \
-    return MakeStatus<StatusCode::k##name>(format, std::forward<Args>(args)...);       \
+#define LLMIR_STATUS_FACTORY(name)                                               \
+  template <typename... Args>                                                    \
+  Status name(fmt::format_string<Args...> format, Args&&... args) {              \
+    return MakeStatus<StatusCode::k##name>(format, std::forward<Args>(args)...); \
   }
 LLMIR_STATUS_FACTORY(InvalidArgument)
 LLMIR_STATUS_FACTORY(NotFound)
@@ -94,7 +107,8 @@ LLMIR_STATUS_FACTORY(Cancelled)
 LLMIR_STATUS_FACTORY(Internal)
 #undef LLMIR_STATUS_FACTORY
 
-// A value or the Status that says why there is none. Reading the value of an error aborts: it is a defect of the caller.
+// A value or the Status that says why there is none. Reading the value of an error aborts: it is a
+// defect of the caller.
 template <typename T>
 class [[nodiscard]] StatusOr {
  public:
@@ -126,8 +140,8 @@ class [[nodiscard]] StatusOr {
   std::optional<T> value_;
 };
 
-#define LLMIR_RETURN_IF_ERROR(expression)                         \
-  do {                                                            \
+#define LLMIR_RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                           \
     if (::llmir::Status llmir_status_ = (expression); !llmir_status_.ok()) return llmir_status_; \
   } while (false)
 
