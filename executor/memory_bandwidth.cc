@@ -34,7 +34,8 @@ ReadStreams(const uint64_t* data, size_t count) {
 
 }  // namespace
 
-StatusOr<double> MeasureReadBandwidth(kernels::WorkerPool& pool) {
+StatusOr<double> MeasureReadBandwidth(kernels::WorkerPool& pool,
+                                      const std::function<Status()>& ready) {
   LLMIR_ASSIGN_OR_RETURN(const MemoryMap buffer,
                          MemoryMap::Create(kBytes, "bandwidth measurement"));
   std::atomic<uint64_t> sink{0};
@@ -44,6 +45,7 @@ StatusOr<double> MeasureReadBandwidth(kernels::WorkerPool& pool) {
     return std::span<std::byte>(buffer.data() + share.begin, share.end - share.begin);
   };
   pool.Run([&](int thread) { std::memset(own(thread).data(), thread + 1, own(thread).size()); });
+  LLMIR_RETURN_IF_ERROR(ready());
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = std::chrono::steady_clock::now();
     pool.Run([&](int thread) {

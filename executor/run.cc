@@ -375,8 +375,7 @@ Status Run(comm::World& world, const Options& options) {
   double bandwidth = 0;
   const uint64_t peak_bytes = PeakResidentBytes();
   if (measure || !options.report.empty()) {
-    LLMIR_RETURN_IF_ERROR(world.Agree(Status()));
-    auto measured = MeasureReadBandwidth(rank->pool());
+    auto measured = MeasureReadBandwidth(rank->pool(), [&world] { return world.Agree(Status()); });
     LLMIR_RETURN_IF_ERROR(world.Agree(measured.status()));
     bandwidth = *measured;
   }
