@@ -631,7 +631,7 @@ Status Program::Run(StepDescriptor& descriptor) {
   const bool timing = state.timing;
 
   resources.pool->Run([&](int thread) {
-    if (state.cosines != nullptr && state.rope_tables.bytes() > 0) {
+    if (state.rope_tables.bytes() > 0) {
       const auto share = kernels::ShareOf(run.tokens, 1, thread, run.threads);
       if (share.begin < share.end) {
         state.attention->rope_tables(descriptor.positions().data(), state.rope, share.begin,

@@ -37,10 +37,6 @@ StatusOr<Encoding> EncodingOf(plan::DType dtype) {
   }
 }
 
-bool IsQuantized(plan::DType dtype) {
-  return dtype == plan::DType::q8_0 || dtype == plan::DType::q4_0 || dtype == plan::DType::q4_1;
-}
-
 uint64_t StorageBytesRead() {
   std::FILE* file = std::fopen("/proc/self/io", "re");
   if (file == nullptr) return 0;
@@ -156,7 +152,8 @@ Status RunTasks(kernels::WorkerPool& pool, size_t tasks, const Task& task, const
 }  // namespace
 
 std::string LinearKernelName(plan::DType weight) {
-  return fmt::format("linear_{}_{}", IsQuantized(weight) ? "q8" : "f32", plan::DTypeName(weight));
+  return fmt::format("linear_{}_{}", plan::IsQuantized(weight) ? "q8" : "f32",
+                     plan::DTypeName(weight));
 }
 
 std::string CheckpointPath(const plan::Plan& plan, size_t index, const std::string& plan_folder,

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "plan_schema/base/status.h"
+#include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_generated.h"
 
 namespace llmir::plan {
@@ -34,9 +35,6 @@ inline std::optional<uint64_t> Product(uint64_t a, uint64_t b) {
   return result;
 }
 
-inline bool IsQuantized(DType dtype) {
-  return dtype == DType::q8_0 || dtype == DType::q4_0 || dtype == DType::q4_1;
-}
 // Types in which a checkpoint stores, or a kernel packs, a matrix.
 inline bool IsWeightType(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || IsQuantized(dtype);

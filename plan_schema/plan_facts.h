@@ -19,6 +19,10 @@ struct Leaves {
 // (kernels/cpu/activations.h).
 uint64_t RowBytes(DType dtype, uint64_t columns);
 const char* DTypeName(DType dtype);
+// The block formats, whose linear kernels read activations in int8.
+inline bool IsQuantized(DType dtype) {
+  return dtype == DType::q8_0 || dtype == DType::q4_0 || dtype == DType::q4_1;
+}
 
 // How many leaves the model has of `unit` (1 for whole).
 uint32_t LeafCount(const Model& model, Unit unit);
