@@ -409,8 +409,9 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
       return {RunScore, false};
     case plan::StepKind::score_merge:
       return {RunScoreMerge, true};
+    default:
+      return {nullptr, false};
   }
-  return {nullptr, false};
 }
 
 bool IsCommunication(plan::StepKind kind) {

@@ -7,6 +7,7 @@ namespace llmir::plan {
 uint64_t RowBytes(DType dtype, uint64_t columns) {
   constexpr uint64_t kBlock = 32;  // values that share a scale in the q types
   const uint64_t blocks = columns / kBlock + (columns % kBlock != 0);
+  const uint64_t pairs = columns / (2 * kBlock) + (columns % (2 * kBlock) != 0);
   switch (dtype) {
     case DType::none:
       return 0;
@@ -16,16 +17,63 @@ uint64_t RowBytes(DType dtype, uint64_t columns) {
     case DType::f16:
     case DType::bf16:
       return columns * 2;
+    case DType::i8:
+    case DType::f8_e4m3:
+      return columns;
     case DType::q8_0:
       return blocks * 34;
     case DType::q4_0:
       return blocks * 18;
     case DType::q4_1:
       return blocks * 20;
+    case DType::q5_0:
+      return blocks * 22;
+    case DType::q5_1:
+      return blocks * 24;
+    case DType::q6_0:
+      return blocks * 26;
+    case DType::q6_1:
+      return blocks * 28;
+    case DType::q3_0:
+      return blocks * 14;
+    case DType::q3_1:
+      return blocks * 16;
+    case DType::q3_1_64:
+      return pairs * 28;
+    case DType::q4_1_64:
+      return pairs * 36;
+    case DType::q5_1_64:
+      return pairs * 44;
+    case DType::q6_1_64:
+      return pairs * 52;
     case DType::q8_rows:
       return columns + blocks * 8;
   }
   return 0;
+}
+
+bool IsQuantized(DType dtype) { return QuantGroup(dtype) != 0; }
+
+uint32_t QuantGroup(DType dtype) {
+  switch (dtype) {
+    case DType::q8_0:
+    case DType::q4_0:
+    case DType::q4_1:
+    case DType::q5_0:
+    case DType::q5_1:
+    case DType::q6_0:
+    case DType::q6_1:
+    case DType::q3_0:
+    case DType::q3_1:
+      return 32;
+    case DType::q3_1_64:
+    case DType::q4_1_64:
+    case DType::q5_1_64:
+    case DType::q6_1_64:
+      return 64;
+    default:
+      return 0;
+  }
 }
 
 const char* DTypeName(DType dtype) { return EnumNameDType(dtype); }

@@ -20,9 +20,9 @@ struct Leaves {
 uint64_t RowBytes(DType dtype, uint64_t columns);
 const char* DTypeName(DType dtype);
 // The block formats, whose linear kernels read activations in int8.
-inline bool IsQuantized(DType dtype) {
-  return dtype == DType::q8_0 || dtype == DType::q4_0 || dtype == DType::q4_1;
-}
+bool IsQuantized(DType dtype);
+// Columns that share a scale in a block format, 32 or 64; 0: not a block format.
+uint32_t QuantGroup(DType dtype);
 
 // How many leaves the model has of `unit` (1 for whole).
 uint32_t LeafCount(const Model& model, Unit unit);

@@ -68,8 +68,9 @@ Signature SignatureOf(const Step& step) {
       return {1, 2, true, true, false};
     case StepKind::score_merge:
       return {1, 1, false, true, false};
+    default:
+      return {};
   }
-  return {};
 }
 
 class ProgramVerifier {
@@ -408,8 +409,9 @@ class ProgramVerifier {
       case StepKind::send:
       case StepKind::recv:
         return Status();
+      default:
+        return Incompatible("{}: this runtime has no step of this kind", where);
     }
-    return Status();
   }
 
   static bool HasMatrix(const Step& step) {
@@ -554,8 +556,9 @@ class ProgramVerifier {
         return Status();
       case StepKind::wait:
         return Status();
+      default:
+        return Incompatible("{}: this runtime has no step of this kind", where);
     }
-    return Status();
   }
 
   Status ExpectMatrix(const Step& step, const std::string& where) const {
