@@ -319,7 +319,7 @@ const std::vector<Mutation>& Mutations() {
       {"NamelessBuffer", kOne, [](P p) { Mixed(p).buffers[0]->name.clear(); }, "buffers[0].name"},
       {"BufferOfHalves", kOne, [](P p) { Mixed(p).buffers[0]->dtype = DType::f16; },
        "programs[0].buffers[0].dtype: 2 (f16)"},
-      {"UnknownRows", kOne, [](P p) { Mixed(p).buffers[0]->rows = Rows(3); }, "buffers[0].rows: 3"},
+      {"UnknownRows", kOne, [](P p) { Mixed(p).buffers[0]->rows = Rows(99); }, "buffers[0].rows: 99"},
       {"BufferTooShort", kOne, [](P p) { --Mixed(p).buffers[0]->max_rows; },
        "buffers[0].max_rows: 11, expected at least 12"},
       {"BufferForFewRanks", kTwo, [](P p) { Mixed(p).buffers[0]->offsets.pop_back(); },
