@@ -22,14 +22,12 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/block_formats.h"
 #include "kernels/isa.h"
 
 namespace llmir::kernels {
 
 inline constexpr int64_t kPanelRows = 16;
-
-// How a checkpoint stores a row; block formats as in GGUF (32 values along the row share a scale).
-enum class Encoding : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
 
 // One row of a source matrix. `data` points at its first column; null: a row of zeros (padding).
 struct SourceRow {

@@ -1,6 +1,5 @@
 #include "kernels/cpu/linear/packing.h"
 
-#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/linear/half.h"
@@ -16,131 +15,18 @@ uint16_t LoadU16(const std::byte* from) {
 
 void StoreU16(std::byte* to, uint16_t value) { std::memcpy(to, &value, sizeof value); }
 
-// -------------------------------------------------------------------------------------------
-// groups of 32 quants
-
-// A group of 32 values in any of the block formats: value = scale * (quant - zero) + minimum.
+// A group of 32 values: its grid and their places on it.
 struct Group {
-  uint16_t scale = 0;  // f16 bits
-  uint16_t minimum = 0;
+  Grid grid;
   int8_t quants[kGroup] = {};
 };
-
-// Bytes of a block in a checkpoint; 0: not a block format.
-int64_t BlockBytes(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kQ8_0:
-      return 2 + 32;
-    case Encoding::kQ4_0:
-      return 2 + 16;
-    case Encoding::kQ4_1:
-      return 4 + 16;
-    case Encoding::kF32:
-    case Encoding::kF16:
-    case Encoding::kBF16:
-      return 0;
-  }
-  return 0;
-}
-
-Group ReadBlock(Encoding encoding, const std::byte* block) {
-  Group group;
-  group.scale = LoadU16(block);
-  if (encoding == Encoding::kQ8_0) {
-    std::memcpy(group.quants, block + 2, kGroup);
-    return group;
-  }
-  const std::byte* quants = block + 2;
-  if (encoding == Encoding::kQ4_1) {
-    group.minimum = LoadU16(quants);
-    quants += 2;
-  }
-  for (int64_t i = 0; i < kGroup / 2; ++i) {
-    const auto pair = std::to_integer<uint8_t>(quants[i]);
-    group.quants[i] = static_cast<int8_t>(pair & 15);
-    group.quants[i + kGroup / 2] = static_cast<int8_t>(pair >> 4);
-  }
-  return group;
-}
-
-void DecodeGroup(Encoding encoding, const Group& group, float* out) {
-  const float scale = HalfToFloat(group.scale);
-  const float minimum = HalfToFloat(group.minimum);
-  const int zero = encoding == Encoding::kQ4_0 ? 8 : 0;
-  for (int64_t i = 0; i < kGroup; ++i) {
-    const float product = scale * static_cast<float>(group.quants[i] - zero);
-    out[i] = encoding == Encoding::kQ4_1 ? product + minimum : product;
-  }
-}
-
-// Nearest integer within [low, high]; NaN gives low.
-int8_t RoundTo(float value, float low, float high) {
-  if (!(value > low)) return static_cast<int8_t>(low);
-  return static_cast<int8_t>(std::nearbyint(value < high ? value : high));
-}
-
-// Quants are chosen for the scale as stored (rounded to f16), so that the error is that of one
-// rounding.
-Group EncodeGroup(Encoding encoding, const float* values) {
-  float low = values[0];
-  float high = values[0];
-  for (int64_t i = 1; i < kGroup; ++i) {
-    if (values[i] < low) low = values[i];
-    if (values[i] > high) high = values[i];
-  }
-  Group group;
-  float offset = 0.0f;
-  float first = 0.0f;
-  float last = 15.0f;
-  if (encoding == Encoding::kQ8_0) {
-    group.scale = FloatToHalf((high > -low ? high : -low) / 127.0f);
-    first = -127.0f;
-    last = 127.0f;
-  } else if (encoding == Encoding::kQ4_0) {
-    // The value of the largest magnitude falls on -8, the end of the range that has one more step.
-    group.scale = FloatToHalf((high > -low ? high : low) / -8.0f);
-    offset = 8.0f;
-  } else {
-    group.scale = FloatToHalf((high - low) / 15.0f);
-    group.minimum = FloatToHalf(low);
-  }
-  const float scale = HalfToFloat(group.scale);
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  const float minimum = HalfToFloat(group.minimum);
-  for (int64_t i = 0; i < kGroup; ++i) {
-    group.quants[i] = RoundTo((values[i] - minimum) * inverse + offset, first, last);
-  }
-  return group;
-}
 
 // -------------------------------------------------------------------------------------------
 // source rows
 
-// `columns` values of a row as floats.
-void DecodeRow(const SourceRow& row, int64_t columns, float* out) {
-  if (row.data == nullptr) {
-    std::memset(out, 0, static_cast<size_t>(columns) * sizeof(float));
-    return;
-  }
-  switch (row.encoding) {
-    case Encoding::kF32:
-      std::memcpy(out, row.data, static_cast<size_t>(columns) * sizeof(float));
-      return;
-    case Encoding::kF16:
-      for (int64_t k = 0; k < columns; ++k) out[k] = HalfToFloat(LoadU16(row.data + 2 * k));
-      return;
-    case Encoding::kBF16:
-      for (int64_t k = 0; k < columns; ++k) out[k] = BFloat16ToFloat(LoadU16(row.data + 2 * k));
-      return;
-    case Encoding::kQ8_0:
-    case Encoding::kQ4_0:
-    case Encoding::kQ4_1:
-      for (int64_t g = 0; g < columns / kGroup; ++g) {
-        const std::byte* block = row.data + g * BlockBytes(row.encoding);
-        DecodeGroup(row.encoding, ReadBlock(row.encoding, block), out + g * kGroup);
-      }
-      return;
-  }
+void DecodeOrZeros(const SourceRow& row, int64_t columns, float* out) {
+  if (row.data != nullptr) return DecodeRow(row.encoding, row.data, columns, out);
+  std::memset(out, 0, static_cast<size_t>(columns) * sizeof(float));
 }
 
 SourceRow RowOrZeros(std::span<const SourceRow> rows, int64_t r) {
@@ -153,7 +39,7 @@ void ForEachDecodedRow(std::span<const SourceRow> rows, int64_t columns, std::by
                        Store store) {
   auto* values = reinterpret_cast<float*>(scratch);
   for (int64_t r = 0; r < kPanelRows; ++r) {
-    DecodeRow(RowOrZeros(rows, r), columns, values);
+    DecodeOrZeros(RowOrZeros(rows, r), columns, values);
     store(r, values);
   }
 }
@@ -240,20 +126,24 @@ void PackQuants(std::span<const SourceRow> rows, int64_t columns, std::byte* pan
                 std::byte* scratch) {
   using Layout = QuantLayout<kLayout>;
   constexpr Encoding kEncoding = Layout::kEncoding;
+  const int64_t block_bytes = BlockRowBytes(kEncoding, kGroup);
   const int64_t groups = columns / kGroup;
   auto* values = reinterpret_cast<float*>(scratch);
   std::memset(panel, 0, static_cast<size_t>(Layout::Groups::PanelBytes(groups)));
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const SourceRow row = RowOrZeros(rows, r);
     const bool as_stored = row.data != nullptr && row.encoding == kEncoding;
-    if (!as_stored) DecodeRow(row, columns, values);
+    if (!as_stored) DecodeOrZeros(row, columns, values);
     for (int64_t g = 0; g < groups; ++g) {
-      const Group group = as_stored ? ReadBlock(kEncoding, row.data + g * BlockBytes(kEncoding))
-                                    : EncodeGroup(kEncoding, values + g * kGroup);
+      std::byte block[kGroup + 4];
+      if (!as_stored) EncodeRow(kEncoding, values + g * kGroup, kGroup, block);
+      Group group;
+      group.grid =
+          ReadBlock(kEncoding, as_stored ? row.data + g * block_bytes : block, group.quants);
       const GroupPlace place = Layout::Groups::At(g);
-      StoreU16(panel + place.scale + 2 * r, group.scale);
+      StoreU16(panel + place.scale + 2 * r, FloatToHalf(group.grid.scale));
       if (kEncoding == Encoding::kQ4_1) {
-        StoreU16(panel + place.scale + kLine / 2 + 2 * r, group.minimum);
+        StoreU16(panel + place.scale + kLine / 2 + 2 * r, FloatToHalf(group.grid.minimum));
       }
       Layout::Put(panel + place.quants, r, group);
     }
@@ -270,11 +160,13 @@ void UnpackQuants(const std::byte* weights, int64_t row, int64_t columns, float*
   for (int64_t g = 0; g < groups; ++g) {
     const GroupPlace place = Layout::Groups::At(g);
     Group group;
-    group.scale = LoadU16(panel + place.scale + 2 * r);
+    group.grid.scale = HalfToFloat(LoadU16(panel + place.scale + 2 * r));
     if (kEncoding == Encoding::kQ4_1)
-      group.minimum = LoadU16(panel + place.scale + kLine / 2 + 2 * r);
+      group.grid.minimum = HalfToFloat(LoadU16(panel + place.scale + kLine / 2 + 2 * r));
     Layout::Get(panel + place.quants, r, &group);
-    DecodeGroup(kEncoding, group, out + g * kGroup);
+    for (int64_t i = 0; i < kGroup; ++i) {
+      out[g * kGroup + i] = Dequantize(kEncoding, group.grid, group.quants[i]);
+    }
   }
 }
 

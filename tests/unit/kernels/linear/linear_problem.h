@@ -27,28 +27,79 @@ inline double HalfValue(uint16_t bits) {
   return sign * std::ldexp(1024 + fraction, exponent - 25);
 }
 
-inline int64_t RowBytes(Encoding encoding, int64_t columns) {
+struct BlockShape {
+  const char* name;
+  int bits;
+  int group;  // 0: not a block format
+  bool minimum;
+};
+
+inline BlockShape ShapeOf(Encoding encoding) {
   switch (encoding) {
     case Encoding::kF32:
-      return columns * 4;
+      return {"f32", 32, 0, false};
     case Encoding::kF16:
+      return {"f16", 16, 0, false};
     case Encoding::kBF16:
-      return columns * 2;
+      return {"bf16", 16, 0, false};
     case Encoding::kQ8_0:
-      return columns / 32 * 34;
+      return {"q8_0", 8, 32, false};
     case Encoding::kQ4_0:
-      return columns / 32 * 18;
+      return {"q4_0", 4, 32, false};
     case Encoding::kQ4_1:
-      return columns / 32 * 20;
+      return {"q4_1", 4, 32, true};
+    case Encoding::kQ3_0:
+      return {"q3_0", 3, 32, false};
+    case Encoding::kQ3_1:
+      return {"q3_1", 3, 32, true};
+    case Encoding::kQ5_0:
+      return {"q5_0", 5, 32, false};
+    case Encoding::kQ5_1:
+      return {"q5_1", 5, 32, true};
+    case Encoding::kQ6_0:
+      return {"q6_0", 6, 32, false};
+    case Encoding::kQ6_1:
+      return {"q6_1", 6, 32, true};
+    case Encoding::kQ3_1_64:
+      return {"q3_1_64", 3, 64, true};
+    case Encoding::kQ4_1_64:
+      return {"q4_1_64", 4, 64, true};
+    case Encoding::kQ5_1_64:
+      return {"q5_1_64", 5, 64, true};
+    case Encoding::kQ6_1_64:
+      return {"q6_1_64", 6, 64, true};
   }
-  return 0;
+  return {};
 }
 
-inline bool IsBlockFormat(Encoding encoding) { return encoding >= Encoding::kQ8_0; }
+inline int64_t RowBytes(Encoding encoding, int64_t columns) {
+  const BlockShape shape = ShapeOf(encoding);
+  if (shape.group == 0) return columns * shape.bits / 8;
+  return columns / shape.group * (shape.group * shape.bits / 8 + (shape.minimum ? 4 : 2));
+}
 
-inline std::string EncodingName(Encoding encoding) {
-  constexpr const char* kNames[] = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"};
-  return kNames[static_cast<int>(encoding)];
+inline bool IsBlockFormat(Encoding encoding) { return ShapeOf(encoding).group != 0; }
+
+inline std::string EncodingName(Encoding encoding) { return ShapeOf(encoding).name; }
+
+// Value i of a block without scale and minimum (kernels/block_formats.h), a middle subtracted.
+inline int QuantOf(Encoding encoding, const std::byte* block, int i) {
+  const BlockShape shape = ShapeOf(encoding);
+  const int n = shape.group;
+  const auto byte = [&](int at) {
+    return std::to_integer<int>(block[(shape.minimum ? 4 : 2) + at]);
+  };
+  const auto two_bits = [&](int start) { return byte(start + i % (n / 4)) >> i / (n / 4) * 2 & 3; };
+  const auto four_bits = [&](int start) {
+    return byte(start + i % (n / 2)) >> i / (n / 2) * 4 & 15;
+  };
+  int q = 0;
+  if (shape.bits == 8) return static_cast<int8_t>(byte(i));
+  if (shape.bits == 3) q = two_bits(n / 8) | (byte(i / 8) >> i % 8 & 1) << 2;
+  if (shape.bits == 4) q = four_bits(0);
+  if (shape.bits == 5) q = four_bits(n / 8) | (byte(i / 8) >> i % 8 & 1) << 4;
+  if (shape.bits == 6) q = four_bits(n / 4) | two_bits(0) << 4;
+  return shape.minimum ? q : q - (1 << (shape.bits - 1));
 }
 
 inline constexpr Encoding kEncodings[] = {Encoding::kF32,  Encoding::kF16,  Encoding::kBF16,
@@ -102,30 +153,21 @@ struct Matrix {
           std::memcpy(row + 2 * k, &bits, 2);
         }
       } else {
-        const int64_t block_bytes = RowBytes(encoding, 32);
-        for (int64_t g = 0; g < columns / 32; ++g) {
-          std::byte* block = row + g * block_bytes;
+        const BlockShape shape = ShapeOf(encoding);
+        const int64_t block_bytes = RowBytes(encoding, shape.group);
+        for (int64_t k = 0; k < columns; k += shape.group) {
+          std::byte* block = row + k / shape.group * block_bytes;
           for (int64_t i = 0; i < block_bytes; ++i) block[i] = static_cast<std::byte>(byte(random));
           const uint16_t scale = RandomHalf(random);
           std::memcpy(block, &scale, 2);
-          const double d = HalfValue(scale);
-          double m = 0;
-          if (encoding == Encoding::kQ4_1) {
-            const uint16_t minimum = RandomHalf(random);
-            std::memcpy(block + 2, &minimum, 2);
-            m = HalfValue(minimum);
+          double minimum = 0;
+          if (shape.minimum) {
+            const uint16_t bits = RandomHalf(random);
+            std::memcpy(block + 2, &bits, 2);
+            minimum = HalfValue(bits);
           }
-          for (int64_t i = 0; i < 32; ++i) {
-            double q = 0;
-            if (encoding == Encoding::kQ8_0) {
-              q = static_cast<int8_t>(block[2 + i]);
-            } else {
-              const int at = encoding == Encoding::kQ4_1 ? 4 : 2;
-              const int pair = std::to_integer<int>(block[at + i % 16]);
-              q = i < 16 ? pair & 15 : pair >> 4;
-              if (encoding == Encoding::kQ4_0) q -= 8;
-            }
-            value[g * 32 + i] = d * q + m;
+          for (int i = 0; i < shape.group; ++i) {
+            value[k + i] = HalfValue(scale) * QuantOf(encoding, block, i) + minimum;
           }
         }
       }

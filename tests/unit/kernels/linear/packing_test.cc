@@ -23,24 +23,19 @@ double Tolerance(Encoding weight, double value, const double* group, int64_t cou
   const double low = *std::min_element(group, group + count);
   const double high = *std::max_element(group, group + count);
   const double largest = std::max(-low, high);
-  switch (weight) {
-    case Encoding::kF32:
-      return std::fabs(value) * 0x1p-24;
-    case Encoding::kF16:
-      return std::max(std::fabs(value) * 0x1p-11, 0x1p-25);
-    case Encoding::kBF16:
-      return std::fabs(value) * 0x1p-8;
-    // Half a step, and what the rounding of the f16 scale (relative 2^-11, subnormal 2^-25) and
-    // minimum adds at the ends of the range.
-    case Encoding::kQ8_0:
-      return largest / 127 * 0.5 + largest * 0x1p-10 + 127 * 0x1p-24;
-    // The end opposite to the largest value lies one step outside the range.
-    case Encoding::kQ4_0:
-      return largest / 8 + largest * 0x1p-10 + 8 * 0x1p-24;
-    case Encoding::kQ4_1:
-      return (high - low) / 15 * 0.5 + (largest + high - low) * 0x1p-10 + 16 * 0x1p-24;
+  if (weight == Encoding::kF32) return std::fabs(value) * 0x1p-24;
+  if (weight == Encoding::kF16) return std::max(std::fabs(value) * 0x1p-11, 0x1p-25);
+  if (weight == Encoding::kBF16) return std::fabs(value) * 0x1p-8;
+  // Half a step, and what the rounding of the f16 scale (relative 2^-11, subnormal 2^-25) and
+  // minimum adds at the ends of the range.
+  const BlockShape shape = ShapeOf(weight);
+  const double steps = (1 << shape.bits) - 1;
+  if (shape.minimum) {
+    return (high - low) / steps * 0.5 + (largest + high - low) * 0x1p-10 + (steps + 1) * 0x1p-24;
   }
-  return 0;
+  if (weight == Encoding::kQ8_0) return largest / 127 * 0.5 + largest * 0x1p-10 + 127 * 0x1p-24;
+  // The end opposite to the largest value lies one step outside the range.
+  return largest / (1 << (shape.bits - 1)) + largest * 0x1p-10 + steps * 0x1p-24;
 }
 
 class PackingTest : public testing::TestWithParam<const LinearKernel*> {
