@@ -51,6 +51,17 @@ plan::StepKind getStepKind(Operation *op) {
       .Case([](llm::AllReduceOp) { return StepKind::all_reduce; })
       .Case([](llm::AllReduceStartOp) { return StepKind::all_reduce_start; })
       .Case([](llm::WaitOp) { return StepKind::wait; })
+      .Case([](llm::ReduceScatterOp) { return StepKind::reduce_scatter; })
+      .Case([](llm::ReduceScatterStartOp) {
+        return StepKind::reduce_scatter_start;
+      })
+      .Case([](llm::AllGatherOp) { return StepKind::all_gather; })
+      .Case([](llm::AllGatherStartOp) { return StepKind::all_gather_start; })
+      .Case([](llm::BroadcastOp) { return StepKind::broadcast; })
+      .Case([](llm::BroadcastStartOp) { return StepKind::broadcast_start; })
+      .Case([](llm::GatherStartOp) { return StepKind::gather_start; })
+      .Case([](llm::SendStartOp) { return StepKind::send_start; })
+      .Case([](llm::RecvStartOp) { return StepKind::recv_start; })
       .Case([](llm::GatherOp) { return StepKind::gather; })
       .Case([](llm::SendOp) { return StepKind::send; })
       .Case([](llm::RecvOp) { return StepKind::recv; })
@@ -64,9 +75,18 @@ bool isCommunication(plan::StepKind kind) {
   case plan::StepKind::all_reduce:
   case plan::StepKind::all_reduce_start:
   case plan::StepKind::wait:
+  case plan::StepKind::reduce_scatter:
+  case plan::StepKind::reduce_scatter_start:
+  case plan::StepKind::all_gather:
+  case plan::StepKind::all_gather_start:
+  case plan::StepKind::broadcast:
+  case plan::StepKind::broadcast_start:
   case plan::StepKind::gather:
+  case plan::StepKind::gather_start:
   case plan::StepKind::send:
+  case plan::StepKind::send_start:
   case plan::StepKind::recv:
+  case plan::StepKind::recv_start:
     return true;
   default:
     return false;

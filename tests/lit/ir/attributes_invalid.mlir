@@ -68,7 +68,7 @@ func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 // -----
 
 func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
-  // expected-error @+1 {{'llm.event' must be an integer on an all_reduce_start or a wait}}
+  // expected-error @+1 {{'llm.event' must be an integer on a start or a wait}}
   %0 = llm.add %x, %x {llm.event = 0 : i64} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
   return %0 : tensor<?x64xf32>
 }

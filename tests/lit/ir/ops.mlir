@@ -85,3 +85,58 @@ func.func @messages(%logits: !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) {
   llm.send %3 : tensor<?x64xf32>
   return
 }
+
+// CHECK-LABEL: func.func @collectives
+func.func @collectives(%x: tensor<?x64xf32>, %q: !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32> {
+  // CHECK: %[[SHARE:.*]] = llm.reduce_scatter %{{.*}} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %0 = llm.reduce_scatter %x : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.all_gather %[[SHARE]] : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.all_gather %0 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.all_gather %{{.*}} : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  %2 = llm.all_gather %q : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  // CHECK: llm.broadcast %{{.*}} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %3 = llm.broadcast %1 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %3 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @starts
+func.func @starts(%x: tensor<?x64xf32>, %logits: !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) -> tensor<?x64xf32> {
+  // CHECK: %[[RECV:.*]] = llm.recv_start : !llm.token
+  %0 = llm.recv_start : !llm.token
+  // CHECK: %[[X:.*]] = llm.wait %[[RECV]] : (!llm.token) -> tensor<?x64xf32>
+  %1 = llm.wait %0 : (!llm.token) -> tensor<?x64xf32>
+  // CHECK: %[[REDUCE:.*]] = llm.reduce_scatter_start %[[X]] : (tensor<?x64xf32>) -> !llm.token
+  %2 = llm.reduce_scatter_start %1 : (tensor<?x64xf32>) -> !llm.token
+  // CHECK: %[[SHARE:.*]] = llm.wait %[[REDUCE]] : (!llm.token) -> tensor<?x64xf32>
+  %3 = llm.wait %2 : (!llm.token) -> tensor<?x64xf32>
+  // CHECK: %[[ALL:.*]] = llm.all_gather_start %[[SHARE]] : (tensor<?x64xf32>) -> !llm.token
+  %4 = llm.all_gather_start %3 : (tensor<?x64xf32>) -> !llm.token
+  // CHECK: %[[WHOLE:.*]] = llm.wait %[[ALL]] : (!llm.token) -> tensor<?x64xf32>
+  %5 = llm.wait %4 : (!llm.token) -> tensor<?x64xf32>
+  // CHECK: %[[BROADCAST:.*]] = llm.broadcast_start %[[WHOLE]] : (tensor<?x64xf32>) -> !llm.token
+  %6 = llm.broadcast_start %5 : (tensor<?x64xf32>) -> !llm.token
+  // CHECK: %[[SAME:.*]] = llm.wait %[[BROADCAST]] : (!llm.token) -> tensor<?x64xf32>
+  %7 = llm.wait %6 : (!llm.token) -> tensor<?x64xf32>
+  // CHECK: %[[GATHER:.*]] = llm.gather_start %{{.*}} : (!llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) -> !llm.token
+  %8 = llm.gather_start %logits : (!llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) -> !llm.token
+  // CHECK: llm.wait %[[GATHER]] : (!llm.token) -> !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?, [0, 256, 256]>
+  %9 = llm.wait %8 : (!llm.token) -> !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?, [0, 256, 256]>
+  // CHECK: %[[SEND:.*]] = llm.send_start %[[SAME]] : (tensor<?x64xf32>) -> !llm.token
+  %10 = llm.send_start %7 : (tensor<?x64xf32>) -> !llm.token
+  // CHECK: llm.wait %[[SEND]] : (!llm.token) -> ()
+  llm.wait %10 : (!llm.token) -> ()
+  return %7 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @row_views
+func.func @row_views(%x: tensor<?x64xf32>) -> (tensor<?x64xf32>, tensor<?x64xf32>) {
+  // CHECK: %[[FIRST:.*]] = llm.rows %{{.*}} first_half : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %0 = llm.rows %x first_half : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: %[[SECOND:.*]] = llm.rows %{{.*}} second_half : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.rows %x second_half : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.rows %{{.*}} share : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %2 = llm.rows %x share : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.join_rows %[[FIRST]], %[[SECOND]] : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  %3 = llm.join_rows %0, %1 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %2, %3 : tensor<?x64xf32>, tensor<?x64xf32>
+}

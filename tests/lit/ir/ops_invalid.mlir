@@ -322,7 +322,7 @@ func.func @f(%x: tensor<?x4xf32>) {
 // -----
 
 func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
-  // expected-error @+1 {{sums whole rows}}
+  // expected-error @+1 {{needs whole rows}}
   %0 = llm.all_reduce %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>
   return
 }
@@ -330,7 +330,7 @@ func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
 // -----
 
 func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
-  // expected-error @+1 {{sums whole rows}}
+  // expected-error @+1 {{needs whole rows}}
   %0 = llm.all_reduce_start %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.token
   return
 }
@@ -367,5 +367,112 @@ func.func @f(%x: tensor<?x64xf32>) {
   %0 = llm.all_reduce_start %x : (tensor<?x64xf32>) -> !llm.token
   // expected-error @+1 {{started with 'tensor<?x64xf32>', returns 'tensor<?x32xf32>'}}
   %1 = llm.wait %0 : (!llm.token) -> tensor<?x32xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  // expected-error @+1 {{needs whole rows}}
+  %0 = llm.reduce_scatter %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  // expected-error @+1 {{needs whole rows}}
+  %0 = llm.reduce_scatter_start %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.token
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{input and result must have one type}}
+  %0 = llm.all_gather %x : (tensor<?x64xf32>) -> tensor<?x128xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  // expected-error @+1 {{needs whole rows}}
+  %0 = llm.all_gather_start %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.token
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{input and result must have one type}}
+  %0 = llm.broadcast %x : (tensor<?x64xf32>) -> tensor<?x32xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  // expected-error @+1 {{needs whole rows}}
+  %0 = llm.broadcast_start %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.token
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x1xi32>) {
+  // expected-error @+1 {{operand #0 must be matrix of float activations with one row per token}}
+  llm.send %x : tensor<?x1xi32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  %0 = llm.send_start %x : (tensor<?x64xf32>) -> !llm.token
+  // expected-error @+1 {{a send gives nothing, this returns 'tensor<?x64xf32>'}}
+  %1 = llm.wait %0 : (!llm.token) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f() {
+  // expected-error @+1 {{result #0 must be matrix of float activations with one row per token}}
+  %0 = llm.recv : tensor<?x1xi32>
+  return
+}
+
+// -----
+
+func.func @f() {
+  %0 = llm.recv_start : !llm.token
+  // expected-error @+1 {{must return what llm.recv_start gives}}
+  llm.wait %0 : (!llm.token) -> ()
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  %0 = llm.gather_start %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.token
+  // expected-error @+1 {{the result has 32 columns on rank 0, expected 64}}
+  %1 = llm.wait %0 : (!llm.token) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{'tokens' isn't a part of the rows: expected first_half, second_half or share}}
+  %0 = llm.rows %x tokens : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
+  // expected-error @+1 {{both halves and the result must have one type}}
+  %0 = llm.join_rows %x, %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
   return
 }

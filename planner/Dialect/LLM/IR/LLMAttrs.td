@@ -45,11 +45,16 @@ def LLM_ProgramKind : LLM_Enum<"ProgramKind", "what steps a program is for", [
 def LLM_Rows : LLM_Enum<"Rows", "what a buffer has one row for", [
   I32EnumAttrCase<"Tokens", 0, "tokens">,
   I32EnumAttrCase<"Sampled", 1, "sampled">,
-  I32EnumAttrCase<"One", 2, "one">]>;
+  I32EnumAttrCase<"One", 2, "one">,
+  I32EnumAttrCase<"FirstHalf", 3, "first_half">,
+  I32EnumAttrCase<"SecondHalf", 4, "second_half">,
+  I32EnumAttrCase<"Share", 5, "share">]>;
 
 class LLM_Attr<string name, string mnemonic_> : AttrDef<LLM_Dialect, name> {
   let mnemonic = mnemonic_;
 }
+
+def LLM_RowsAttr : EnumAttr<LLM_Dialect, LLM_Rows, "rows">;
 
 def LLM_ModelAttr : LLM_Attr<"Model", "model"> {
   let summary = "the shape of a Llama-family model";

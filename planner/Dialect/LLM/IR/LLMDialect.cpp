@@ -47,8 +47,8 @@ LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
   if (name == "llm.step")
     return require(isa<IntegerAttr>(value), "an integer");
   if (name == "llm.event")
-    return require(isa<AllReduceStartOp, WaitOp>(op) && isa<IntegerAttr>(value),
-                   "an integer on an all_reduce_start or a wait");
+    return require((isStart(op) || isa<WaitOp>(op)) && isa<IntegerAttr>(value),
+                   "an integer on a start or a wait");
   if (name == "llm.buffers") {
     auto buffers = dyn_cast<ArrayAttr>(value);
     return require(

@@ -105,4 +105,14 @@ mlir::FailureOr<Enum> parseEnum(mlir::AsmParser &parser) {
 #define GET_OP_CLASSES
 #include "planner/Dialect/LLM/IR/LLMOps.h.inc"
 
+namespace llmir::llm {
+
+/// Whether `op` starts a communication that a `llm.wait` ends.
+inline bool isStart(mlir::Operation *op) {
+  return op->getNumResults() == 1 &&
+         mlir::isa<TokenType>(op->getResult(0).getType());
+}
+
+} // namespace llmir::llm
+
 #endif // LLMIR_DIALECT_LLM_IR_LLMDIALECT_H

@@ -24,7 +24,7 @@ def LLM_Dialect : Dialect {
       `llm.stage`    on a function: its place in the topology (`#llm.stage`)
       `llm.program`  on a function: what steps it is for (`#llm.program`)
       `llm.step`     on an operation: its position in the step list
-      `llm.event`    on `all_reduce_start` and `wait`: the event between them
+      `llm.event`    on a start and its `wait`: the event between them
       `llm.buffers`  on an operation: a `#llm.buffer` per activation result
   }];
   let useDefaultAttributePrinterParser = 1;

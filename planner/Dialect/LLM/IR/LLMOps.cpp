@@ -360,43 +360,97 @@ LogicalResult ScoreMergeOp::verify() {
 // Communication
 //===----------------------------------------------------------------------===//
 
-/// Sums need the same whole rows on every rank.
-static LogicalResult verifySummand(Operation *op, Type type) {
+/// Collectives in place need whole rows on every rank.
+static LogicalResult verifyWholeRows(Operation *op, Type type) {
   if (getNumShards(type) != 1)
-    return op->emitOpError() << "sums whole rows, got " << type;
+    return op->emitOpError() << "needs whole rows, got " << type;
   return success();
 }
 
-LogicalResult AllReduceOp::verify() {
-  if (getInput().getType() != getType())
-    return emitOpError() << "input and result must have one type";
-  return verifySummand(*this, getType());
+/// A collective in place: whole rows in, the same rows out.
+static LogicalResult verifyCollective(Operation *op) {
+  Type type = op->getResult(0).getType();
+  if (op->getOperand(0).getType() != type)
+    return op->emitOpError() << "input and result must have one type";
+  return verifyWholeRows(op, type);
 }
+
+LogicalResult AllReduceOp::verify() { return verifyCollective(*this); }
+LogicalResult ReduceScatterOp::verify() { return verifyCollective(*this); }
+LogicalResult AllGatherOp::verify() { return verifyCollective(*this); }
+LogicalResult BroadcastOp::verify() { return verifyCollective(*this); }
 
 LogicalResult AllReduceStartOp::verify() {
-  return verifySummand(*this, getInput().getType());
+  return verifyWholeRows(*this, getInput().getType());
+}
+LogicalResult ReduceScatterStartOp::verify() {
+  return verifyWholeRows(*this, getInput().getType());
+}
+LogicalResult AllGatherStartOp::verify() {
+  return verifyWholeRows(*this, getInput().getType());
+}
+LogicalResult BroadcastStartOp::verify() {
+  return verifyWholeRows(*this, getInput().getType());
 }
 
-LogicalResult WaitOp::verify() {
-  auto start = getToken().getDefiningOp<AllReduceStartOp>();
-  if (!start)
-    return emitOpError() << "waits for a token that no started operation gave";
-  if (!getToken().hasOneUse())
-    return emitOpError() << "a token can be waited for once";
-  if (start.getInput().getType() != getType())
-    return emitOpError() << "started with " << start.getInput().getType()
-                         << ", returns " << getType();
-  return success();
-}
-
-LogicalResult GatherOp::verify() {
-  Type input = getInput().getType();
-  FailureOr<int64_t> ranks = getRankCount(*this, {input, getType()});
+/// All columns of `input` on the first rank, none on the others.
+static LogicalResult verifyGathered(Operation *op, Type input, Type result) {
+  FailureOr<int64_t> ranks = getRankCount(op, {input, result});
   if (failed(ranks))
     return failure();
   int64_t all = 0;
   for (int64_t rank = 0; rank < *ranks; ++rank)
     all += getColumns(input, rank);
-  return verifyColumns(*this, "the result", getType(), *ranks,
+  return verifyColumns(op, "the result", result, *ranks,
                        [&](int64_t rank) { return rank == 0 ? all : 0; });
+}
+
+LogicalResult GatherOp::verify() {
+  return verifyGathered(*this, getInput().getType(), getType());
+}
+
+LogicalResult WaitOp::verify() {
+  Operation *start = getToken().getDefiningOp();
+  if (!start || !isStart(start))
+    return emitOpError() << "waits for a token that no started operation gave";
+  if (!getToken().hasOneUse())
+    return emitOpError() << "a token can be waited for once";
+  if (isa<SendStartOp>(start)) {
+    if (getResult())
+      return emitOpError() << "a send gives nothing, this returns "
+                           << getResult().getType();
+    return success();
+  }
+  if (!getResult())
+    return emitOpError() << "must return what " << start->getName() << " gives";
+  Type type = getResult().getType();
+  if (isa<RecvStartOp>(start))
+    return success();
+  Type input = start->getOperand(0).getType();
+  if (isa<GatherStartOp>(start))
+    return verifyGathered(*this, input, type);
+  if (input != type)
+    return emitOpError() << "started with " << input << ", returns " << type;
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Parts of the rows
+//===----------------------------------------------------------------------===//
+
+LogicalResult RowsOp::verify() {
+  if (getInput().getType() != getType())
+    return emitOpError() << "input and result must have one type";
+  if (!llvm::is_contained({Rows::FirstHalf, Rows::SecondHalf, Rows::Share},
+                          getPart()))
+    return emitOpError() << "'" << stringifyRows(getPart())
+                         << "' isn't a part of the rows: expected first_half, "
+                         << "second_half or share";
+  return success();
+}
+
+LogicalResult JoinRowsOp::verify() {
+  if (getFirst().getType() != getType() || getSecond().getType() != getType())
+    return emitOpError() << "both halves and the result must have one type";
+  return success();
 }

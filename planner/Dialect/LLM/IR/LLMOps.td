@@ -24,7 +24,8 @@ class LLM_Communication<string mnemonic, list<Trait> traits = []>
 def LLM_Activation : Type<CPred<"::llmir::llm::isActivationType($_self)">,
     "matrix of activations with one row per token">;
 def LLM_FloatActivation : Type<And<[LLM_Activation.predicate,
-    CPred<"!::llmir::llm::isQuantized($_self)">]>,
+    CPred<"!::llmir::llm::isQuantized($_self)">,
+    CPred<"!::llmir::llm::isIdMatrix($_self)">]>,
     "matrix of float activations with one row per token">;
 // What a weight is stored as.
 def LLM_Weight : Type<CPred<"::llmir::llm::isWeightType($_self)">,
@@ -304,22 +305,22 @@ def LLM_ScoreMergeOp : LLM_Op<"score_merge", [Pure]> {
 // Communication among the ranks of a stage, and from stage to stage
 //===----------------------------------------------------------------------===//
 
-def LLM_AllReduceOp : LLM_Communication<"all_reduce"> {
-  let summary = "sum over the ranks of the stage, in rank order, in place";
-  let arguments = (ins LLM_FloatActivation:$input);
-  let results = (outs LLM_FloatActivation:$result);
+// A collective on whole rows whose result lies where its input lay.
+class LLM_Collective<string mnemonic, Type type = LLM_FloatActivation>
+    : LLM_Communication<mnemonic> {
+  let arguments = (ins type:$input);
+  let results = (outs type:$result);
   let assemblyFormat = [{
     $input attr-dict `:` functional-type(operands, results)
   }];
   let hasVerifier = 1;
 }
 
-def LLM_AllReduceStartOp : LLM_Communication<"all_reduce_start"> {
-  let summary = "start an all_reduce";
-  let description = [{
-    The input must be left alone until the token has been waited for.
-  }];
-  let arguments = (ins LLM_FloatActivation:$input);
+// The same, split: `llm.wait` gives the result. Until then the input must be
+// left alone.
+class LLM_CollectiveStart<string mnemonic, Type type = LLM_FloatActivation>
+    : LLM_Communication<mnemonic> {
+  let arguments = (ins type:$input);
   let results = (outs LLM_TokenType:$token);
   let assemblyFormat = [{
     $input attr-dict `:` functional-type(operands, results)
@@ -327,14 +328,45 @@ def LLM_AllReduceStartOp : LLM_Communication<"all_reduce_start"> {
   let hasVerifier = 1;
 }
 
-def LLM_WaitOp : LLM_Communication<"wait"> {
-  let summary = "the result of a started operation";
-  let arguments = (ins LLM_TokenType:$token);
-  let results = (outs LLM_FloatActivation:$result);
-  let assemblyFormat = [{
-    $token attr-dict `:` functional-type(operands, results)
+def LLM_AllReduceOp : LLM_Collective<"all_reduce"> {
+  let summary = "sum over the ranks of the stage, in rank order, in place";
+}
+
+def LLM_AllReduceStartOp : LLM_CollectiveStart<"all_reduce_start"> {
+  let summary = "start an all_reduce";
+}
+
+def LLM_ReduceScatterOp : LLM_Collective<"reduce_scatter"> {
+  let summary = "sum over the ranks of the stage, each rank its share of rows";
+  let description = [{
+    The sums are those of `llm.all_reduce`, but each rank ends with its own
+    share of the rows alone, in place (`share`, as `llm.rows` has it).
   }];
-  let hasVerifier = 1;
+}
+
+def LLM_ReduceScatterStartOp : LLM_CollectiveStart<"reduce_scatter_start"> {
+  let summary = "start a reduce_scatter";
+}
+
+def LLM_AllGatherOp : LLM_Collective<"all_gather", LLM_Activation> {
+  let summary = "the shares of rows of all ranks of the stage, on each of them";
+  let description = [{
+    Each rank gives its `share` of the rows and ends with all of them, in place.
+  }];
+}
+
+def LLM_AllGatherStartOp
+    : LLM_CollectiveStart<"all_gather_start", LLM_Activation> {
+  let summary = "start an all_gather";
+}
+
+def LLM_BroadcastOp : LLM_Collective<"broadcast", LLM_Activation> {
+  let summary = "the rows of the stage's first rank, on all its ranks, in place";
+}
+
+def LLM_BroadcastStartOp
+    : LLM_CollectiveStart<"broadcast_start", LLM_Activation> {
+  let summary = "start a broadcast";
 }
 
 def LLM_GatherOp : LLM_Communication<"gather"> {
@@ -347,16 +379,98 @@ def LLM_GatherOp : LLM_Communication<"gather"> {
   let hasVerifier = 1;
 }
 
+def LLM_GatherStartOp : LLM_Communication<"gather_start"> {
+  let summary = "start a gather";
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_TokenType:$token);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+}
+
 def LLM_SendOp : LLM_Communication<"send"> {
   let summary = "rows to ranks of the next stage";
   let arguments = (ins LLM_FloatActivation:$input);
   let assemblyFormat = "$input attr-dict `:` type($input)";
 }
 
+def LLM_SendStartOp : LLM_Communication<"send_start"> {
+  let summary = "start a send";
+  let description = [{
+    `llm.wait` gives nothing: after it the input may be overwritten.
+  }];
+  let arguments = (ins LLM_FloatActivation:$input);
+  let results = (outs LLM_TokenType:$token);
+  let assemblyFormat = [{
+    $input attr-dict `:` functional-type(operands, results)
+  }];
+}
+
 def LLM_RecvOp : LLM_Communication<"recv"> {
   let summary = "rows from a rank of the previous stage";
   let results = (outs LLM_FloatActivation:$result);
   let assemblyFormat = "attr-dict `:` type($result)";
+}
+
+def LLM_RecvStartOp : LLM_Communication<"recv_start"> {
+  let summary = "start a recv";
+  let description = [{
+    The rows are what `llm.wait` gives; they are written from here on.
+  }];
+  let results = (outs LLM_TokenType:$token);
+  let assemblyFormat = "attr-dict `:` type($token)";
+}
+
+def LLM_WaitOp : LLM_Communication<"wait"> {
+  let summary = "the result of a started operation";
+  let description = [{
+    Each token is waited for once. The wait for a `llm.send_start` has no
+    result.
+  }];
+  let arguments = (ins LLM_TokenType:$token);
+  let results = (outs Optional<LLM_Activation>:$result);
+  let assemblyFormat = [{
+    $token attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Parts of the rows
+//===----------------------------------------------------------------------===//
+
+def LLM_RowsOp : LLM_Op<"rows", [Pure]> {
+  let summary = "a part of the rows, where they lie";
+  let description = [{
+    Of n rows, `first_half` is [0, (n + 1) / 2), `second_half` the rest, `share`
+    is [n i / r, n (i + 1) / r) on rank i of the stage's r. A view, not a step:
+    rows keep their numbers, so that what reads positions or sequences takes
+    those of its part.
+
+    ```mlir
+    %a = llm.rows %x first_half : (tensor<?x64xf32>) -> tensor<?x64xf32>
+    ```
+  }];
+  let arguments = (ins LLM_Activation:$input,
+                       LLM_RowsAttr:$part);
+  let results = (outs LLM_Activation:$result);
+  let assemblyFormat = [{
+    $input $part attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_JoinRowsOp : LLM_Op<"join_rows", [Pure]> {
+  let summary = "all rows, from their two halves";
+  let description = [{
+    A view as well: both halves lie in one buffer.
+  }];
+  let arguments = (ins LLM_Activation:$first, LLM_Activation:$second);
+  let results = (outs LLM_Activation:$result);
+  let assemblyFormat = [{
+    $first `,` $second attr-dict `:` functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
 }
 
 #endif // LLMIR_DIALECT_LLM_IR_LLMOPS

@@ -39,12 +39,15 @@ SmallVector<InPlace, 2> getInPlaceOperands(Operation *op) {
       .Case([](RopeAppendOp append) -> SmallVector<InPlace, 2> {
         return {{append.getQkv(), true}};
       })
-      .Case([](AllReduceOp reduce) -> SmallVector<InPlace, 2> {
-        return {{reduce.getInput(), true}};
-      })
+      .Case<AllReduceOp, ReduceScatterOp, AllGatherOp, BroadcastOp>(
+          [](auto collective) -> SmallVector<InPlace, 2> {
+            return {{collective.getInput(), true}};
+          })
       .Case([](WaitOp wait) -> SmallVector<InPlace, 2> {
-        auto start = wait.getToken().getDefiningOp<AllReduceStartOp>();
-        return {{start.getInput(), true}};
+        Operation *start = wait.getToken().getDefiningOp();
+        if (isa<GatherStartOp, SendStartOp, RecvStartOp>(start))
+          return {};
+        return {{start->getOperand(0), true}};
       })
       .Case([](LinearOp linear) -> SmallVector<InPlace, 2> {
         if (!linear.getResidual())
@@ -103,6 +106,9 @@ private:
   int64_t getMaxRows(Rows rows) {
     switch (rows) {
     case Rows::Tokens:
+    case Rows::FirstHalf: // as for all tokens: parts lie where they lay
+    case Rows::SecondHalf:
+    case Rows::Share:
       return program.getMaxTokens();
     case Rows::Sampled:
       return program.getMaxSampled();

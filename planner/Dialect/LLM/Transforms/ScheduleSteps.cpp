@@ -33,19 +33,20 @@ struct ScheduleStepsPass
     // What steps refer to comes first.
     Operation *firstStep =
         &*llvm::find_if(block, [](Operation &op) { return isStep(&op); });
-    SmallVector<AllReduceStartOp> starts;
+    SmallVector<Operation *> starts;
     SmallVector<WaitOp> waits;
     for (Operation &op : llvm::make_early_inc_range(block)) {
       if (!isStep(&op) && !op.hasTrait<OpTrait::IsTerminator>())
         op.moveBefore(firstStep);
-      else if (auto start = dyn_cast<AllReduceStartOp>(op))
-        starts.push_back(start);
+      else if (isStart(&op))
+        starts.push_back(&op);
       else if (auto wait = dyn_cast<WaitOp>(op))
         waits.push_back(wait);
     }
-    for (AllReduceStartOp start : starts)
-      if (Operation *producer = start.getInput().getDefiningOp())
-        start->moveAfter(producer);
+    for (Operation *start : starts)
+      if (start->getNumOperands() == 1)
+        if (Operation *producer = start->getOperand(0).getDefiningOp())
+          start->moveAfter(producer);
     for (WaitOp wait : waits)
       wait->moveBefore(getFirstUser(wait));
 
@@ -55,10 +56,10 @@ struct ScheduleStepsPass
       if (!isStep(&op))
         continue;
       op.setAttr("llm.step", builder.getI64IntegerAttr(step++));
-      if (auto start = dyn_cast<AllReduceStartOp>(op)) {
+      if (isStart(&op)) {
         Attribute number = builder.getI64IntegerAttr(event++);
         op.setAttr("llm.event", number);
-        for (Operation *wait : start->getUsers())
+        for (Operation *wait : op.getUsers())
           wait->setAttr("llm.event", number);
       }
     }

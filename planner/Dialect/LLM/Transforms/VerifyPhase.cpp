@@ -71,7 +71,7 @@ LogicalResult verifyOrder(func::FuncOp program) {
     if (!number || number.getInt() != step)
       return op.emitError() << "must be step " << step;
     ++step;
-    if (isa<AllReduceStartOp>(op)) {
+    if (isStart(&op)) {
       auto signal = op.getAttrOfType<IntegerAttr>("llm.event");
       if (!signal || signal.getInt() != event)
         return op.emitError() << "must signal event " << event;
