@@ -42,14 +42,15 @@ class Channel {
   // data[i] = sum over ranks of data[i], in place.
   virtual StatusOr<Request> StartAllReduce(float* data, size_t count) = 0;
   // Rank r contributes counts[r] floats from `in`; everyone gets all, in rank order, in `out` (sum
-  // of counts floats).
+  // of counts floats). `in` may be where the part belongs in `out`. Nothing is computed with the
+  // floats: they may stand for any other four bytes.
   virtual StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts,
                                            float* out) = 0;
   // The same, but only `root` gets `out`; it may be null elsewhere.
   virtual StatusOr<Request> StartGather(const float* in, std::span<const size_t> counts, float* out,
                                         int root) = 0;
   // data of all ranks (sum of counts floats each) summed; rank r gets its counts[r] floats in
-  // `out`.
+  // `out`, the same bits as StartAllReduce gives. `out` may be where the part lies in `data`.
   virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
                                                float* out) = 0;
   // `root`'s bytes to everyone.
@@ -60,6 +61,9 @@ class Channel {
   virtual StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) = 0;
   virtual StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) = 0;
 
+  // Takes all open operations of this rank as far as they go without waiting; true if anything
+  // moved. Called between pieces of other work while operations are under way.
+  virtual bool Progress() = 0;
   // True when the operation has finished (its slot is free then); makes progress on all open
   // operations of this rank.
   virtual StatusOr<bool> Test(Request request) = 0;

@@ -95,8 +95,6 @@ class OperationChannel : public Channel {
   // one rank and with data; what of the result is this rank's own and needs no peer is in place
   // already.
   virtual void Begin(int slot) = 0;
-  // Takes all open operations as far as they go without waiting; true if anything moved.
-  virtual bool Progress() = 0;
 
  private:
   // The Start functions in three steps: check the arguments, take a slot, hand over to the backend.

@@ -1,6 +1,9 @@
 #include "executor/program.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -20,6 +23,8 @@ struct BoundBuffer {
   int64_t row_bytes = 0;
   plan::Rows rows{};
   float* floats() const { return reinterpret_cast<float*>(data); }
+  float* floats(int64_t row) const { return floats() + row * stride(); }
+  std::byte* at(int64_t row) const { return data + row * row_bytes; }
   int64_t stride() const { return columns; }  // of float rows, floats
 };
 
@@ -42,7 +47,8 @@ struct BoundStep {
   uint32_t event = 0;
   bool residual = false;
   bool silu_mul = false;
-  bool main_only = false;  // only thread 0 has work
+  bool main_only = false;      // only thread 0 has work
+  int64_t prefetch_bytes = 0;  // per thread
   std::string name;
   int32_t layer = -1;
 };
@@ -57,7 +63,6 @@ struct Program::State {
   bool timing = false;
   uint64_t runs = 0;
   uint64_t tokens = 0;
-  uint64_t sampled_rows = 0;
 
   kernels::RopeArgs rope{};
   MemoryMap rope_tables;  // [2][max_tokens][rope_dim / 2] floats: cosines, sines
@@ -68,6 +73,10 @@ struct Program::State {
   MemoryMap gather_space;          // the other ranks' columns, before they are put in rows
   std::vector<comm::Request> events;
   std::vector<size_t> gather_counts;
+  std::vector<size_t> share_counts;        // of one collective over shares of rows, per rank
+  comm::Channel* collectives = nullptr;    // of the stage's ranks
+  int started = 0;                         // operations of it that have not been waited for
+  std::array<uint64_t, 6> rows_in_runs{};  // rows of a buffer over the runs, by plan::Rows
 
   BoundBuffer ids, logits, logprobs;
   int32_t sampled = 0;
@@ -93,15 +102,25 @@ struct RunContext {
     status = error.WithContext(fmt::format("step {}", step.name));
     failed.store(true, std::memory_order_release);
   }
+  // The rows that a step on `buffer` works on.
+  plan::Extent RowsOf(plan::Rows rows) const {
+    if (rows == plan::Rows::sampled) return {0, static_cast<uint64_t>(sampled)};
+    if (rows == plan::Rows::one) return {0, 1};
+    return plan::TokenRows(rows, static_cast<uint64_t>(tokens),
+                           static_cast<uint32_t>(resources.stage_rank),
+                           resources.stage->ranks()->size());
+  }
+  int64_t FirstRow(const BoundBuffer& buffer) const {
+    return static_cast<int64_t>(RowsOf(buffer.rows).begin);
+  }
   int64_t Rows(const BoundBuffer& buffer) const {
-    switch (buffer.rows) {
-      case plan::Rows::tokens:
-        return tokens;
-      case plan::Rows::sampled:
-        return sampled;
-      default:
-        return 1;
-    }
+    return static_cast<int64_t>(RowsOf(buffer.rows).size());
+  }
+  // This thread's share of them.
+  kernels::Share ShareOfRows(const BoundBuffer& buffer, int thread) const {
+    const int64_t first = FirstRow(buffer);
+    const auto share = kernels::ShareOf(Rows(buffer), 1, thread, threads);
+    return {first + share.begin, first + share.end};
   }
 };
 
@@ -126,7 +145,7 @@ void RunEmbedding(const BoundStep& step, RunContext& run, int thread) {
 }
 
 void RunRmsNorm(const BoundStep& step, RunContext& run, int thread) {
-  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  const auto share = run.ShareOfRows(step.in[0], thread);
   if (share.begin == share.end) return;
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& y = step.out[0];
@@ -136,7 +155,7 @@ void RunRmsNorm(const BoundStep& step, RunContext& run, int thread) {
 }
 
 void RunRmsNormQ8(const BoundStep& step, RunContext& run, int thread) {
-  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  const auto share = run.ShareOfRows(step.in[0], thread);
   if (share.begin == share.end) return;
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& y = step.out[0];
@@ -147,7 +166,7 @@ void RunRmsNormQ8(const BoundStep& step, RunContext& run, int thread) {
 }
 
 void RunQuantize(const BoundStep& step, RunContext& run, int thread) {
-  const auto share = kernels::ShareOf(run.Rows(step.in[0]), 1, thread, run.threads);
+  const auto share = run.ShareOfRows(step.in[0], thread);
   if (share.begin == share.end) return;
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& y = step.out[0];
@@ -178,10 +197,12 @@ kernels::LinearArgs LinearArgsOf(const BoundStep& step, const std::byte* x, int6
 void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& y = step.out[0];
-  kernels::LinearArgs args = LinearArgsOf(step, x.data, x.row_bytes, run.Rows(x), y.floats(),
-                                          y.stride(), run.state.scratch[thread].data());
+  const int64_t first = run.FirstRow(x);
+  kernels::LinearArgs args =
+      LinearArgsOf(step, x.at(first), x.row_bytes, run.Rows(x), y.floats(first), y.stride(),
+                   run.state.scratch[thread].data());
   if (step.residual) {
-    args.residual = step.in[1].floats();
+    args.residual = step.in[1].floats(first);
     args.residual_stride = step.in[1].stride();
   }
   const auto share =
@@ -237,8 +258,9 @@ void RunAdd(const BoundStep& step, RunContext& run, int thread) {
   const int64_t count = run.Rows(step.in[0]) * step.in[0].columns;
   const auto share = kernels::ShareOf(count, 16, thread, run.threads);
   if (share.begin == share.end) return;
-  run.state.vector->add(step.in[0].floats() + share.begin, step.in[1].floats() + share.begin,
-                        share.end - share.begin, step.out[0].floats() + share.begin);
+  const int64_t begin = run.FirstRow(step.in[0]) * step.in[0].stride() + share.begin;
+  run.state.vector->add(step.in[0].floats() + begin, step.in[1].floats() + begin,
+                        share.end - share.begin, step.out[0].floats() + begin);
 }
 
 void RunGatherRows(const BoundStep& step, RunContext& run, int thread) {
@@ -314,22 +336,70 @@ void RunScoreMerge(const BoundStep& step, RunContext& run, int) {
 // -------------------------------------------------------------------------------------------------
 // communication steps
 
-void RunAllReduceStart(const BoundStep& step, RunContext& run, int) {
-  auto request =
-      step.channel->StartAllReduce(step.in[0].floats(), run.Rows(step.in[0]) * step.in[0].columns);
-  if (!request.ok()) return run.Fail(step, request.status());
-  run.state.events[step.event] = *request;
+using Started = StatusOr<comm::Request>;
+
+Started StartAllReduce(const BoundStep& step, RunContext& run) {
+  const BoundBuffer& x = step.in[0];
+  return step.channel->StartAllReduce(x.floats(run.FirstRow(x)), run.Rows(x) * x.columns);
 }
 
-void RunAllReduce(const BoundStep& step, RunContext& run, int) {
-  const Status status =
-      step.channel->AllReduce(step.in[0].floats(), run.Rows(step.in[0]) * step.in[0].columns);
+// Four-byte words of each rank's share of the rows.
+std::span<const size_t> ShareCounts(const BoundBuffer& buffer, RunContext& run) {
+  auto& counts = run.state.share_counts;
+  for (uint32_t r = 0; r < counts.size(); ++r) {
+    const plan::Extent rows =
+        plan::TokenRows(plan::Rows::share, static_cast<uint64_t>(run.tokens), r, counts.size());
+    counts[r] = rows.size() * buffer.row_bytes / sizeof(float);
+  }
+  return counts;
+}
+
+Started StartReduceScatter(const BoundStep& step, RunContext& run) {
+  const BoundBuffer& share = step.out[0];
+  return step.channel->StartReduceScatter(step.in[0].floats(), ShareCounts(share, run),
+                                          share.floats(run.FirstRow(share)));
+}
+
+Started StartAllGather(const BoundStep& step, RunContext& run) {
+  const BoundBuffer& share = step.in[0];
+  return step.channel->StartAllGather(reinterpret_cast<const float*>(share.at(run.FirstRow(share))),
+                                      ShareCounts(share, run),
+                                      reinterpret_cast<float*>(step.out[0].data));
+}
+
+template <Started (*start)(const BoundStep&, RunContext&)>
+void RunStart(const BoundStep& step, RunContext& run, int) {
+  const Started request = start(step, run);
+  if (!request.ok()) return run.Fail(step, request.status());
+  run.state.events[step.event] = *request;
+  ++run.state.started;
+}
+
+template <Started (*start)(const BoundStep&, RunContext&)>
+void RunWhole(const BoundStep& step, RunContext& run, int) {
+  const Started request = start(step, run);
+  if (!request.ok()) return run.Fail(step, request.status());
+  const Status status = step.channel->Wait(*request);
   if (!status.ok()) run.Fail(step, status);
 }
 
 void RunWait(const BoundStep& step, RunContext& run, int) {
+  --run.state.started;
   const Status status = step.channel->Wait(run.state.events[step.event]);
   if (!status.ok()) run.Fail(step, status);
+}
+
+// The beginning of what this thread will read of the next weight, while a collective is under way;
+// the thread that moves the collective on goes on with that.
+void RunPrefetch(const BoundStep& step, RunContext& run, int thread) {
+  if (thread == 0 && run.threads > 1 && run.state.started > 0) return;
+  const PackedWeight& weight = *step.weight;
+  const auto panels = kernels::ShareOf(weight.panels, 1, thread, run.threads);
+  const int64_t panel_bytes = static_cast<int64_t>(weight.bytes) / weight.panels;
+  const std::byte* first = weight.data + panels.begin * panel_bytes;
+  const int64_t bytes = std::min(step.prefetch_bytes, (panels.end - panels.begin) * panel_bytes);
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
 }
 
 void RunGather(const BoundStep& step, RunContext& run, int) {
@@ -392,9 +462,19 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
     case plan::StepKind::gather_rows:
       return {RunGatherRows, false};
     case plan::StepKind::all_reduce:
-      return {RunAllReduce, true};
+      return {RunWhole<StartAllReduce>, true};
     case plan::StepKind::all_reduce_start:
-      return {RunAllReduceStart, true};
+      return {RunStart<StartAllReduce>, true};
+    case plan::StepKind::reduce_scatter:
+      return {RunWhole<StartReduceScatter>, true};
+    case plan::StepKind::reduce_scatter_start:
+      return {RunStart<StartReduceScatter>, true};
+    case plan::StepKind::all_gather:
+      return {RunWhole<StartAllGather>, true};
+    case plan::StepKind::all_gather_start:
+      return {RunStart<StartAllGather>, true};
+    case plan::StepKind::prefetch:
+      return {RunPrefetch, false};
     case plan::StepKind::wait:
       return {RunWait, true};
     case plan::StepKind::gather:
@@ -415,9 +495,28 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
 }
 
 bool IsCommunication(plan::StepKind kind) {
-  return kind == plan::StepKind::all_reduce || kind == plan::StepKind::all_reduce_start ||
-         kind == plan::StepKind::wait || kind == plan::StepKind::gather ||
-         kind == plan::StepKind::send || kind == plan::StepKind::recv;
+  switch (kind) {
+    case plan::StepKind::all_reduce:
+    case plan::StepKind::all_reduce_start:
+    case plan::StepKind::reduce_scatter:
+    case plan::StepKind::reduce_scatter_start:
+    case plan::StepKind::all_gather:
+    case plan::StepKind::all_gather_start:
+    case plan::StepKind::wait:
+    case plan::StepKind::gather:
+    case plan::StepKind::send:
+    case plan::StepKind::recv:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// What a thread may bring near ahead of its use: half of its core's second-level cache, so that
+// what the steps in between work on stays there. None where the system doesn't say.
+int64_t PrefetchBytes() {
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return bytes > 0 ? bytes / 2 : 0;
 }
 
 // The kernel names that a step's operands lead to: what the plan asks for must be what this runtime
@@ -468,6 +567,8 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
   state->rope = {model.rope_frequencies()->data(), model.rope_dim(),
                  model.rope_style() == plan::RopeStyle::interleaved};
   state->events.resize(program.events());
+  state->share_counts.resize(resources->stage->ranks()->size());
+  state->collectives = resources->groups[resources->stage->group()];
 
   std::vector<BoundBuffer> buffers;
   for (const plan::Buffer* buffer : *program.buffers()) {
@@ -554,6 +655,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       bound.kv.type =
           plan.kv()->dtype() == plan::DType::bf16 ? kernels::KvType::kBF16 : kernels::KvType::kF32;
     }
+    if (step.kind() == plan::StepKind::prefetch) bound.prefetch_bytes = PrefetchBytes();
     if (step.signals() >= 0) bound.event = step.signals();
     if (step.kind() == plan::StepKind::wait) bound.event = step.waits()->Get(0);
     if (step.group() >= 0) {
@@ -644,6 +746,7 @@ Status Program::Run(StepDescriptor& descriptor) {
     for (size_t i = 0; i < state.steps.size(); ++i) {
       const BoundStep& step = state.steps[i];
       if (thread == 0 || !step.main_only) step.function(step, run, thread);
+      if (thread == 0 && state.started > 0) state.collectives->Progress();
       // One barrier after every step: what a step wrote is the next one's input, by other threads'
       // rows or columns.
       if (run.threads > 1) {
@@ -661,7 +764,9 @@ Status Program::Run(StepDescriptor& descriptor) {
   });
   ++state.runs;
   state.tokens += header.tokens;
-  state.sampled_rows += header.sampled;
+  for (size_t rows = 0; rows < state.rows_in_runs.size(); ++rows) {
+    state.rows_in_runs[rows] += run.RowsOf(static_cast<plan::Rows>(rows)).size();
+  }
   return run.status;
 }
 
@@ -691,10 +796,19 @@ std::vector<Program::StepReport> Program::report() const {
     uint64_t bytes = 0;
     if (IsCommunication(step.kind) && step.kind != plan::StepKind::wait) {
       const BoundBuffer& buffer = step.kind == plan::StepKind::recv ? step.out[0] : step.in[0];
-      const uint64_t rows = buffer.rows == plan::Rows::tokens    ? state_->tokens
-                            : buffer.rows == plan::Rows::sampled ? state_->sampled_rows
-                                                                 : state_->runs;
-      bytes = rows * buffer.row_bytes * (step.kind == plan::StepKind::send ? step.peers.size() : 1);
+      const auto rows_of = [&](plan::Rows rows) {
+        return state_->rows_in_runs[static_cast<size_t>(rows)];
+      };
+      uint64_t rows = rows_of(buffer.rows);
+      if (step.kind == plan::StepKind::send) rows *= step.peers.size();
+      // The other ranks' shares go out, or the own share to all others.
+      if (step.kind == plan::StepKind::reduce_scatter ||
+          step.kind == plan::StepKind::reduce_scatter_start) {
+        rows -= rows_of(plan::Rows::share);
+      } else if (buffer.rows == plan::Rows::share) {
+        rows *= step.channel->size() - 1;
+      }
+      bytes = rows * buffer.row_bytes;
     }
     result.push_back({step.name, plan::EnumNameStepKind(step.kind), step.layer,
                       IsCommunication(step.kind), &state_->times[i], bytes});

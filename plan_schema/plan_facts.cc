@@ -112,6 +112,27 @@ Extent LeafExtent(Leaves leaves, uint32_t leaf_size, uint64_t total) {
           std::min<uint64_t>(uint64_t{leaves.end} * leaf_size, total)};
 }
 
+Extent TokenRows(Rows rows, uint64_t tokens, uint32_t rank, uint32_t ranks) {
+  switch (rows) {
+    case Rows::first_half:
+      return {0, (tokens + 1) / 2};
+    case Rows::second_half:
+      return {(tokens + 1) / 2, tokens};
+    case Rows::share:
+      return {tokens * rank / ranks, tokens * (rank + 1) / ranks};
+    default:
+      return {0, tokens};
+  }
+}
+
+bool ShareRows(Rows a, Rows b) {
+  const auto halves = [](Rows one, Rows other) {
+    return one == Rows::first_half && other == Rows::second_half;
+  };
+  const auto are_tokens = [](Rows rows) { return rows == Rows::tokens || IsPart(rows); };
+  return are_tokens(a) && are_tokens(b) && !halves(a, b) && !halves(b, a);
+}
+
 TensorPart RankTensorPart(const Tensor& tensor, const Rank& rank) {
   TensorPart part{{0, tensor.rows()}, {0, tensor.columns()}};
   if (tensor.unit() == Unit::whole) return part;

@@ -37,6 +37,22 @@ struct Extent {
 };
 Extent LeafExtent(Leaves leaves, uint32_t leaf_size, uint64_t total);
 
+// Rows that hold a part of a step's tokens.
+constexpr bool IsPart(Rows rows) {
+  return rows == Rows::first_half || rows == Rows::second_half || rows == Rows::share;
+}
+// The kinds that Feature::split_collectives stands for.
+constexpr bool IsSplitCollective(StepKind kind) {
+  return kind >= StepKind::reduce_scatter && kind <= StepKind::gather_start;
+}
+// Which of a step's `tokens` rows `rows` are on rank `rank` of a stage of `ranks`: all for
+// Rows::tokens, a part, possibly empty, for the others. Not for sampled and one, whose rows aren't
+// tokens.
+Extent TokenRows(Rows rows, uint64_t tokens, uint32_t rank, uint32_t ranks);
+// Whether some token's row belongs to both, whatever the step. Sampled and one have none in common
+// with any.
+bool ShareRows(Rows a, Rows b);
+
 // The part of a tensor that a rank takes.
 struct TensorPart {
   Extent rows;

@@ -498,6 +498,12 @@ Status VerifyFeatures(const Plan& plan) {
       use(stage->ranks()->size() > 1, Feature::tensor_parallel);
       for (const Program* program : *stage->programs()) {
         use(program->kind() == ProgramKind::score, Feature::score_programs);
+        for (uint32_t b = 0; b < Count(program->buffers()); ++b) {
+          use(IsPart(program->buffers()->Get(b)->rows()), Feature::row_views);
+        }
+        for (const Step* step : *program->steps()) {
+          use(IsSplitCollective(step->kind()), Feature::split_collectives);
+        }
       }
     }
   }

@@ -1,8 +1,10 @@
 #include "plan_schema/program_verifier.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <queue>
 #include <unordered_map>
 #include <unordered_set>
@@ -21,8 +23,24 @@ constexpr uint32_t kMaxPending =
 constexpr uint32_t kPartColumns = 3;  // kernels::ScorePart: maximum, sum, target
 
 bool IsCollective(StepKind kind) {
-  return kind == StepKind::all_reduce || kind == StepKind::all_reduce_start ||
-         kind == StepKind::gather;
+  switch (kind) {
+    case StepKind::all_reduce:
+    case StepKind::all_reduce_start:
+    case StepKind::reduce_scatter:
+    case StepKind::reduce_scatter_start:
+    case StepKind::all_gather:
+    case StepKind::all_gather_start:
+    case StepKind::gather:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Starts of collectives: they signal an event, which is waited for.
+bool IsStart(StepKind kind) {
+  return kind == StepKind::all_reduce_start || kind == StepKind::reduce_scatter_start ||
+         kind == StepKind::all_gather_start;
 }
 
 // What a step of a kind must and may have.
@@ -54,6 +72,13 @@ Signature SignatureOf(const Step& step) {
     case StepKind::all_reduce:
     case StepKind::all_reduce_start:
       return {1, 0, false, false, true};
+    case StepKind::reduce_scatter:
+    case StepKind::reduce_scatter_start:
+    case StepKind::all_gather:
+    case StepKind::all_gather_start:
+      return {1, 1, false, false, false};
+    case StepKind::prefetch:
+      return {0, 0, true, false, false};
     case StepKind::wait:
       return {0, 0, false, false, true};
     case StepKind::gather:
@@ -94,10 +119,10 @@ class ProgramVerifier {
     }
     LLMIR_RETURN_IF_ERROR(VerifyEvents());
     LLMIR_RETURN_IF_ERROR(VerifyEnd());
-    for (uint32_t r = 0; r < ranks_; ++r) {
-      LLMIR_RETURN_IF_ERROR(VerifyDefinedBeforeUse(r));
-      LLMIR_RETURN_IF_ERROR(VerifyApart(r));
-    }
+    places_.resize(Count(program_.buffers()));
+    std::iota(places_.begin(), places_.end(), 0);
+    for (uint32_t r = 0; r < ranks_; ++r) LLMIR_RETURN_IF_ERROR(VerifyApart(r));
+    for (uint32_t r = 0; r < ranks_; ++r) LLMIR_RETURN_IF_ERROR(VerifyDefinedBeforeUse(r));
     return Status();
   }
 
@@ -113,6 +138,31 @@ class ProgramVerifier {
   }
   const Buffer& Output(const Step& step, uint32_t i) const {
     return BufferAt(step.outputs()->Get(i));
+  }
+
+  // The same bytes on every rank, as rows of the same shape: two views of one place.
+  bool SamePlace(uint32_t a, uint32_t b) const {
+    const Buffer& one = BufferAt(a);
+    const Buffer& other = BufferAt(b);
+    return one.arena() == other.arena() && one.dtype() == other.dtype() &&
+           one.max_rows() == other.max_rows() &&
+           std::equal(one.offsets()->begin(), one.offsets()->end(), other.offsets()->begin()) &&
+           std::equal(one.columns()->begin(), one.columns()->end(), other.columns()->begin()) &&
+           std::equal(one.bytes()->begin(), one.bytes()->end(), other.bytes()->begin());
+  }
+  // Whether a step on one touches what a step on the other does.
+  bool Touch(uint32_t a, uint32_t b) const {
+    return a == b || (ShareRows(BufferAt(a).rows(), BufferAt(b).rows()) && SamePlace(a, b));
+  }
+  // Buffers that are live at one step may overlap as two views of one place only: the two halves of
+  // the tokens, or all tokens and a part of them.
+  bool MayOverlap(uint32_t a, uint32_t b) const {
+    const Rows one = BufferAt(a).rows();
+    const Rows other = BufferAt(b).rows();
+    const bool halves = IsPart(one) && IsPart(other) && !ShareRows(one, other);
+    const bool nested =
+        (one == Rows::tokens && IsPart(other)) || (other == Rows::tokens && IsPart(one));
+    return (halves || nested) && SamePlace(a, b);
   }
 
   Status VerifyBounds() {
@@ -148,9 +198,9 @@ class ProgramVerifier {
     }
     LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".rows", EnumNameRows(buffer.rows()),
                                     static_cast<unsigned>(buffer.rows())));
-    const uint32_t rows = buffer.rows() == Rows::tokens    ? program_.max_tokens()
-                          : buffer.rows() == Rows::sampled ? program_.max_sampled()
-                                                           : 1;
+    const uint32_t rows = buffer.rows() == Rows::sampled ? program_.max_sampled()
+                          : buffer.rows() == Rows::one   ? 1
+                                                         : program_.max_tokens();
     if (buffer.max_rows() < rows || buffer.max_rows() > kLargestCount) {
       return InvalidArgument("{}.max_rows: {}, expected at least {}, one for each of {}", where,
                              buffer.max_rows(), rows, EnumNameRows(buffer.rows()));
@@ -310,14 +360,27 @@ class ProgramVerifier {
     return Status();
   }
 
+  static bool CutsRows(StepKind kind) {
+    return kind == StepKind::reduce_scatter || kind == StepKind::reduce_scatter_start ||
+           kind == StepKind::all_gather || kind == StepKind::all_gather_start;
+  }
+
   // Only sums of whole rows may write what they read: linear's residual, add, and what works in
   // place by definition.
-  static Status VerifyAliases(const Step& step, const std::string& where) {
+  Status VerifyAliases(const Step& step, const std::string& where) const {
     const Signature signature = SignatureOf(step);
     for (uint32_t o = 0; o < Count(step.outputs()); ++o) {
       const uint32_t output = step.outputs()->Get(o);
       for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
-        const bool same = step.inputs()->Get(k) == output;
+        const uint32_t input = step.inputs()->Get(k);
+        if (CutsRows(step.kind())) {
+          // From all tokens to a share, or back, at one place.
+          if (SamePlace(input, output)) continue;
+          return InvalidArgument(
+              "{}.outputs[{}]: buffers[{}] lies elsewhere than buffers[{}], expected a view of it",
+              where, o, output, input);
+        }
+        const bool same = signature.in_place ? input == output : Touch(input, output);
         if (signature.in_place ? !same
                                : same && step.kind() != StepKind::add &&
                                      !(step.kind() == StepKind::linear && k == 1)) {
@@ -387,8 +450,20 @@ class ProgramVerifier {
         return output(0, DType::f32, Rows::sampled);
       case StepKind::all_reduce:
       case StepKind::all_reduce_start:
+        if (Input(step, 0).rows() == Rows::share) return input(0, DType::f32, Rows::tokens);
         return input(0, DType::f32, Input(step, 0).rows());
+      case StepKind::reduce_scatter:
+      case StepKind::reduce_scatter_start:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
+        return output(0, DType::f32, Rows::share);
+      case StepKind::all_gather:
+      case StepKind::all_gather_start: {
+        const DType dtype = Input(step, 0).dtype() == DType::q8_rows ? DType::q8_rows : DType::f32;
+        LLMIR_RETURN_IF_ERROR(input(0, dtype, Rows::share));
+        return output(0, dtype, Rows::tokens);
+      }
       case StepKind::gather:
+        if (IsPart(Input(step, 0).rows())) return input(0, DType::f32, Rows::tokens);
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
         return output(0, DType::f32, Input(step, 0).rows());
       case StepKind::sample: {
@@ -405,9 +480,14 @@ class ProgramVerifier {
       case StepKind::score_merge:
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
         return output(0, DType::f32, Rows::tokens);
-      case StepKind::wait:
       case StepKind::send:
+        if (!IsPart(Input(step, 0).rows())) return Status();
+        return input(0, Input(step, 0).dtype(), Rows::tokens);
       case StepKind::recv:
+        if (!IsPart(Output(step, 0).rows())) return Status();
+        return output(0, Output(step, 0).dtype(), Rows::tokens);
+      case StepKind::wait:
+      case StepKind::prefetch:
         return Status();
       default:
         return Incompatible("{}: this runtime has no step of this kind", where);
@@ -513,7 +593,14 @@ class ProgramVerifier {
         return output(0, Input(step, 0).columns()->Get(r));
       case StepKind::all_reduce:
       case StepKind::all_reduce_start:
+      case StepKind::reduce_scatter:
+      case StepKind::reduce_scatter_start:
+      case StepKind::all_gather:
+      case StepKind::all_gather_start:
         return input(0, Input(step, 0).columns()->Get(0));
+      case StepKind::prefetch:
+        LLMIR_RETURN_IF_ERROR(ShapeOnRank(step, r, where).status());
+        return ExpectMatrix(step, where);
       case StepKind::gather: {
         if (r != 0) return Status();
         uint64_t columns = 0;
@@ -593,23 +680,31 @@ class ProgramVerifier {
   // ---------------------------------------------------------- order
 
   // Each event is signalled, then waited for, before it is signalled again or the program ends;
-  // while its sum is under way no other step touches the buffer.
+  // while its collective is under way no other step touches the rows, and none waits for another
+  // stage, which would keep the collective from moving on.
   Status VerifyEvents() const {
     constexpr int64_t kIdle = -1;
     std::vector<int64_t> pending(program_.events(), kIdle);  // the step that signalled it
-    std::unordered_map<uint32_t, uint32_t> in_flight;        // buffer -> step that sums it
+    // The buffers of all rows that they touch, and the steps that started them.
+    std::vector<std::pair<uint32_t, uint32_t>> in_flight;
     for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
       const Step& step = *program_.steps()->Get(i);
       const bool waits = step.kind() == StepKind::wait;
       for (const auto* operands : {step.inputs(), step.outputs()}) {
         for (uint32_t k = 0; k < Count(operands) && !waits; ++k) {
-          if (const auto sum = in_flight.find(operands->Get(k)); sum != in_flight.end()) {
+          for (const auto& [buffer, start] : in_flight) {
+            if (!Touch(buffer, operands->Get(k))) continue;
             return InvalidArgument("{}: uses buffers[{}] while steps[{}] is still summing it",
-                                   StepPlace(i), operands->Get(k), sum->second);
+                                   StepPlace(i), operands->Get(k), start);
           }
         }
       }
-      const bool signals = step.kind() == StepKind::all_reduce_start;
+      if ((step.kind() == StepKind::send || step.kind() == StepKind::recv) && !in_flight.empty()) {
+        return InvalidArgument(
+            "{}: waits for another stage while the collective of steps[{}] is under way",
+            StepPlace(i), in_flight.front().second);
+      }
+      const bool signals = IsStart(step.kind());
       if ((step.signals() >= 0) != signals) {
         return InvalidArgument("{}.signals: {}, expected {}", StepPlace(i), step.signals(),
                                signals ? "an event" : "none");
@@ -628,7 +723,7 @@ class ProgramVerifier {
               event, pending[event]);
         }
         pending[event] = i;
-        in_flight[step.inputs()->Get(0)] = i;
+        in_flight.emplace_back(WholeOf(step), i);
         if (in_flight.size() > kMaxPending) {
           return InvalidArgument("{}: {} sums under way, a channel holds {}", StepPlace(i),
                                  in_flight.size(), kMaxPending);
@@ -642,18 +737,19 @@ class ProgramVerifier {
           return InvalidArgument("{}.waits[0]: event {}, which no step before it signals",
                                  StepPlace(i), event);
         }
-        const uint32_t buffer =
-            program_.steps()->Get(static_cast<uint32_t>(pending[event]))->inputs()->Get(0);
-        if (i > BufferAt(buffer).last_step()) {
+        const Step& start = *program_.steps()->Get(static_cast<uint32_t>(pending[event]));
+        const uint32_t buffer = ResultOf(start);
+        for (const uint32_t used : {WholeOf(start), buffer}) {
+          if (i <= BufferAt(used).last_step()) continue;
           return InvalidArgument(
               "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),
-              buffer, BufferAt(buffer).last_step());
+              used, BufferAt(used).last_step());
         }
         if (Count(step.outputs()) > 0 && step.outputs()->Get(0) != buffer) {
           return InvalidArgument("{}.outputs[0]: buffers[{}], but the sum is in buffers[{}]",
                                  StepPlace(i), step.outputs()->Get(0), buffer);
         }
-        in_flight.erase(buffer);
+        std::erase_if(in_flight, [&](const auto& entry) { return entry.second == pending[event]; });
         pending[event] = kIdle;
       }
     }
@@ -664,6 +760,15 @@ class ProgramVerifier {
       }
     }
     return Status();
+  }
+
+  // Of a collective: the buffer with all the rows that it touches, and the one with its result.
+  static uint32_t WholeOf(const Step& step) {
+    return step.kind() == StepKind::all_gather_start ? step.outputs()->Get(0)
+                                                     : step.inputs()->Get(0);
+  }
+  static uint32_t ResultOf(const Step& step) {
+    return CutsRows(step.kind()) ? step.outputs()->Get(0) : step.inputs()->Get(0);
   }
 
   // The last stage's program ends in what its kind is for, once.
@@ -681,29 +786,82 @@ class ProgramVerifier {
                            EnumNameStepKind(expected));
   }
 
-  // A step reads only what a step before it wrote on this rank.
+  // Which rows of a place have been written, and are of one age.
+  class WrittenRows {
+   public:
+    void Write(Rows rows) {
+      switch (rows) {
+        case Rows::first_half:
+        case Rows::second_half:
+          if (state_ == State::nothing || state_ == State::share) halves_ = {0, 0};
+          if (state_ == State::all) halves_ = {1, 1};
+          state_ = State::halves;
+          ++halves_[rows == Rows::first_half ? 0 : 1];
+          break;
+        case Rows::share:
+          state_ = State::share;
+          break;
+        default:
+          state_ = State::all;
+      }
+    }
+    bool Has(Rows rows) const {
+      switch (state_) {
+        case State::nothing:
+          return false;
+        case State::all:
+          return true;
+        case State::share:
+          return rows == Rows::share;
+        case State::halves:
+          if (rows == Rows::first_half) return halves_[0] > 0;
+          if (rows == Rows::second_half) return halves_[1] > 0;
+          // Rewritten equally often: what one half has gone through, so has the other.
+          return halves_[0] == halves_[1];
+      }
+      return false;
+    }
+
+   private:
+    enum class State { nothing, all, halves, share };
+    State state_ = State::nothing;
+    std::array<uint32_t, 2> halves_{};  // times that each has been written
+  };
+
+  // A step reads only rows that steps before it wrote on this rank.
   Status VerifyDefinedBeforeUse(uint32_t r) const {
-    std::vector<bool> written(Count(program_.buffers()), false);
+    std::vector<WrittenRows> written(Count(program_.buffers()));  // by place
     for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
       const Step& step = *program_.steps()->Get(i);
       if (step.ranks()->Get(r)->skip()) continue;
       for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
-        if (!written[step.inputs()->Get(k)]) {
+        const uint32_t b = step.inputs()->Get(k);
+        if (!written[Find(b)].Has(BufferAt(b).rows())) {
           return InvalidArgument(
               "{}.inputs[{}]: buffers[{}] has not been written on rank {} of the stage",
-              StepPlace(i), k, step.inputs()->Get(k), r);
+              StepPlace(i), k, b, r);
         }
       }
       if (step.kind() == StepKind::gather && r != 0) continue;
-      for (uint32_t k = 0; k < Count(step.outputs()); ++k) written[step.outputs()->Get(k)] = true;
+      for (uint32_t k = 0; k < Count(step.outputs()); ++k) {
+        const uint32_t b = step.outputs()->Get(k);
+        // What works in place writes no row that it hasn't read.
+        if (!SignatureOf(step).in_place) written[Find(b)].Write(BufferAt(b).rows());
+      }
     }
     return Status();
   }
 
-  // Buffers that are live at the same step lie apart. A sweep over the steps keeps the live ones of
-  // each arena ordered by place; since they are apart, a new one need only be held against its two
-  // neighbours.
-  Status VerifyApart(uint32_t r) const {
+  // The place of a buffer: views of one that are live at one step have it in common.
+  uint32_t Find(uint32_t b) const {
+    while (places_[b] != b) b = places_[b];
+    return b;
+  }
+
+  // Buffers that are live at the same step lie apart, unless they are views of one place. A sweep
+  // over the steps keeps the live ones of each arena ordered by place; since places are apart, a
+  // new one need only be held against its two neighbours.
+  Status VerifyApart(uint32_t r) {
     std::vector<uint32_t> order;
     for (uint32_t b = 0; b < Count(program_.buffers()); ++b) {
       if (BufferAt(b).columns()->Get(r) > 0) order.push_back(b);
@@ -712,7 +870,7 @@ class ProgramVerifier {
       return BufferAt(a).first_step() < BufferAt(b).first_step();
     });
     using Place = std::pair<uint32_t, uint64_t>;  // arena, offset
-    std::map<Place, uint32_t> live;
+    std::map<Place, std::vector<uint32_t>> live;
     const auto ends_later = [&](uint32_t a, uint32_t b) {
       return BufferAt(a).last_step() > BufferAt(b).last_step();
     };
@@ -727,23 +885,32 @@ class ProgramVerifier {
     };
     for (const uint32_t b : order) {
       while (!expiring.empty() && BufferAt(expiring.top()).last_step() < BufferAt(b).first_step()) {
-        live.erase(place(expiring.top()));
+        const auto ended = live.find(place(expiring.top()));
+        std::erase(ended->second, expiring.top());
+        if (ended->second.empty()) live.erase(ended);
         expiring.pop();
       }
       const auto [arena, offset] = place(b);
-      const auto next = live.lower_bound({arena, offset});
+      auto next = live.lower_bound({arena, offset});
+      if (next != live.end() && next->first == Place(arena, offset)) {
+        for (const uint32_t other : next->second) {
+          if (!MayOverlap(b, other)) return overlap(b, other);
+          places_[Find(b)] = Find(other);
+        }
+        ++next;
+      }
       if (next != live.end() && next->first.first == arena &&
           next->first.second < offset + BufferAt(b).bytes()->Get(r)) {
-        return overlap(b, next->second);
+        return overlap(b, next->second.front());
       }
-      if (next != live.begin()) {
-        const auto previous = std::prev(next);
-        if (previous->first.first == arena &&
-            previous->first.second + BufferAt(previous->second).bytes()->Get(r) > offset) {
-          return overlap(b, previous->second);
+      if (const auto at = live.lower_bound({arena, offset}); at != live.begin()) {
+        const auto& [before, buffers] = *std::prev(at);
+        if (before.first == arena &&
+            before.second + BufferAt(buffers.front()).bytes()->Get(r) > offset) {
+          return overlap(b, buffers.front());
         }
       }
-      live.emplace(Place(arena, offset), b);
+      live[Place(arena, offset)].push_back(b);
       expiring.push(b);
     }
     return Status();
@@ -756,6 +923,7 @@ class ProgramVerifier {
   const std::string where_;
   const uint32_t ranks_;
   std::vector<std::unordered_set<uint32_t>> rank_weights_;
+  std::vector<uint32_t> places_;  // by buffer: another one at its place, or itself (union-find)
 };
 
 // ------------------------------------------------------------ messages
@@ -783,7 +951,7 @@ class Rehearsal {
         uint32_t tag = 0;
         if (step.kind() == StepKind::send) tag = sends++;
         if (step.kind() == StepKind::recv) tag = receives++;
-        if (step.kind() == StepKind::all_reduce_start) signalled[step.signals()] = i;
+        if (IsStart(step.kind())) signalled[step.signals()] = i;
         if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
         state.tags.push_back(tag);
       }
@@ -898,6 +1066,8 @@ class Rehearsal {
     *moved = false;
     switch (StepOf(actor).kind()) {
       case StepKind::all_reduce:
+      case StepKind::reduce_scatter:
+      case StepKind::all_gather:
       case StepKind::gather:
         // Of a stage's ranks each comes here once per step: the one that completes the number moves
         // all.
@@ -912,6 +1082,8 @@ class Rehearsal {
         }
         return Status();
       case StepKind::all_reduce_start:
+      case StepKind::reduce_scatter_start:
+      case StepKind::all_gather_start:
         if (++stage.started[actor.step] == stage.ranks) {
           ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
         }

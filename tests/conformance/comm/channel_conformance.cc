@@ -235,8 +235,67 @@ TEST_P(ChannelConformance, ReduceScatterGivesEachRankItsPartOfTheSum) {
       EXPECT_TRUE(SameBits(out, Slice(SequentialSum(offsets.back(), channel.size(), seed),
                                       offsets[own], counts[own])))
           << testing::PrintToString(counts);
+      // In place: the sum takes the place of this rank's summand, and is all_reduce's, bit for bit.
+      Floats place = data;
+      Floats whole = data;
+      EXPECT_OK(channel.ReduceScatter(place.data(), counts, place.data() + offsets[own]));
+      EXPECT_OK(channel.AllReduce(whole.data(), whole.size()));
+      EXPECT_TRUE(SameBits(Slice(place, offsets[own], counts[own]),
+                           Slice(whole, offsets[own], counts[own])))
+          << testing::PrintToString(counts);
       ++seed;
     }
+  });
+}
+
+// What a step does with a part of the tokens of each rank: started, worked beside, waited for. A
+// share may be empty.
+TEST_P(ChannelConformance, SharesOfRowsGoOutSummedAndComeBackWhole) {
+  constexpr size_t kColumns = 577;
+  OnRanks([](Channel& channel) {
+    const size_t ranks = static_cast<size_t>(channel.size());
+    const size_t own = static_cast<size_t>(channel.rank());
+    for (const size_t rows : {1, 2, 3, 5, 250}) {
+      Counts counts(ranks);
+      for (size_t r = 0; r < ranks; ++r) {
+        counts[r] = (rows * (r + 1) / ranks - rows * r / ranks) * kColumns;
+      }
+      const size_t begin = Offsets(counts)[own];
+      const uint32_t seed = static_cast<uint32_t>(rows);
+      Floats data = Values(rows * kColumns, channel.rank(), seed);
+      StatusOr<Request> request =
+          channel.StartReduceScatter(data.data(), counts, data.data() + begin);
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      channel.Progress();
+      EXPECT_OK(channel.Wait(*request));
+      for (size_t i = begin; i < begin + counts[own]; ++i) data[i] *= 2;
+      request = channel.StartAllGather(data.data() + begin, counts, data.data());
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      channel.Progress();
+      EXPECT_OK(channel.Wait(*request));
+      Floats expected = SequentialSum(rows * kColumns, channel.size(), seed);
+      for (float& value : expected) value *= 2;
+      EXPECT_TRUE(SameBits(data, expected)) << rows;
+    }
+  });
+}
+
+TEST_P(ChannelConformance, ProgressAloneFinishesWhatHasBeenStarted) {
+  OnRanks([](Channel& channel) {
+    constexpr size_t kCount = 3 * kRoundBytes / sizeof(float) + 5;
+    Floats data = Values(kCount, channel.rank(), 9);
+    const StatusOr<Request> request = channel.StartAllReduce(data.data(), kCount);
+    ASSERT_TRUE(request.ok()) << request.status().ToString();
+    // Progress never waits: the peers may not have come yet, and then nothing moves.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    const Floats expected = SequentialSum(kCount, channel.size(), 9);
+    while (!SameBits(data, expected) && std::chrono::steady_clock::now() < deadline) {
+      channel.Progress();
+    }
+    EXPECT_TRUE(SameBits(data, expected));
+    // The others may still read this rank's part: it goes on until all have finished.
+    EXPECT_OK(channel.Wait(*request));
+    EXPECT_FALSE(channel.Progress());
   });
 }
 
