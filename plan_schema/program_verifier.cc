@@ -150,10 +150,6 @@ class ProgramVerifier {
            std::equal(one.columns()->begin(), one.columns()->end(), other.columns()->begin()) &&
            std::equal(one.bytes()->begin(), one.bytes()->end(), other.bytes()->begin());
   }
-  // Whether a step on one touches what a step on the other does.
-  bool Touch(uint32_t a, uint32_t b) const {
-    return a == b || (ShareRows(BufferAt(a).rows(), BufferAt(b).rows()) && SamePlace(a, b));
-  }
   // Buffers that are live at one step may overlap as two views of one place only: the two halves of
   // the tokens, or all tokens and a part of them.
   bool MayOverlap(uint32_t a, uint32_t b) const {
@@ -163,6 +159,11 @@ class ProgramVerifier {
     const bool nested =
         (one == Rows::tokens && IsPart(other)) || (other == Rows::tokens && IsPart(one));
     return (halves || nested) && SamePlace(a, b);
+  }
+
+  // Whether a step on one touches what a step on the other does.
+  bool Touch(uint32_t a, uint32_t b) const {
+    return a == b || (ShareRows(BufferAt(a).rows(), BufferAt(b).rows()) && MayOverlap(a, b));
   }
 
   Status VerifyBounds() {
@@ -739,7 +740,7 @@ class ProgramVerifier {
         }
         const Step& start = *program_.steps()->Get(static_cast<uint32_t>(pending[event]));
         const uint32_t buffer = ResultOf(start);
-        for (const uint32_t used : {WholeOf(start), buffer}) {
+        for (const uint32_t used : {start.inputs()->Get(0), buffer}) {
           if (i <= BufferAt(used).last_step()) continue;
           return InvalidArgument(
               "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),

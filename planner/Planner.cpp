@@ -71,6 +71,11 @@ Status checkOptions(const checkpoint::ModelConfig &config,
   if (options.kvBlocks && options.kvMemory)
     return InvalidArgument("--kv-blocks and --kv-memory say the same in two "
                            "ways: give one of them");
+  if (!llvm::is_contained({"none", "halves", "scatter", "auto"},
+                          options.overlap))
+    return InvalidArgument("--overlap {}: expected none, halves, scatter or "
+                           "auto",
+                           options.overlap);
   if (options.context)
     LLMIR_RETURN_IF_ERROR(
         checkRange("--context", *options.context, 1, config.context));
@@ -100,7 +105,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
           fmt::format("context={}", context),
           fmt::format("max-batch={}", options.maxBatch),
-          fmt::format("prefill-chunk={}", options.prefillChunk)};
+          fmt::format("prefill-chunk={}", options.prefillChunk),
+          fmt::format("overlap={}", options.overlap)};
 }
 
 } // namespace
@@ -154,6 +160,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   pipeline.ranks.assign(options.tp.begin(), options.tp.end());
   pipeline.maxBatch = options.maxBatch;
   pipeline.prefillChunk = options.prefillChunk;
+  pipeline.overlap = options.overlap;
   PassManager manager(&mlirContext);
   if (options.configure && !options.configure(manager))
     return InvalidArgument("wrong options of the pass manager");

@@ -36,6 +36,7 @@ struct PlannerOptions {
   std::optional<int64_t> context;   // tokens of a sequence; else by the model
   int64_t maxBatch = 8;             // sequences in a step
   int64_t prefillChunk = 512;       // prompt tokens in a step
+  std::string overlap = "auto";     // none, halves, scatter, auto
   int threads = 2;                  // that hash the checkpoint
   std::string command;              // for the plan's provenance
   std::string planFolder;           // paths in the plan are relative to it

@@ -74,6 +74,13 @@ cl::opt<int64_t> prefillChunk("prefill-chunk", cl::value_desc("tokens"),
                               cl::desc("Prompt tokens in one step"),
                               cl::cat(category));
 
+cl::opt<std::string> overlap(
+    "overlap", cl::value_desc("how"), cl::init("auto"),
+    cl::desc("How ranks of a stage share out steps of many tokens: none, "
+             "scatter (each adds and normalizes its share of the tokens), "
+             "halves (one half's work beside the other's sums) or auto"),
+    cl::cat(category));
+
 /// "512", "64K", "1.5Gi" in bytes.
 StatusOr<uint64_t> parseBytes(const std::string &text) {
   auto wrong = [&] {
@@ -194,6 +201,7 @@ Status run(int argc, char **argv) {
     options.context = context;
   options.maxBatch = maxBatch;
   options.prefillChunk = prefillChunk;
+  options.overlap = overlap;
   options.command = getCommand(argc, argv);
   options.planFolder = std::filesystem::path(output.getValue()).parent_path();
   options.note = [](const std::string &text) {

@@ -3,6 +3,7 @@
 #include "planner/Target/Plan/ExportPlan.h"
 
 #include <filesystem>
+#include <map>
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/MapVector.h"
@@ -63,6 +64,7 @@ plan::StepKind getStepKind(Operation *op) {
       .Case([](llm::SendStartOp) { return StepKind::send_start; })
       .Case([](llm::RecvStartOp) { return StepKind::recv_start; })
       .Case([](llm::GatherOp) { return StepKind::gather; })
+      .Case([](llm::PrefetchOp) { return StepKind::prefetch; })
       .Case([](llm::SendOp) { return StepKind::send; })
       .Case([](llm::RecvOp) { return StepKind::recv; })
       .Case([](llm::SampleOp) { return StepKind::sample; })
@@ -372,16 +374,23 @@ private:
 
     llvm::DenseMap<Value, uint32_t> bufferOf;
     llvm::DenseMap<Operation *, std::pair<std::string, int64_t>> subjects;
+    // A view may name its buffer, and a start use one, before the operation
+    // that has it as result: buffers first.
+    std::map<int64_t, std::unique_ptr<plan::BufferT>> buffers;
     for (Operation &op : function.front()) {
-      if (!llm::isStep(&op))
+      if (!llm::isStep(&op) && !llm::isView(&op))
         continue;
       subjects[&op] = getSubject(&op, subjects, stages[stageIndex].stage);
-      auto [subject, layer] = subjects[&op];
-      std::string name = getStepName(&op, subject);
-      exportBuffers(&op, name, *program, stage, bufferOf);
-      program->steps.push_back(
-          exportStep(&op, name, layer, *program, stageIndex, bufferOf));
+      exportBuffers(&op, getStepName(&op, subjects[&op].first), buffers, stage,
+                    bufferOf);
     }
+    for (auto &[id, buffer] : buffers)
+      program->buffers.push_back(std::move(buffer));
+    for (Operation &op : function.front())
+      if (llm::isStep(&op))
+        program->steps.push_back(
+            exportStep(&op, getStepName(&op, subjects[&op].first),
+                       subjects[&op].second, *program, stageIndex, bufferOf));
     return program;
   }
 
@@ -396,6 +405,9 @@ private:
       int64_t layer = stage.getLayers()[0] + local;
       return std::pair(fmt::format("layers.{}.{}", layer, name), layer);
     };
+    auto passOn = [&](Operation *passes) {
+      return subjects.lookup(passes->getOperand(0).getDefiningOp());
+    };
     return llvm::TypeSwitch<Operation *, std::pair<std::string, int64_t>>(op)
         .Case([&](llm::RopeAppendOp append) {
           return ofLayer(append.getLayer(), "rope_append");
@@ -406,10 +418,17 @@ private:
         .Case([&](llm::AddOp add) {
           return subjects.lookup(add.getRhs().getDefiningOp());
         })
-        .Case<llm::QuantizeOp, llm::AllReduceOp, llm::AllReduceStartOp,
-              llm::WaitOp, llm::GatherOp>([&](Operation *passes) {
-          return subjects.lookup(passes->getOperand(0).getDefiningOp());
+        .Case([&](llm::PrefetchOp prefetch) {
+          WeightOp weight = getWeight(prefetch);
+          return std::pair(
+              weight.getSymName().str(),
+              static_cast<int64_t>(weight.getLayer().value_or(-1)));
         })
+        .Case<llm::QuantizeOp, llm::WaitOp, llm::RowsOp, llm::JoinRowsOp>(
+            passOn)
+        .Case<llm::AllReduceOp, llm::AllReduceStartOp, llm::ReduceScatterOp,
+              llm::ReduceScatterStartOp, llm::AllGatherOp,
+              llm::AllGatherStartOp, llm::GatherOp>(passOn)
         .Default([](Operation *other) {
           WeightOp weight = getWeight(other);
           int64_t layer = weight && weight.getLayer() ? *weight.getLayer() : -1;
@@ -424,13 +443,17 @@ private:
 
   static std::string getStepName(Operation *op, const std::string &subject) {
     if (isa<llm::AddOp, llm::QuantizeOp, llm::AllReduceOp,
-            llm::AllReduceStartOp, llm::WaitOp, llm::GatherOp>(op))
+            llm::AllReduceStartOp, llm::ReduceScatterOp,
+            llm::ReduceScatterStartOp, llm::AllGatherOp, llm::AllGatherStartOp,
+            llm::WaitOp, llm::GatherOp, llm::PrefetchOp, llm::RowsOp,
+            llm::JoinRowsOp>(op))
       return subject + "." + op->getName().stripDialect().str();
     return subject;
   }
 
   void exportBuffers(Operation *op, const std::string &name,
-                     plan::ProgramT &program, plan::StageT &stage,
+                     std::map<int64_t, std::unique_ptr<plan::BufferT>> &buffers,
+                     plan::StageT &stage,
                      llvm::DenseMap<Value, uint32_t> &bufferOf) {
     auto places = op->getAttrOfType<ArrayAttr>("llm.buffers");
     size_t next = 0;
@@ -439,9 +462,10 @@ private:
         continue;
       auto place = cast<llm::BufferAttr>(places[next++]);
       bufferOf[result] = place.getId();
-      if (place.getId() < static_cast<int64_t>(program.buffers.size()))
+      std::unique_ptr<plan::BufferT> &buffer = buffers[place.getId()];
+      if (buffer)
         continue; // rewritten in place
-      auto buffer = std::make_unique<plan::BufferT>();
+      buffer = std::make_unique<plan::BufferT>();
       buffer->name = next == 1 ? name : name + ".scratch";
       buffer->dtype = getPlanDType(result.getType());
       buffer->rows = static_cast<plan::Rows>(place.getRows());
@@ -460,7 +484,6 @@ private:
         arena = std::max<uint64_t>(arena,
                                    place.getOffsets()[r] + place.getBytes()[r]);
       }
-      program.buffers.push_back(std::move(buffer));
     }
   }
 
@@ -481,6 +504,9 @@ private:
       for (Value result : op->getResults())
         if (auto buffer = bufferOf.find(result); buffer != bufferOf.end())
           step->outputs.push_back(buffer->second);
+    // A start that gives another part of the rows names that from here on.
+    if (isa<llm::ReduceScatterStartOp, llm::AllGatherStartOp>(op))
+      step->outputs.push_back(bufferOf.lookup(op->user_begin()->getResult(0)));
     if (WeightOp weight = getWeight(op))
       step->weight = weightIndex.lookup(weight.getSymName());
     if (std::string kernel = getKernel(op, step->kind); !kernel.empty())
@@ -509,9 +535,30 @@ private:
         *rank->cost = getStepCost(op, stage, model, r);
       rank->cost->message_bytes_per_token *=
           isa<llm::SendOp>(op) ? rank->peers.size() : 1;
+      double part = getPartOfTokens(*step, program, stage.getRanks());
+      for (double *perToken :
+           {&rank->cost->bytes_per_token, &rank->cost->flops_per_token,
+            &rank->cost->message_bytes_per_token})
+        *perToken *= part;
       step->ranks.push_back(std::move(rank));
     }
     return step;
+  }
+
+  /// The part of a step's tokens whose rows `step` works on.
+  static double getPartOfTokens(const plan::StepT &step,
+                                const plan::ProgramT &program, int64_t ranks) {
+    if (step.inputs.empty() || plan::IsSplitCollective(step.kind))
+      return 1; // a collective over shares says what it sends
+    switch (program.buffers[step.inputs[0]]->rows) {
+    case plan::Rows::first_half:
+    case plan::Rows::second_half:
+      return 0.5;
+    case plan::Rows::share:
+      return 1.0 / ranks;
+    default:
+      return 1;
+    }
   }
 
   /// Rank j of a stage receives from rank j mod n of the n ranks before it.
@@ -542,7 +589,7 @@ private:
   }
 
   std::string getKernel(Operation *op, plan::StepKind kind) {
-    if (isCommunication(kind))
+    if (isCommunication(kind) || kind == plan::StepKind::prefetch)
       return "";
     if (isa<llm::LinearOp, llm::ScoreOp, llm::EmbeddingOp>(op))
       return getLinearKernel(getWeight(op).getType());
@@ -579,7 +626,8 @@ private:
       if (attr.getKind() != llm::ProgramKind::Decode)
         continue;
       for (Operation &op : function.front()) {
-        if (isa<llm::AllReduceOp, llm::WaitOp, llm::GatherOp>(op))
+        if (isa<llm::AllReduceOp, llm::ReduceScatterOp, llm::AllGatherOp,
+                llm::WaitOp, llm::GatherOp>(op))
           meet();
         alone += getReadWeightBytes(&op, -1);
         for (int64_t r = 0; r < ranks; ++r)
@@ -745,6 +793,14 @@ private:
                 llm::ProgramKind::Score,
             plan::Feature::score_programs);
     }
+    for (auto &stage : plan->replicas[0]->stages)
+      for (auto &program : stage->programs) {
+        for (auto &buffer : program->buffers)
+          use(plan::IsPart(buffer->rows), plan::Feature::row_views);
+        for (auto &step : program->steps)
+          use(plan::IsSplitCollective(step->kind),
+              plan::Feature::split_collectives);
+      }
     for (auto &[name, op] : weightOps)
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
     use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);

@@ -12,7 +12,7 @@ using namespace llmir;
 using namespace llmir::llm;
 
 int64_t llmir::getReadWeightBytes(Operation *op, int64_t rank) {
-  if (isa<EmbeddingOp>(op))
+  if (isa<EmbeddingOp, PrefetchOp>(op))
     return 0;
   for (Value operand : op->getOperands()) {
     auto weight = operand.getDefiningOp<WeightOp>();
@@ -93,6 +93,13 @@ plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
       })
       .Case<AllReduceOp, AllReduceStartOp, SendOp>(
           [&](Operation *message) { isMessage(message->getOperand(0)); })
+      // The other ranks' shares, or the own share to each of them.
+      .Case<ReduceScatterOp, ReduceScatterStartOp, AllGatherOp,
+            AllGatherStartOp>([&](Operation *message) {
+        isMessage(message->getOperand(0));
+        cost.message_bytes_per_token *=
+            1 - 1.0 / static_cast<double>(stage.getRanks());
+      })
       .Case([&](RecvOp receive) { isMessage(receive.getResult()); })
       // The first rank gets what the others send.
       .Case([&](GatherOp gather) {

@@ -140,3 +140,11 @@ func.func @row_views(%x: tensor<?x64xf32>) -> (tensor<?x64xf32>, tensor<?x64xf32
   %3 = llm.join_rows %0, %1 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
   return %2, %3 : tensor<?x64xf32>, tensor<?x64xf32>
 }
+
+// CHECK-LABEL: func.func @hints
+func.func @hints() {
+  %w = llm.weight @w pieces [#llm.piece<"w" : tensor<64x64xf16>, whole none 0>] : tensor<64x64xf16>
+  // CHECK: llm.prefetch %{{.*}} : tensor<64x64xf16>
+  llm.prefetch %w : tensor<64x64xf16>
+  return
+}

@@ -476,3 +476,11 @@ func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
   %0 = llm.join_rows %x, %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
   return
 }
+
+// -----
+
+func.func @f(%n: tensor<64xf32>) {
+  // expected-error @+1 {{the weight must be a matrix, got 'tensor<64xf32>'}}
+  llm.prefetch %n : tensor<64xf32>
+  return
+}

@@ -10,7 +10,18 @@ func.func @splits(%x: tensor<?x64xf32>, %y: tensor<?x64xf32>) -> tensor<?x64xf32
   return %1 : tensor<?x64xf32>
 }
 
-// Only sums have a start form.
+// CHECK-LABEL: func.func @splits_scatters_and_gathers
+// CHECK: %[[SCATTER:.*]] = llm.reduce_scatter_start %arg0
+// CHECK-NEXT: %[[SHARE:.*]] = llm.wait %[[SCATTER]]
+// CHECK-NEXT: %[[GATHER:.*]] = llm.all_gather_start %[[SHARE]]
+// CHECK-NEXT: llm.wait %[[GATHER]]
+func.func @splits_scatters_and_gathers(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  %0 = llm.reduce_scatter %x : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.all_gather %0 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %1 : tensor<?x64xf32>
+}
+
+// What one rank alone reads has nothing to be hidden behind.
 // CHECK-LABEL: func.func @does_not_split_a_gather
 // CHECK: llm.gather
 // CHECK-NOT: llm.wait

@@ -9,7 +9,7 @@ func.func @f() attributes {llm.program = #llm.program<kind = mixed, min_tokens =
 // -----
 
 func.func @f() attributes {llm.program = #llm.program<kind = mixed, min_tokens = 1, max_tokens = 10, max_sampled = 2>, llm.stage = #llm.stage<index = 0, first_rank = 0, layers = [0, 1], query_head = [0, 1], kv_head = [0, 1], mlp_column = [0, 1], vocabulary = [0, 1]>} {
-  // expected-error @+1 {{has a place that isn't for 1 ranks, or not for step 0}}
+  // expected-error @+1 {{has a place that isn't for 1 ranks, or not for its step}}
   %0 = llm.recv {llm.buffers = [#llm.buffer<id = 0, rows = tokens, max_rows = 10, arena = 0, offsets = [0], bytes = [2560], first = 1, last = 2>], llm.step = 0 : i64} : tensor<?x64xf32>
   return
 }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
@@ -68,6 +70,8 @@ class Builder {
     use(shape_.ranks.size() > 1, Feature::pipeline_parallel);
     use(shape_.quantized, Feature::quantized_weights);
     use(true, Feature::score_programs);
+    use(shape_.halves || shape_.scatter, Feature::row_views);
+    use(shape_.scatter, Feature::split_collectives);
 
     plan_->provenance = std::make_unique<ProvenanceT>();
     plan_->provenance->planner_version = "0.1.0";
@@ -298,9 +302,9 @@ class Builder {
     buffer->name = name;
     buffer->dtype = dtype;
     buffer->rows = rows;
-    buffer->max_rows = rows == Rows::tokens    ? program_->max_tokens
+    buffer->max_rows = rows == Rows::one       ? 2
                        : rows == Rows::sampled ? program_->max_sampled
-                                               : 2;
+                                               : program_->max_tokens;
     for (size_t r = 0; r < stage_->ranks.size(); ++r) {
       buffer->columns.push_back(columns(r));
       buffer->bytes.push_back(buffer->max_rows * RowBytes(dtype, columns(r)));
@@ -325,12 +329,17 @@ class Builder {
     switch (kind) {
       case StepKind::all_reduce:
       case StepKind::all_reduce_start:
+      case StepKind::reduce_scatter:
+      case StepKind::reduce_scatter_start:
+      case StepKind::all_gather:
+      case StepKind::all_gather_start:
       case StepKind::gather:
         step->group = static_cast<int>(stage_->group);
         break;
       case StepKind::wait:
       case StepKind::send:
       case StepKind::recv:
+      case StepKind::prefetch:
         break;
       default:
         step->kernel = 0;
@@ -344,6 +353,38 @@ class Builder {
     }
     program_->steps.push_back(std::move(step));
     return *program_->steps.back();
+  }
+
+  // The rows `rows` of `buffer`, where they lie.
+  uint32_t View(uint32_t buffer, Rows rows) {
+    const auto [entry, is_new] = views_.try_emplace({buffer, rows}, program_->buffers.size());
+    if (is_new) {
+      program_->buffers.push_back(std::make_unique<BufferT>(*program_->buffers[buffer]));
+      program_->buffers.back()->rows = rows;
+      program_->buffers.back()->name += std::string(".") + EnumNameRows(rows);
+      parents_[entry->second] = buffer;
+    }
+    return entry->second;
+  }
+  bool halves() const { return shape_.halves && stage_->ranks.size() > 1; }
+  bool scatters() const { return shape_.scatter && stage_->ranks.size() > 1; }
+
+  // `whole` becomes each rank's share of its sum, or the shares become `whole`.
+  void AddCut(StepKind kind, uint32_t whole) {
+    const bool scatter = kind == StepKind::reduce_scatter;
+    const uint32_t share = View(whole, Rows::share);
+    const std::string name = EnumNameStepKind(kind);
+    const std::vector<uint32_t> in = {scatter ? whole : share};
+    const std::vector<uint32_t> out = {scatter ? share : whole};
+    if (!shape_.overlap) {
+      AddStep(kind, name, in, out);
+      return;
+    }
+    AddStep(scatter ? StepKind::reduce_scatter_start : StepKind::all_gather_start, name, in, out)
+        .signals = static_cast<int>(program_->events);
+    AddStep(StepKind::prefetch, "prefetch", {}, {}, static_cast<int>(embedding_));
+    AddStep(StepKind::wait, "wait", {}, out).waits = {program_->events};
+    ++program_->events;
   }
 
   // Sums `buffer` over the stage's ranks.
@@ -363,8 +404,20 @@ class Builder {
     const Rows rows = program_->buffers[input]->rows;
     const uint32_t out =
         AddWholeBuffer(name, shape_.quantized ? DType::q8_rows : DType::f32, rows, kHidden);
+    if (rows == Rows::tokens && (halves() || scatters())) {
+      for (const Rows part : Parts()) {
+        AddStep(StepKind::rms_norm, name, {View(input, part)}, {View(out, part)},
+                static_cast<int>(weight));
+      }
+      if (scatters()) AddCut(StepKind::all_gather, out);
+      return out;
+    }
     AddStep(StepKind::rms_norm, name, {input}, {out}, static_cast<int>(weight));
     return out;
+  }
+  std::vector<Rows> Parts() const {
+    if (halves()) return {Rows::first_half, Rows::second_half};
+    return {Rows::share};
   }
   uint32_t AddQuantize(const char* name, uint32_t input) {
     if (!shape_.quantized) return input;
@@ -383,7 +436,29 @@ class Builder {
       return;
     }
     const uint32_t partial = AddWholeBuffer(name, DType::f32, Rows::tokens, kHidden);
+    if (halves()) {
+      std::vector<uint32_t> events;
+      for (const Rows half : Parts()) {
+        AddStep(StepKind::linear, name, {View(input, half)}, {View(partial, half)},
+                static_cast<int>(weight));
+        AddStep(StepKind::all_reduce_start, "all_reduce", {View(partial, half)}, {}).signals =
+            static_cast<int>(program_->events);
+        events.push_back(program_->events++);
+      }
+      for (const Rows half : Parts()) {
+        AddStep(StepKind::wait, "wait", {}, {View(partial, half)}).waits = {events.front()};
+        events.erase(events.begin());
+        AddStep(StepKind::add, "add", {View(x, half), View(partial, half)}, {View(x, half)});
+      }
+      return;
+    }
     AddStep(StepKind::linear, name, {input}, {partial}, static_cast<int>(weight));
+    if (scatters()) {
+      AddCut(StepKind::reduce_scatter, partial);
+      AddStep(StepKind::add, "add", {View(x, Rows::share), View(partial, Rows::share)},
+              {View(x, Rows::share)});
+      return;
+    }
     AddSum(partial);
     AddStep(StepKind::add, "add", {x, partial}, {x});
   }
@@ -459,6 +534,8 @@ class Builder {
     stage_ = replica.stages[s].get();
     auto program = std::make_unique<ProgramT>();
     program_ = program.get();
+    views_.clear();
+    parents_.clear();
     program->kind = kind;
     program->min_tokens = 1;
     program->max_tokens = kind == ProgramKind::mixed    ? kBatch + kChunk
@@ -469,7 +546,11 @@ class Builder {
     const uint32_t x = AddWholeBuffer("x", DType::f32, Rows::tokens, kHidden);
     if (s == 0) {
       AddStep(StepKind::embedding, "embedding", {}, {x}, static_cast<int>(embedding_));
-      if (stage_->ranks.size() > 1) AddSum(x);
+      if (scatters()) {
+        AddCut(StepKind::reduce_scatter, x);
+      } else if (stage_->ranks.size() > 1) {
+        AddSum(x);
+      }
     } else {
       const StageT& previous = *replica.stages[s - 1];
       StepT& step = AddStep(StepKind::recv, "recv", {}, {x});
@@ -478,6 +559,7 @@ class Builder {
       }
     }
     for (uint32_t l = stage_->layer_begin; l < stage_->layer_end; ++l) AddLayer(l, x);
+    if (scatters()) AddCut(StepKind::all_gather, x);
     if (last(s)) {
       AddOutput(x);
     } else {
@@ -508,12 +590,43 @@ class Builder {
         buffer.last_step = i;
         used = true;
       }
+      named_[b] = used;
+    }
+    // What a start uses is in use until the wait.
+    std::map<uint32_t, const StepT*> starts;
+    for (uint32_t i = 0; i < program_->steps.size(); ++i) {
+      const StepT& step = *program_->steps[i];
+      if (step.signals >= 0) starts[static_cast<uint32_t>(step.signals)] = &step;
+      if (step.kind != StepKind::wait) continue;
+      const StepT& start = *starts.at(step.waits[0]);
+      for (const auto* operands : {&start.inputs, &start.outputs}) {
+        for (const uint32_t b : *operands) {
+          program_->buffers[b]->last_step = std::max(program_->buffers[b]->last_step, i);
+        }
+      }
+    }
+    // A view and what it views are in use together at some step: one place.
+    for (const auto& [view, parent] : parents_) {
+      BufferT& part = *program_->buffers[view];
+      BufferT& whole = *program_->buffers[parent];
+      if (!named_[parent]) {
+        whole.first_step = part.first_step;
+        whole.last_step = part.last_step;
+        named_[parent] = true;
+      }
+      part.first_step = std::min(part.first_step, whole.first_step);
+      part.last_step = std::max(part.last_step, whole.first_step);
     }
     for (size_t r = 0; r < stage_->ranks.size(); ++r) {
       uint64_t end = 0;
-      for (auto& buffer : program_->buffers) {
-        buffer->offsets[r] = end;
-        end = (end + buffer->bytes[r] + 63) / 64 * 64;
+      for (uint32_t b = 0; b < program_->buffers.size(); ++b) {
+        BufferT& buffer = *program_->buffers[b];
+        if (const auto view = parents_.find(b); view != parents_.end()) {
+          buffer.offsets[r] = program_->buffers[view->second]->offsets[r];
+          continue;
+        }
+        buffer.offsets[r] = end;
+        end = (end + buffer.bytes[r] + 63) / 64 * 64;
       }
       std::vector<uint64_t>& arenas = stage_->ranks[r]->arena_bytes;
       arenas.resize(1);
@@ -530,6 +643,9 @@ class Builder {
   StageT* stage_ = nullptr;
   ProgramT* program_ = nullptr;
   int layer_ = -1;
+  std::map<std::pair<uint32_t, Rows>, uint32_t> views_;  // (buffer, rows) -> the view
+  std::map<uint32_t, uint32_t> parents_;                 // view -> the buffer that it views
+  std::map<uint32_t, bool> named_;                       // buffers that a step names
 };
 
 }  // namespace

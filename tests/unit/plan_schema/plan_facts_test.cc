@@ -93,5 +93,37 @@ TEST(PlanFacts, WorldHoldsTheRanksOfAllReplicas) {
   EXPECT_EQ(WorldSize(Load(*BuildPlan({.ranks = {2, 1}, .replicas = 3})).plan()), 9u);
 }
 
+// Whatever the number of tokens, halves and shares are all rows, each once; some may be empty.
+TEST(PlanFacts, PartsOfTheTokensAreAllOfThem) {
+  for (uint64_t tokens = 1; tokens < 40; ++tokens) {
+    const Extent first = TokenRows(Rows::first_half, tokens, 0, 1);
+    const Extent second = TokenRows(Rows::second_half, tokens, 0, 1);
+    EXPECT_EQ(first.begin, 0u);
+    EXPECT_EQ(first.end, (tokens + 1) / 2);
+    EXPECT_EQ(second.begin, first.end);
+    EXPECT_EQ(second.end, tokens);
+    for (uint32_t ranks = 1; ranks <= 5; ++ranks) {
+      uint64_t next = 0;
+      for (uint32_t r = 0; r < ranks; ++r) {
+        const Extent share = TokenRows(Rows::share, tokens, r, ranks);
+        EXPECT_EQ(share.begin, next);
+        EXPECT_LE(share.size(), tokens / ranks + 1);
+        next = share.end;
+      }
+      EXPECT_EQ(next, tokens);
+      EXPECT_EQ(TokenRows(Rows::tokens, tokens, ranks - 1, ranks).size(), tokens);
+    }
+  }
+}
+
+TEST(PlanFacts, OnlyHalvesHaveNoRowInCommon) {
+  EXPECT_FALSE(ShareRows(Rows::first_half, Rows::second_half));
+  EXPECT_FALSE(ShareRows(Rows::second_half, Rows::first_half));
+  EXPECT_TRUE(ShareRows(Rows::first_half, Rows::first_half));
+  EXPECT_TRUE(ShareRows(Rows::first_half, Rows::share));
+  EXPECT_TRUE(ShareRows(Rows::share, Rows::tokens));
+  EXPECT_FALSE(ShareRows(Rows::tokens, Rows::sampled));
+}
+
 }  // namespace
 }  // namespace llmir::plan

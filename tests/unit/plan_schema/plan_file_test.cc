@@ -117,10 +117,10 @@ TEST(PlanFile, AbsentVersionIsTheTrailers) {
 
 TEST(PlanFile, UnknownFeaturesAreRefusedByNumberAndKnownOnesNamed) {
   auto plan = BuildPlan({});
-  plan->required_features |= uint64_t{1} << 9 | uint64_t{1} << 63;
+  plan->required_features |= uint64_t{1} << 60 | uint64_t{1} << 63;
   ExpectError(PlanFile::Serialize(*plan), StatusCode::kIncompatible,
-              "does not have: bit 9, bit 63 (it has tensor_parallel, pipeline_parallel, "
-              "quantized_weights, bf16_kv_cache, score_programs)");
+              "does not have: bit 60, bit 63 (it has tensor_parallel, pipeline_parallel, "
+              "quantized_weights, bf16_kv_cache, score_programs");
 }
 
 TEST(PlanFile, TrailerThatContradictsThePlanIsRefused) {

@@ -34,6 +34,10 @@ const std::vector<PlanShape>& Shapes() {
       {.ranks = {2, 1}, .overlap = true},
       {.ranks = {1, 2, 3}, .replicas = 2, .layers = 4},
       {.ranks = {3, 2, 1}, .layers = 3, .overlap = true, .quantized = false},
+      {.ranks = {2}, .halves = true},
+      {.ranks = {1, 3}, .quantized = false, .halves = true},
+      {.ranks = {2}, .scatter = true},
+      {.ranks = {3, 2}, .overlap = true, .quantized = false, .scatter = true},
   };
   return shapes;
 }
@@ -84,6 +88,9 @@ void PrintTo(const Mutation& mutation, std::ostream* out) { *out << mutation.nam
 const PlanShape kOne = {};
 const PlanShape kTwo = {.ranks = {2}};
 const PlanShape kOverlap = {.ranks = {2}, .overlap = true};
+const PlanShape kHalves = {.ranks = {2}, .halves = true};
+const PlanShape kScatter = {.ranks = {2}, .scatter = true};
+const PlanShape kScatterOverlap = {.ranks = {2}, .overlap = true, .scatter = true};
 const PlanShape kPipe = {.ranks = {1, 1}};
 const PlanShape kWide = {.ranks = {2, 2}};
 
@@ -573,6 +580,142 @@ const std::vector<Mutation>& Mutations() {
       {"SignalOfAnAdd", kTwo, [](P p) { Mixed(p, StepKind::add).signals = 0; },
        "(add).signals: 0, expected none"},
       {"EventsWithoutSteps", kOne, [](P p) { Mixed(p).events = ~0u; }, "programs[0].events"},
+      // Parts of the rows
+      {"ViewElsewhere", kHalves,
+       [](P p) { BufferOf(p, "x.second_half").offsets[1] += 64; },
+       "overlaps buffers["},
+      {"ViewOfOtherWidth", kScatter,
+       [](P p) {
+         BufferT& view = BufferOf(p, "attention.norm.share");
+         view.dtype = DType::f32;
+         view.columns.assign(2, 32);
+       },
+       "(rms_norm).outputs[0], rank 0 of the stage: buffer attention.norm.share has 32 columns"},
+      {"TwoHalvesAreOne", kHalves,
+       [](P p) { BufferOf(p, "x.second_half").rows = Rows::first_half; },
+       "buffer attention.norm.second_half has rows for second_half, expected first_half"},
+      {"HalfAndShareAtOnePlace", kHalves,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         BufferT share = *program.buffers[Named(program, "x.first_half")];
+         share.rows = Rows::share;
+         program.buffers.push_back(std::make_unique<BufferT>(share));
+       },
+       "overlaps buffers["},
+      {"PartIntoAttention", kHalves,
+       [](P p) {
+         StepT& attend = Mixed(p, StepKind::paged_attention);
+         Mixed(p).buffers[attend.inputs[0]]->rows = Rows::first_half;
+       },
+       "buffer qkv has rows for first_half, expected tokens"},
+      {"OneHalfIsMissing", kHalves,
+       [](P p) { Mixed(p, StepKind::rms_norm, 1).ranks[1]->skip = true; },
+       "(linear).inputs[0]: buffers[1] has not been written on rank 1 of the stage"},
+      {"HalvesOfUnequalAge", kHalves,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() +
+                             static_cast<std::ptrdiff_t>(NthOf(program, StepKind::add, 3)));
+         LiveThroughout(program);
+       },
+       "has not been written on rank 0 of the stage"},
+      {"HalfUsedWhileSummed", kHalves,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         LiveThroughout(program);
+         Move(program, NthOf(program, StepKind::add, 0), NthOf(program, StepKind::wait, 0));
+       },
+       "(add): uses buffers["},
+      {"WholeUsedWhileAHalfIsSummed", kHalves,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         StepT& add = FindStep(program, StepKind::add);
+         const uint32_t partial = Named(program, "attention.o");
+         add.inputs = {0, partial};
+         add.outputs = {0};
+         LiveThroughout(program);
+         Move(program, NthOf(program, StepKind::add, 0), NthOf(program, StepKind::wait, 0));
+       },
+       "is still summing it"},
+      {"ShareReadAsAllRows", kScatter,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() +
+                             static_cast<std::ptrdiff_t>(NthOf(program, StepKind::all_gather, 0)));
+         LiveThroughout(program);
+       },
+       "(linear).inputs[0]: buffers[2] has not been written on rank 0"},
+      {"SummandsReadAfterTheyAreScattered", kScatter,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         StepT& add = FindStep(program, StepKind::add);
+         add.inputs = {0, Named(program, "attention.o")};
+         add.outputs = {0};
+         LiveThroughout(program);
+       },
+       "(add).inputs[0]: buffers[0] has not been written on rank 0"},
+      {"GatherOfAllRows", kScatter,
+       [](P p) {
+         StepT& gather = Mixed(p, StepKind::all_gather);
+         gather.inputs = gather.outputs;
+       },
+       "(all_gather).inputs[0]: buffer attention.norm has rows for tokens, expected share"},
+      {"ScatterToAnotherPlace", kScatter,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         StepT& scatter = FindStep(program, StepKind::reduce_scatter, 1);
+         scatter.outputs = {Named(program, "x.share")};
+         LiveThroughout(program);
+       },
+       "(reduce_scatter).outputs[0]: buffers[1] lies elsewhere than buffers["},
+      {"SumOfShares", kScatter,
+       [](P p) {
+         StepT& add = Mixed(p, StepKind::add);
+         add.kind = StepKind::all_reduce;
+         add.kernel = -1;
+         add.group = 0;
+         add.inputs.pop_back();
+         add.outputs.clear();
+       },
+       "(all_reduce).inputs[0]: buffer x.share has rows for share, expected tokens"},
+      {"ScatterNeverWaitedFor", kScatterOverlap,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() +
+                             static_cast<std::ptrdiff_t>(NthOf(program, StepKind::wait, 0)));
+         LiveThroughout(program);
+       },
+       "is still summing it"},
+      {"GatheredRowsGivenUpBeforeTheWait", kScatterOverlap,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.buffers[Named(program, "attention.norm.share")]->last_step =
+             static_cast<uint32_t>(NthOf(program, StepKind::all_gather_start, 0));
+       },
+       "(wait): waits for the sum of buffers["},
+      {"PrefetchOfAVector", kScatterOverlap,
+       [](P p) { Mixed(p, StepKind::prefetch).weight = Mixed(p, StepKind::rms_norm).weight; },
+       "(prefetch).weight: 1 is a vector"},
+      {"PrefetchWithAResult", kScatterOverlap,
+       [](P p) { Mixed(p, StepKind::prefetch).outputs = {0}; }, "(prefetch).outputs: 1, expected 0"},
+      {"SendWhileASumIsUnderWay", {.ranks = {2, 1}, .overlap = true},
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         StepT start = FindStep(program, StepKind::all_reduce_start, 1);
+         StepT wait = FindStep(program, StepKind::wait, 1);
+         start.signals = static_cast<int>(program.events);
+         wait.waits = {program.events++};
+         program.steps.insert(program.steps.end() - 1, std::make_unique<StepT>(start));
+         program.steps.push_back(std::make_unique<StepT>(wait));
+         LiveThroughout(program);
+       },
+       "(send): waits for another stage while the collective of steps["},
+      {"MissingFeatureOfViews", kHalves,
+       [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::row_views); },
+       "lacks row_views"},
+      {"MissingFeatureOfScatters", kScatter,
+       [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::split_collectives); },
+       "lacks split_collectives"},
       // Messages
       {"SendToNobody", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers.clear(); },
        "(send).ranks[0].peers: none"},

@@ -216,16 +216,18 @@ TEST_F(PlannerTest, SeveralRanksSumWhatEachHasAPartOf) {
   Write(ModelFile(kQ4_1));
   PlannerOptions options = SmallOptions(folder_);
   options.tp = {2};
+  options.overlap = "none";
   const auto plan = Plan(options);
   ASSERT_NE(plan, nullptr);
   const plan::ProgramT& mixed = FindProgram(*plan, ProgramKind::mixed);
-  EXPECT_THAT(Kinds(mixed, 0, 3), ElementsAre("embedding", "all_reduce_start", "wait"));
-  EXPECT_THAT(Kinds(mixed, 3, 19),
-              ElementsAre("rms_norm", "linear", "rope_append", "paged_attention", "quantize",
-                          "linear", "all_reduce_start", "wait", "add", "rms_norm", "linear",
-                          "quantize", "linear", "all_reduce_start", "wait", "add"));
+  EXPECT_THAT(Kinds(mixed, 0, 4), ElementsAre("embedding", "all_reduce_start", "prefetch", "wait"));
+  EXPECT_THAT(
+      Kinds(mixed, 4, 22),
+      ElementsAre("rms_norm", "linear", "rope_append", "paged_attention", "quantize", "linear",
+                  "all_reduce_start", "prefetch", "wait", "add", "rms_norm", "linear", "quantize",
+                  "linear", "all_reduce_start", "prefetch", "wait", "add"));
   EXPECT_EQ(mixed.events, 1 + 2 * kLayers);
-  EXPECT_THAT(Kinds(mixed, 3 + 16 * kLayers, 200),
+  EXPECT_THAT(Kinds(mixed, 4 + 18 * kLayers, 200),
               ElementsAre("gather_rows", "rms_norm", "linear", "gather", "sample"));
   // Logits: 2 leaves of 64 rows, then one of 64 and one of 8; all of them on the first rank, which
   // samples alone.
@@ -255,6 +257,59 @@ TEST_F(PlannerTest, SeveralRanksSumWhatEachHasAPartOf) {
   EXPECT_EQ(range(1, plan::Unit::kv_head), std::pair(0u, 1u));
   EXPECT_EQ(range(0, plan::Unit::mlp_column), std::pair(0u, 2u));
   EXPECT_EQ(range(1, plan::Unit::mlp_column), std::pair(2u, 3u));
+}
+
+// Steps of many tokens by halves, or with norms on shares; one token per sequence never.
+TEST_F(PlannerTest, RanksShareOutStepsOfManyTokens) {
+  Write(ModelFile(kQ4_1));
+  for (const std::string overlap : {"none", "halves", "scatter", "auto"}) {
+    for (int64_t tp = 1; tp <= 3; ++tp) {
+      for (int64_t pp = 1; pp <= 2; ++pp) {
+        SCOPED_TRACE(fmt::format("--overlap {} --tp {} --pp {}", overlap, tp, pp));
+        PlannerOptions options = SmallOptions(folder_);
+        options.overlap = overlap;
+        options.tp = {tp};
+        options.pp = pp;
+        const auto plan = Plan(options);
+        ASSERT_NE(plan, nullptr);
+        for (const auto& stage : plan->replicas[0]->stages) {
+          for (const auto& program : stage->programs) {
+            const bool many = tp > 1 && program->kind != ProgramKind::decode;
+            std::set<plan::Rows> rows;
+            for (const auto& buffer : program->buffers) rows.insert(buffer->rows);
+            EXPECT_EQ(rows.contains(plan::Rows::first_half), many && overlap == "halves");
+            EXPECT_EQ(rows.contains(plan::Rows::second_half), many && overlap == "halves");
+            if (overlap != "auto") {
+              EXPECT_EQ(rows.contains(plan::Rows::share), many && overlap == "scatter");
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// What a rank sends per token: a sum whole, of a scattered one the other rank's share, of what is
+// gathered its own, in int8.
+TEST_F(PlannerTest, MessagesOfSharesAreCounted) {
+  Write(ModelFile(kQ4_1));
+  PlannerOptions options = SmallOptions(folder_);
+  options.tp = {2};
+  options.overlap = "scatter";
+  const auto plan = Plan(options);
+  ASSERT_NE(plan, nullptr);
+  const plan::ProgramT& mixed = FindProgram(*plan, ProgramKind::mixed);
+  const auto sent = [&](const std::string& name) {
+    return FindStep(mixed, name).ranks[0]->cost->message_bytes_per_token;
+  };
+  EXPECT_EQ(sent("layers.0.o.reduce_scatter_start"), kHidden * 4 / 2);
+  EXPECT_EQ(sent("layers.0.mlp_norm.all_gather_start"), (kHidden + kHidden / 32 * 8) / 2);
+  // The rank's share of the tokens, not all of them.
+  const plan::CostT& norm = *FindStep(mixed, "layers.0.mlp_norm").ranks[0]->cost;
+  const plan::ProgramT& decode = FindProgram(*plan, ProgramKind::decode);
+  const plan::CostT& whole = *FindStep(decode, "layers.0.mlp_norm").ranks[0]->cost;
+  EXPECT_EQ(norm.bytes_per_token, whole.bytes_per_token / 2);
+  EXPECT_EQ(norm.flops_per_token, whole.flops_per_token / 2);
 }
 
 TEST_F(PlannerTest, StagesOfUnequalRanksFindTheirPeers) {

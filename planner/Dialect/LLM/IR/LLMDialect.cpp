@@ -26,6 +26,12 @@ static int64_t countActivationResults(Operation *op) {
   return llvm::count_if(op->getResultTypes(), isActivationType);
 }
 
+static bool isExplanation(Attribute value) {
+  auto parts = dyn_cast<ArrayAttr>(value);
+  return parts && parts.size() == 3 &&
+         llvm::all_of(parts, llvm::IsaPred<StringAttr>);
+}
+
 LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
                                                    NamedAttribute attribute) {
   StringRef name = attribute.getName();
@@ -55,6 +61,11 @@ LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
         buffers && llvm::all_of(buffers, llvm::IsaPred<BufferAttr>) &&
             static_cast<int64_t>(buffers.size()) == countActivationResults(op),
         "a list with a #llm.buffer per activation result");
+  }
+  if (name == "llm.explanations") {
+    auto all = dyn_cast<ArrayAttr>(value);
+    return require(isa<ModuleOp>(op) && all && llvm::all_of(all, isExplanation),
+                   "a list of [pass, text, gain] on a module");
   }
   return op->emitOpError() << "'" << name
                            << "' isn't an attribute of the llm dialect";

@@ -434,6 +434,10 @@ LogicalResult WaitOp::verify() {
   return success();
 }
 
+LogicalResult PrefetchOp::verify() {
+  return verifyMatrix(*this, getWeight().getType());
+}
+
 //===----------------------------------------------------------------------===//
 // Parts of the rows
 //===----------------------------------------------------------------------===//

@@ -435,6 +435,18 @@ def LLM_WaitOp : LLM_Communication<"wait"> {
   let hasVerifier = 1;
 }
 
+def LLM_PrefetchOp
+    : LLM_Op<"prefetch", [MemoryEffects<[MemWrite<LLM_NetworkResource>]>]> {
+  let summary = "bring the beginning of a weight near";
+  let description = [{
+    A hint for the time that a collective takes: it changes no value, but keeps
+    its place among the messages.
+  }];
+  let arguments = (ins LLM_Weight:$weight);
+  let assemblyFormat = "$weight attr-dict `:` type($weight)";
+  let hasVerifier = 1;
+}
+
 //===----------------------------------------------------------------------===//
 // Parts of the rows
 //===----------------------------------------------------------------------===//

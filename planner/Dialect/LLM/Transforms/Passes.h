@@ -25,17 +25,27 @@ struct PipelineOptions {
   mlir::SmallVector<int64_t> ranks = {1}; // per stage, or one for all
   int64_t maxBatch = 8;
   int64_t prefillChunk = 512;
+  std::string overlap = "auto"; // none, halves, scatter, auto
 };
 
 /// Adds the passes from an imported model to placed programs.
 void buildPlanPipeline(mlir::OpPassManager &manager,
                        const PipelineOptions &options);
 
-/// Operations that don't become steps: they name what steps work on.
+/// Rows of another value, where they lie.
+inline bool isView(mlir::Operation *op) {
+  return mlir::isa<RowsOp, JoinRowsOp>(op);
+}
+
+/// Other operations don't become steps: they name what steps work on.
 inline bool isStep(mlir::Operation *op) {
-  return !mlir::isa<WeightOp, CreatePagedCacheOp>(op) &&
+  return !mlir::isa<WeightOp, CreatePagedCacheOp>(op) && !isView(op) &&
          !op->hasTrait<mlir::OpTrait::IsTerminator>();
 }
+
+/// The first operation that uses a result of `op`; the end of its block where
+/// none does.
+mlir::Operation *getFirstUser(mlir::Operation *op);
 
 } // namespace llmir::llm
 

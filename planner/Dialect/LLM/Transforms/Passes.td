@@ -106,11 +106,6 @@ def ShardStages : Pass<"llm-shard-stages", "::mlir::ModuleOp"> {
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
 
-def SplitCollectives : Pass<"llm-split-collectives", "::mlir::ModuleOp"> {
-  let summary = "Split each all_reduce into a start and a wait";
-  let dependentDialects = ["::llmir::llm::LLMDialect"];
-}
-
 //===----------------------------------------------------------------------===//
 // Programs
 //===----------------------------------------------------------------------===//
@@ -126,6 +121,73 @@ def MakePrograms : Pass<"llm-make-programs", "::mlir::ModuleOp"> {
     Option<"prefillChunk", "prefill-chunk", "int64_t", "512",
            "prompt tokens in one step">
   ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Communication
+//===----------------------------------------------------------------------===//
+
+def MergeCollectives : Pass<"llm-merge-collectives", "::mlir::ModuleOp"> {
+  let summary = "Make one sum over the ranks of two that are added";
+  let description = [{
+    `add(all_reduce a, all_reduce b)` becomes `all_reduce(add a, b)`, and
+    `add(add(x, all_reduce a), all_reduce b)` becomes
+    `add(x, all_reduce(add a, b))`: half the messages. Not where anything else
+    reads one of the sums. The order of sums changes: ranks after summands.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def ScatterNorms : Pass<"llm-scatter-norms", "::mlir::ModuleOp"> {
+  let summary = "Add and normalize on each rank's share of the tokens";
+  let description = [{
+    An `llm.all_reduce` becomes an `llm.reduce_scatter`; the additions, norms
+    and quantizations that follow work on the rank's share of the tokens; what
+    reads all rows gets them by an `llm.all_gather`, in int8 where it reads
+    int8. The residual stream stays scattered from one norm to the next. In
+    programs of many tokens (`mixed`, `score`), where what is saved (bytes sent,
+    and bytes that additions and norms move) exceeds what the additional
+    collectives cost. All sums keep their order.
+  }];
+  let options = [
+    Option<"collectiveBytes", "collective-bytes", "int64_t", "65536",
+           "bytes that could be sent in the time that starting a collective "
+           "takes">,
+    Option<"always", "always", "bool", "false", "whatever it costs">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def OverlapHalves : Pass<"llm-overlap-halves", "::mlir::ModuleOp"> {
+  let summary = "Work on one half of the tokens while the other's sums travel";
+  let description = [{
+    Around each `llm.all_reduce` the first half of a step's tokens goes first,
+    then the second: between the start of a half's sum and its first use lies
+    the other half's work. Appending and attention take all tokens at once. In
+    programs of many tokens (`mixed`, `score`). Results keep their bits.
+  }];
+  let options = [
+    Option<"minTokens", "min-tokens", "int64_t", "64",
+           "tokens that a program must be for: matrices are read once per half">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def SplitCollectives : Pass<"llm-split-collectives", "::mlir::ModuleOp"> {
+  let summary = "Split each collective into a start and a wait";
+  let description = [{
+    For all_reduce, reduce_scatter and all_gather.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def PrefetchWeights : Pass<"llm-prefetch-weights", "::mlir::ModuleOp"> {
+  let summary = "Bring the next matrix near while a collective is under way";
+  let description = [{
+    An `llm.prefetch` before each wait, for the first matrix that is read after
+    it; not where that one has just been read.
+  }];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
 
@@ -169,6 +231,9 @@ def VerifyPhase : Pass<"llm-verify-phase", "::mlir::ModuleOp"> {
     - `parallel`: each function is a stage; partial sums are reduced, once.
     - `programs`: each function is a program of a stage, all stages having the
       same programs.
+    - `communication`: operations read the rows that they need: what works by
+      tokens or sequences all of them, the others the same part of each operand;
+      gathers take shares, joins two halves.
     - `schedule`: steps and events are numbered in order.
     - `memory`: every activation has a place, and what is live at the same time
       lies apart.

@@ -37,13 +37,31 @@ void llmir::llm::buildPlanPipeline(OpPassManager &manager,
   // What no reduction stands in the way of, joins its linear.
   manager.addPass(createFuseResidual());
   verify("parallel");
-  manager.addPass(createSplitCollectives());
 
   //===--------------------------------------------------------------------===//
   // Programs: each stage for each kind of step
   //===--------------------------------------------------------------------===//
   manager.addPass(createMakePrograms({options.maxBatch, options.prefillChunk}));
   verify("programs");
+
+  //===--------------------------------------------------------------------===//
+  // Communication: fewer and smaller messages, with work beside them
+  //===--------------------------------------------------------------------===//
+  manager.addPass(createMergeCollectives());
+  if (options.overlap == "auto" || options.overlap == "scatter") {
+    ScatterNormsOptions scattering;
+    scattering.always = options.overlap == "scatter";
+    manager.addPass(createScatterNorms(scattering));
+  }
+  if (options.overlap == "auto" || options.overlap == "halves") {
+    OverlapHalvesOptions halving;
+    if (options.overlap == "halves")
+      halving.minTokens = 1;
+    manager.addPass(createOverlapHalves(halving));
+  }
+  manager.addPass(createSplitCollectives());
+  manager.addPass(createPrefetchWeights());
+  verify("communication");
 
   //===--------------------------------------------------------------------===//
   // Schedule: a flat list of steps

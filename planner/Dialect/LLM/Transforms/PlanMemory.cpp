@@ -19,12 +19,19 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
+/// Rows in use from one step to another, both included.
 struct Buffer {
   Type type; // of every value that lies here
   Rows rows;
   int64_t first;
   int64_t last;
-  SmallVector<int64_t> offsets; // per rank
+  int64_t place; // into the places; views of one place have it in common
+};
+
+/// Memory for all rows of a type, per rank.
+struct Place {
+  Operation *maker; // of what lay here first
+  SmallVector<int64_t> offsets;
   SmallVector<int64_t> bytes;
 };
 
@@ -39,7 +46,7 @@ SmallVector<InPlace, 2> getInPlaceOperands(Operation *op) {
       .Case([](RopeAppendOp append) -> SmallVector<InPlace, 2> {
         return {{append.getQkv(), true}};
       })
-      .Case<AllReduceOp, ReduceScatterOp, AllGatherOp, BroadcastOp>(
+      .Case<AllReduceOp, BroadcastOp>(
           [](auto collective) -> SmallVector<InPlace, 2> {
             return {{collective.getInput(), true}};
           })
@@ -65,12 +72,45 @@ int64_t getStep(Operation *op) {
   return step ? step.getInt() : -1;
 }
 
-/// The last step that reads `value`; its own where none does.
+/// The last step that reads `value`; its own where none does. Rows that are
+/// read through a view of a part are that part's.
 int64_t getLastUse(Value value) {
   int64_t last = getStep(value.getDefiningOp());
-  for (Operation *user : value.getUsers())
-    last = std::max(last, getStep(user));
+  for (Operation *user : value.getUsers()) {
+    if (auto join = dyn_cast<JoinRowsOp>(user))
+      last = std::max(last, getLastUse(join.getResult()));
+    else if (!isa<RowsOp>(user))
+      last = std::max(last, getStep(user));
+  }
   return last;
+}
+
+/// Collectives that give another part of the rows than they take, where these
+/// lie.
+bool cutsRows(Operation *op) {
+  return isa<ReduceScatterOp, ReduceScatterStartOp, AllGatherOp,
+             AllGatherStartOp>(op);
+}
+
+bool isHalf(Rows rows) {
+  return rows == Rows::FirstHalf || rows == Rows::SecondHalf;
+}
+Rows getOtherHalf(Rows half) {
+  return half == Rows::FirstHalf ? Rows::SecondHalf : Rows::FirstHalf;
+}
+/// The same operation, with the same weight.
+bool areTwins(Operation *a, Operation *b) {
+  auto getWeight = [](Operation *op) {
+    for (Value operand : op->getOperands())
+      if (!isActivationType(operand.getType()))
+        return operand;
+    return Value();
+  };
+  return a->getName() == b->getName() && getWeight(a) == getWeight(b);
+}
+
+bool haveRowsInCommon(Rows a, Rows b) {
+  return !isHalf(a) || !isHalf(b) || a == b;
 }
 
 /// Places the buffers of one program.
@@ -80,11 +120,17 @@ public:
       : ranks(stage.getRanks()), program(program), scoreRows(scoreRows) {}
 
   LogicalResult plan(func::FuncOp function) {
-    for (Operation &op : function.front())
-      if (isStep(&op) && failed(assign(&op)))
+    for (Operation &op : function.front()) {
+      if (auto join = dyn_cast<JoinRowsOp>(op)) {
+        if (failed(assignJoined(join)))
+          return failure();
+      } else if (isStep(&op) && failed(assign(&op))) {
         return failure();
+      }
+    }
+    SmallVector<Range> ranges = getRanges();
     for (int64_t rank = 0; rank < ranks; ++rank)
-      place(rank);
+      place(rank, ranges);
     for (Operation &op : function.front())
       annotate(&op);
     return success();
@@ -100,6 +146,9 @@ private:
       return Rows::One;
     if (auto wait = dyn_cast<WaitOp>(op))
       op = wait.getToken().getDefiningOp();
+    if (cutsRows(op))
+      return isa<AllGatherOp, AllGatherStartOp>(op) ? Rows::Tokens
+                                                    : Rows::Share;
     return buffers[bufferOf.lookup(op->getOperand(0))].rows;
   }
 
@@ -118,19 +167,115 @@ private:
     llvm_unreachable("unknown rows");
   }
 
+  /// Whether nothing reads rows `rows` at the place of `buffer` after `step`;
+  /// `buffer` itself isn't asked where `isOwn`.
+  bool isDead(int64_t buffer, Rows rows, int64_t step, bool isOwn = false) {
+    for (auto [index, other] : llvm::enumerate(buffers))
+      if (other.place == buffers[buffer].place && other.last > step &&
+          haveRowsInCommon(other.rows, rows) &&
+          !(isOwn && static_cast<int64_t>(index) == buffer))
+        return false;
+    return true;
+  }
+
   /// Whether `op` may write its result over `operand`.
   bool isFree(Operation *op, Value operand) {
     auto entry = bufferOf.find(operand);
     return entry != bufferOf.end() &&
-           buffers[entry->second].last <= getStep(op) &&
+           isDead(entry->second, buffers[entry->second].rows, getStep(op)) &&
            llvm::count(op->getOperands(), operand) <= 1;
   }
 
-  LogicalResult assign(Operation *op) {
-    for (auto [index, result] : llvm::enumerate(op->getResults())) {
-      if (!isActivationType(result.getType()))
+  /// A new buffer for `value`, at `place` or a new one, and for its parts.
+  int64_t addBuffer(Value value, Rows rows, int64_t first, int64_t last,
+                    std::optional<int64_t> place) {
+    if (!place && isHalf(rows))
+      place = findOtherHalf(value, rows, first);
+    if (!place) {
+      place = places.size();
+      Place added = {value.getDefiningOp(), {}, {}};
+      for (int64_t rank = 0; rank < ranks; ++rank)
+        added.bytes.push_back(getMaxRows(rows) *
+                              getActivationRowBytes(value.getType(), rank));
+      added.offsets.assign(ranks, 0);
+      places.push_back(std::move(added));
+    }
+    int64_t buffer = buffers.size();
+    buffers.push_back(
+        {value.getType(), rows, first, std::max(first, last), *place});
+    setBuffer(value, buffer, first);
+    return buffer;
+  }
+
+  /// `value` lies in `buffer` from step `first` on, and so do views of it.
+  void setBuffer(Value value, int64_t buffer, int64_t first) {
+    bufferOf[value] = buffer;
+    buffers[buffer].last = std::max(buffers[buffer].last, getLastUse(value));
+    for (Operation *user : value.getUsers())
+      if (auto view = dyn_cast<RowsOp>(user))
+        addBuffer(view.getResult(), view.getPart(), first,
+                  getLastUse(view.getResult()), buffers[buffer].place);
+  }
+
+  /// A place in use that holds nothing but the other half of the same result,
+  /// with which `value` takes no more memory than the whole.
+  std::optional<int64_t> findOtherHalf(Value value, Rows half, int64_t step) {
+    for (const Buffer &buffer : buffers) {
+      if (buffer.type != value.getType() || buffer.rows != getOtherHalf(half) ||
+          buffer.last < step ||
+          !areTwins(places[buffer.place].maker, value.getDefiningOp()))
         continue;
-      Rows rows = getRowsOf(op, index);
+      if (llvm::all_of(buffers, [&](const Buffer &other) {
+            return other.place != buffer.place || other.rows == buffer.rows;
+          }))
+        return buffer.place;
+    }
+    return std::nullopt;
+  }
+
+  LogicalResult assignJoined(JoinRowsOp join) {
+    int64_t first = bufferOf.lookup(join.getFirst());
+    int64_t second = bufferOf.lookup(join.getSecond());
+    int64_t place = buffers[first].place, moved = buffers[second].place;
+    if (place != moved)
+      for (const Buffer &a : buffers)
+        for (const Buffer &b : buffers)
+          if (a.place == place && b.place == moved &&
+              (a.type != b.type || (haveRowsInCommon(a.rows, b.rows) &&
+                                    a.first <= b.last && b.first <= a.last)))
+            return join.emitError()
+                   << "joins halves that can't lie in one buffer";
+    for (Buffer &buffer : buffers)
+      if (buffer.place == moved)
+        buffer.place = place;
+    int64_t step = std::max(buffers[first].first, buffers[second].first);
+    for (Value half : join->getOperands())
+      step = std::max(step, getStep(half.getDefiningOp()));
+    addBuffer(join.getResult(), Rows::Tokens, step,
+              getLastUse(join.getResult()), place);
+    return success();
+  }
+
+  /// A start's result is in use from the start on, its input until the wait.
+  LogicalResult assignCut(Operation *op) {
+    Operation *end = isStart(op) ? *op->user_begin() : op;
+    int64_t input = bufferOf.lookup(op->getOperand(0));
+    bool gathers = isa<AllGatherOp, AllGatherStartOp>(op);
+    if (!isDead(input, Rows::Tokens, getStep(op), /*isOwn=*/gathers))
+      return op->emitError() << "rewrites rows that are read later";
+    buffers[input].last = std::max(buffers[input].last, getStep(end));
+    Value result = end->getResult(0);
+    addBuffer(result, getRowsOf(op, 0), getStep(op), getLastUse(result),
+              buffers[input].place);
+    return success();
+  }
+
+  LogicalResult assign(Operation *op) {
+    if (cutsRows(op))
+      return assignCut(op);
+    for (auto [index, result] : llvm::enumerate(op->getResults())) {
+      if (!isActivationType(result.getType()) || bufferOf.contains(result))
+        continue;
       std::optional<int64_t> shared;
       if (index == 0)
         for (auto [operand, isRequired] : getInPlaceOperands(op)) {
@@ -142,40 +287,61 @@ private:
             return op->emitError()
                    << "rewrites its operand, which is read later";
         }
-      if (!shared) {
-        shared = buffers.size();
-        buffers.push_back({result.getType(), rows, getStep(op), getStep(op),
-                           SmallVector<int64_t>(ranks, 0),
-                           SmallVector<int64_t>(ranks, 0)});
-      }
-      Buffer &buffer = buffers[*shared];
-      buffer.last = std::max(buffer.last, getLastUse(result));
-      bufferOf[result] = *shared;
+      if (shared)
+        setBuffer(result, *shared, getStep(op));
+      else
+        addBuffer(result, getRowsOf(op, index), getStep(op), getLastUse(result),
+                  std::nullopt);
     }
     return success();
   }
 
-  /// First fit, in the order of the buffers' first steps.
-  void place(int64_t rank) {
-    for (auto [index, buffer] : llvm::enumerate(buffers)) {
-      buffer.bytes[rank] =
-          getMaxRows(buffer.rows) * getActivationRowBytes(buffer.type, rank);
-      if (buffer.bytes[rank] == 0)
+  /// Steps in which a place is in use.
+  struct Range {
+    int64_t place;
+    int64_t first = std::numeric_limits<int64_t>::max();
+    int64_t last = -1;
+  };
+
+  /// In the order of their first steps.
+  SmallVector<Range> getRanges() {
+    SmallVector<Range> ranges;
+    for (int64_t index = 0, end = places.size(); index < end; ++index)
+      ranges.push_back({index});
+    for (const Buffer &buffer : buffers) {
+      Range &range = ranges[buffer.place];
+      range.first = std::min(range.first, buffer.first);
+      range.last = std::max(range.last, buffer.last);
+    }
+    // What was joined to another place has no buffers of its own left.
+    llvm::erase_if(ranges, [](const Range &range) { return range.last < 0; });
+    llvm::stable_sort(ranges, [](const Range &a, const Range &b) {
+      return a.first < b.first;
+    });
+    return ranges;
+  }
+
+  /// First fit.
+  void place(int64_t rank, ArrayRef<Range> ranges) {
+    for (auto [index, range] : llvm::enumerate(ranges)) {
+      if (places[range.place].bytes[rank] == 0)
         continue;
       SmallVector<std::pair<int64_t, int64_t>> taken; // [begin, end)
-      for (const Buffer &other : ArrayRef(buffers).take_front(index))
-        if (other.bytes[rank] > 0 && other.first <= buffer.last &&
-            buffer.first <= other.last)
+      for (const Range &other : ranges.take_front(index)) {
+        const Place &place = places[other.place];
+        if (place.bytes[rank] > 0 && other.first <= range.last &&
+            range.first <= other.last)
           taken.push_back(
-              {other.offsets[rank], other.offsets[rank] + other.bytes[rank]});
+              {place.offsets[rank], place.offsets[rank] + place.bytes[rank]});
+      }
       llvm::sort(taken);
       int64_t offset = 0;
       for (auto [begin, end] : taken) {
-        if (offset + buffer.bytes[rank] <= begin)
+        if (offset + places[range.place].bytes[rank] <= begin)
           break;
         offset = std::max<int64_t>(offset, llvm::alignTo(end, kAlignment));
       }
-      buffer.offsets[rank] = offset;
+      places[range.place].offsets[rank] = offset;
     }
   }
 
@@ -186,10 +352,10 @@ private:
       if (entry == bufferOf.end())
         continue;
       const Buffer &buffer = buffers[entry->second];
-      list.push_back(BufferAttr::get(op->getContext(), entry->second,
-                                     buffer.rows, getMaxRows(buffer.rows),
-                                     /*arena=*/0, buffer.offsets, buffer.bytes,
-                                     buffer.first, buffer.last));
+      const Place &place = places[buffer.place];
+      list.push_back(BufferAttr::get(
+          op->getContext(), entry->second, buffer.rows, getMaxRows(buffer.rows),
+          /*arena=*/0, place.offsets, place.bytes, buffer.first, buffer.last));
     }
     if (!list.empty())
       op->setAttr("llm.buffers", ArrayAttr::get(op->getContext(), list));
@@ -199,6 +365,7 @@ private:
   ProgramAttr program;
   int64_t scoreRows;
   SmallVector<Buffer> buffers;
+  SmallVector<Place> places;
   llvm::DenseMap<Value, int64_t> bufferOf;
 };
 

@@ -10,16 +10,15 @@ namespace llmir::llm {
 using namespace mlir;
 using namespace llmir::llm;
 
-namespace {
-
-/// The operation of `block` before which all uses of `op` lie no earlier.
-Operation *getFirstUser(Operation *op) {
+Operation *llmir::llm::getFirstUser(Operation *op) {
   Operation *first = op->getBlock()->getTerminator();
   for (Operation *user : op->getUsers())
     if (user->isBeforeInBlock(first))
       first = user;
   return first;
 }
+
+namespace {
 
 struct ScheduleStepsPass
     : public llmir::llm::impl::ScheduleStepsBase<ScheduleStepsPass> {
@@ -35,8 +34,12 @@ struct ScheduleStepsPass
         &*llvm::find_if(block, [](Operation &op) { return isStep(&op); });
     SmallVector<Operation *> starts;
     SmallVector<WaitOp> waits;
+    // Views stand where they are used, so that they hold no wait up.
+    for (Operation &op : llvm::make_early_inc_range(llvm::reverse(block)))
+      if (isView(&op))
+        op.moveBefore(getFirstUser(&op));
     for (Operation &op : llvm::make_early_inc_range(block)) {
-      if (!isStep(&op) && !op.hasTrait<OpTrait::IsTerminator>())
+      if (isa<WeightOp, CreatePagedCacheOp>(op))
         op.moveBefore(firstStep);
       else if (isStart(&op))
         starts.push_back(&op);

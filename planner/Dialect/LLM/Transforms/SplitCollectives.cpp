@@ -1,5 +1,6 @@
-//===- SplitCollectives.cpp - Split all_reduce into start and wait --------===//
+//===- SplitCollectives.cpp - Split collectives into start and wait -------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 namespace llmir::llm {
@@ -15,16 +16,27 @@ namespace {
 struct SplitCollectivesPass
     : public llmir::llm::impl::SplitCollectivesBase<SplitCollectivesPass> {
   void runOnOperation() override {
-    getOperation().walk([](AllReduceOp reduce) {
-      OpBuilder builder(reduce);
-      auto start = AllReduceStartOp::create(
-          builder, reduce.getLoc(), TokenType::get(builder.getContext()),
-          reduce.getInput());
-      auto wait =
-          WaitOp::create(builder, reduce.getLoc(), reduce.getType(), start);
-      reduce.replaceAllUsesWith(wait.getResult());
-      reduce.erase();
+    getOperation().walk([](Operation *op) {
+      if (auto reduce = dyn_cast<AllReduceOp>(op))
+        split<AllReduceStartOp>(reduce);
+      else if (auto scatter = dyn_cast<ReduceScatterOp>(op))
+        split<ReduceScatterStartOp>(scatter);
+      else if (auto gather = dyn_cast<AllGatherOp>(op))
+        split<AllGatherStartOp>(gather);
     });
+  }
+
+  template <typename Start, typename Collective>
+  static void split(Collective collective) {
+    OpBuilder builder(collective);
+    auto start = Start::create(builder, collective.getLoc(),
+                               TokenType::get(builder.getContext()),
+                               collective.getInput());
+    auto wait =
+        WaitOp::create(builder, collective.getLoc(),
+                       collective->getResultTypes(), start->getResult(0));
+    collective.replaceAllUsesWith(wait.getResult());
+    collective.erase();
   }
 };
 

@@ -3,6 +3,7 @@
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 #include "llvm/ADT/StringSwitch.h"
+#include "llvm/ADT/TypeSwitch.h"
 
 namespace llmir::llm {
 #define GEN_PASS_DEF_VERIFYPHASE
@@ -59,6 +60,74 @@ LogicalResult verifyReductions(Operation *op) {
   return success();
 }
 
+/// Each operation of a program reads the rows that it needs.
+LogicalResult verifyRows(func::FuncOp program) {
+  llvm::DenseMap<Value, Rows> rowsOf;
+  for (Operation &op : program.front()) {
+    SmallVector<Rows> read;
+    for (Value operand : op.getOperands()) {
+      if (isActivationType(operand.getType()))
+        read.push_back(rowsOf.lookup(operand));
+      else if (auto wait = dyn_cast<WaitOp>(op))
+        if (Operation *start = wait.getToken().getDefiningOp();
+            start && start->getNumOperands() == 1)
+          read.push_back(rowsOf.lookup(start->getOperand(0)));
+    }
+    auto needs = [&](ArrayRef<Rows> expected) -> LogicalResult {
+      for (auto [got, wanted] : llvm::zip(read, expected))
+        if (got != wanted)
+          return op.emitError()
+                 << "reads rows '" << stringifyRows(got) << "', expected '"
+                 << stringifyRows(wanted) << "'";
+      return success();
+    };
+    Rows result = read.empty() ? Rows::Tokens : read.front();
+    Operation *collective = &op;
+    if (auto wait = dyn_cast<WaitOp>(op))
+      if (Operation *start = wait.getToken().getDefiningOp())
+        collective = start;
+    LogicalResult checked =
+        llvm::TypeSwitch<Operation *, LogicalResult>(collective)
+            .Case([&](RowsOp view) {
+              result = view.getPart();
+              return needs({Rows::Tokens});
+            })
+            .Case([&](JoinRowsOp) {
+              result = Rows::Tokens;
+              return needs({Rows::FirstHalf, Rows::SecondHalf});
+            })
+            .Case<ReduceScatterOp, ReduceScatterStartOp>([&](Operation *) {
+              result = Rows::Share;
+              return needs({Rows::Tokens});
+            })
+            .Case<AllGatherOp, AllGatherStartOp>([&](Operation *) {
+              result = Rows::Tokens;
+              return needs({Rows::Share});
+            })
+            .Case<RopeAppendOp, PagedAttentionOp, ScoreOp, ScoreMergeOp, SendOp,
+                  SendStartOp>(
+                [&](Operation *) { return needs({Rows::Tokens}); })
+            .Case([&](GatherRowsOp) {
+              result = Rows::Sampled;
+              return needs({Rows::Tokens});
+            })
+            .Case<AllReduceOp, AllReduceStartOp>(
+                [&](Operation *) -> LogicalResult {
+                  if (result == Rows::Share)
+                    return needs({Rows::Tokens});
+                  return success();
+                })
+            .Default([&](Operation *) {
+              return needs(SmallVector<Rows>(read.size(), result));
+            });
+    if (failed(checked))
+      return failure();
+    for (Value value : op.getResults())
+      rowsOf[value] = result;
+  }
+  return success();
+}
+
 LogicalResult verifyOrder(func::FuncOp program) {
   int64_t step = 0, event = 0;
   for (Operation &op : program.front()) {
@@ -86,23 +155,42 @@ LogicalResult verifyOrder(func::FuncOp program) {
   return success();
 }
 
-/// Every activation has a place; buffers in use at one time lie apart.
+/// Two halves of the rows at one place, or all rows and a part of them.
+bool areViews(BufferAttr a, BufferAttr b) {
+  auto isPart = [](BufferAttr buffer) {
+    return buffer.getRows() == Rows::FirstHalf ||
+           buffer.getRows() == Rows::SecondHalf ||
+           buffer.getRows() == Rows::Share;
+  };
+  bool isNested = (a.getRows() == Rows::Tokens && isPart(b)) ||
+                  (b.getRows() == Rows::Tokens && isPart(a));
+  bool areHalves =
+      (a.getRows() == Rows::FirstHalf && b.getRows() == Rows::SecondHalf) ||
+      (b.getRows() == Rows::FirstHalf && a.getRows() == Rows::SecondHalf);
+  return (isNested || areHalves) && a.getOffsets() == b.getOffsets() &&
+         a.getBytes() == b.getBytes();
+}
+
+/// Every activation has a place; buffers in use at one time lie apart, but for
+/// views of one place.
 LogicalResult verifyPlaces(func::FuncOp program) {
   SmallVector<std::pair<Operation *, BufferAttr>> places;
   int64_t ranks = program->getAttrOfType<StageAttr>("llm.stage").getRanks();
   for (Operation &op : program.front()) {
-    if (!isStep(&op) || llvm::none_of(op.getResultTypes(), isActivationType))
+    if ((!isStep(&op) && !isView(&op)) ||
+        llvm::none_of(op.getResultTypes(), isActivationType))
       continue;
     auto buffers = op.getAttrOfType<ArrayAttr>("llm.buffers");
     if (!buffers)
       return op.emitError() << "has no place for its results";
     for (Attribute attribute : buffers) {
       auto buffer = cast<BufferAttr>(attribute);
-      int64_t step = op.getAttrOfType<IntegerAttr>("llm.step").getInt();
+      auto step = op.getAttrOfType<IntegerAttr>("llm.step"); // no view has one
       if (static_cast<int64_t>(buffer.getOffsets().size()) != ranks ||
-          step < buffer.getFirst() || step > buffer.getLast())
+          (step && (step.getInt() < buffer.getFirst() ||
+                    step.getInt() > buffer.getLast())))
         return op.emitError() << "has a place that isn't for " << ranks
-                              << " ranks, or not for step " << step;
+                              << " ranks, or not for its step";
       places.push_back({&op, buffer});
     }
   }
@@ -116,7 +204,7 @@ LogicalResult verifyPlaces(func::FuncOp program) {
         continue;
       }
       if (a.getArena() != b.getArena() || a.getFirst() > b.getLast() ||
-          b.getFirst() > a.getLast())
+          b.getFirst() > a.getLast() || areViews(a, b))
         continue;
       for (int64_t rank = 0; rank < ranks; ++rank)
         if (a.getOffsets()[rank] < b.getOffsets()[rank] + b.getBytes()[rank] &&
@@ -139,6 +227,7 @@ struct VerifyPhasePass
             .Case("fusion", [&] { return forEachOp(verifyFusion); })
             .Case("parallel", [&] { return verifyParallel(); })
             .Case("programs", [&] { return verifyPrograms(); })
+            .Case("communication", [&] { return forEachProgram(verifyRows); })
             .Case("schedule", [&] { return forEachProgram(verifyOrder); })
             .Case("memory", [&] { return forEachProgram(verifyPlaces); })
             .Default([&]() -> LogicalResult {
