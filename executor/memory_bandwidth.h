@@ -2,16 +2,22 @@
 // reads every weight once per token.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <span>
 
 #include "kernels/worker_pool.h"
 #include "plan_schema/base/status.h"
 
 namespace llmir::executor {
 
-// Bytes per second that the pool's threads read together, each with four streams (one stream
-// reaches two thirds of it), from a buffer far larger than the last-level cache; the best of a few
-// passes. Takes about a quarter of a second.
+// Reads `memory` once with all of the pool's threads, each with four streams (one stream reaches
+// two thirds of the bandwidth). Returns a sum over it, so that the reading isn't optimized away.
+uint64_t ReadOnce(kernels::WorkerPool& pool, std::span<const std::byte> memory);
+
+// Bytes per second that the pool's threads read together from a buffer far larger than the
+// last-level cache; the best of a few passes. Takes about a quarter of a second.
 // `ready` is called once the buffer is there and before it is read: ranks that measure together
 // meet in it.
 StatusOr<double> MeasureReadBandwidth(kernels::WorkerPool& pool,

@@ -17,10 +17,16 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
       "Environment: LLMIR_CPU_ISA=portable|avx2|avx512 overrides the choice of kernels.",
       "llmir-exec"};
   app.set_version_flag("--version", std::string("llmir-exec ") + kVersion);
-  app.add_option("plan", options.plan, "The plan that llmir-plan wrote")->required();
+  auto* plan = app.add_option("plan", options.plan, "The plan that llmir-plan wrote");
   app.add_option("--model", options.model,
                  "The checkpoint (GGUF file or folder), when it isn't where the plan says, "
                  "relative to the plan");
+  uint64_t random_seed = 1;
+  auto* random = app.add_option("--random-weights", random_seed,
+                                "Random weights, the same for every division among ranks, instead "
+                                "of a checkpoint's; prompts are given as ids")
+                     ->expected(0, 1)
+                     ->type_name("[SEED]");
   auto* prompt = app.add_option("--prompt", options.prompt,
                                 "Answer this and stream the answer to standard output");
   app.add_flag("--chat", options.chat,
@@ -41,6 +47,13 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
                  "Folder for the logits: N.npy per prompt (0, 1, …), fp32, a row per generated id");
   app.add_option("--report", options.report,
                  "Write what was measured, per rank and step, to this JSON file");
+  app.add_option("--calibrate", options.calibrate,
+                 "Measure this machine's kernels and memory for llmir-plan --calibration and write "
+                 "them to this JSON file; takes no plan")
+      ->excludes(plan)
+      ->excludes(prompt)
+      ->excludes(prompts)
+      ->excludes(score);
   app.add_option("--max-tokens", options.defaults.max_tokens, "Longest answer, in tokens")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 24));
@@ -76,6 +89,11 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return InvalidArgument("{}; see llmir-exec --help", error.what());
   }
+  options.command = "llmir-exec";
+  for (int i = 1; i < argc; ++i) options.command += std::string(" ") + argv[i];
+  if (!options.calibrate.empty()) return options;
+  if (options.plan.empty()) return InvalidArgument("plan is required; see llmir-exec --help");
+  if (random->count() > 0) options.random_seed = random_seed;
   options.seed_given = seed->count() > 0;
   if (!options.seed_given) sampling.seed = std::random_device{}();
   if (options.prompt.empty() && options.prompts_file.empty() && options.score_file.empty()) {

@@ -14,6 +14,7 @@ namespace llmir::executor {
 struct Options {
   std::string plan;
   std::string model;
+  std::optional<uint64_t> random_seed;  // of random weights; none: the checkpoint's
   std::string prompt;
   bool chat = false;
   std::string system;
@@ -22,7 +23,9 @@ struct Options {
   std::string output;
   std::string logits_folder;
   std::string report;
-  Request defaults;  // sampling, max_tokens, stop, ignore_eos
+  std::string calibrate;  // write this machine's speeds here; no plan is run
+  std::string command;    // as given, for files that say where they came from
+  Request defaults;       // sampling, max_tokens, stop, ignore_eos
   bool seed_given = false;
   int threads = 0;
   bool quiet = false;

@@ -1,5 +1,7 @@
 #include "executor/output_files.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +12,25 @@ Status CreateFolder(const std::string& path) {
   std::filesystem::create_directories(path, error);
   if (error) return InvalidArgument("{}: the folder cannot be made: {}", path, error.message());
   return Status();
+}
+
+Status WriteWholeFile(const std::string& path, std::string_view text) {
+  namespace fs = std::filesystem;
+  const std::string folder = fs::path(path).parent_path().string();
+  if (!folder.empty()) LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
+  const std::string temporary = fmt::format("{}.{}.tmp", path, getpid());
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  file.close();
+  std::error_code error;
+  if (file) {
+    fs::rename(temporary, path, error);
+    if (!error) return Status();
+  }
+  std::error_code ignored;
+  fs::remove(temporary, ignored);
+  return InvalidArgument("{}: cannot be written{}", path,
+                         error ? fmt::format(": {}", error.message()) : "");
 }
 
 StatusOr<JsonLinesFile> JsonLinesFile::Create(const std::string& path) {

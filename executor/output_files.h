@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "executor/request.h"
@@ -39,6 +40,10 @@ std::string LogprobsLine(const std::vector<float>& logprobs);
 // Writes `rows` x `columns` floats, row-major, as a NumPy file of format 1.0.
 Status WriteNpy(const std::string& path, std::span<const float> values, size_t rows,
                 size_t columns);
+
+// Writes `text` to `path`, making missing folders: the whole file appears at once, or the old one
+// stays.
+Status WriteWholeFile(const std::string& path, std::string_view text);
 
 // Makes the folder and its parents.
 Status CreateFolder(const std::string& path);

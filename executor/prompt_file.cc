@@ -128,7 +128,7 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
       ++prompts;
       LLMIR_ASSIGN_OR_RETURN(const std::string text, ParseText(value, "prompt"));
       if (context.tokenizer == nullptr)
-        return Unavailable("\"prompt\": the checkpoint has no tokenizer; give \"prompt_ids\"");
+        return Unavailable("\"prompt\": there is no tokenizer; give \"prompt_ids\"");
       request.prompt_ids = context.tokenizer->Encode(text);
     } else if (field == "messages") {
       ++prompts;

@@ -81,7 +81,7 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   pinned = PinThreads(*pool, world.local_rank(), world.local_size(), cores);
   LLMIR_ASSIGN_OR_RETURN(Weights loaded,
                          Weights::Load(plan, *resources.rank, options.plan_folder, options.model,
-                                       options.isa, *pool, progress));
+                                       options.random_seed, options.isa, *pool, progress));
   weights = std::make_unique<Weights>(std::move(loaded));
   const size_t block_bytes = resources.rank->memory()->kv_block();
   LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena arena,

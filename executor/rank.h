@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,10 @@
 namespace llmir::executor {
 
 struct RankOptions {
-  std::string plan_folder;  // where relative checkpoint paths start
-  std::string model;        // replaces the plan's paths; empty: as the plan says
-  int threads = 0;          // of this rank; 0: the host's cores divided by its ranks
+  std::string plan_folder;              // where relative checkpoint paths start
+  std::string model;                    // replaces the plan's paths; empty: as the plan says
+  std::optional<uint64_t> random_seed;  // random weights instead of the checkpoint's
+  int threads = 0;                      // of this rank; 0: the host's cores divided by its ranks
   kernels::Isa isa{};
   bool timing = false;  // measure each step
 };

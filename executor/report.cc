@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "executor/output_files.h"
@@ -58,6 +57,7 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["pinned"] = rank.pinned();
   json["isa"] = kernels::IsaName(rank.isa());
   json["channel"] = rank.channel_backend();
+  json["random_weights"] = load.random;
   json["source_bytes_consumed"] = load.source_bytes;
   json["source_bytes_shared"] = load.source_shared_bytes;
   json["storage_bytes_read"] = load.storage_bytes;
@@ -111,19 +111,16 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
                     {"decode_seconds", statistics.decode_seconds},
                     {"decode_steps", statistics.decode_steps},
                     {"decode_rows", statistics.decode_rows},
-                    {"peak_kv_blocks", statistics.peak_blocks}};
+                    {"peak_kv_blocks", statistics.peak_blocks},
+                    {"pinned_tokens", statistics.pinned_tokens},
+                    {"pin_seconds", statistics.pin_seconds},
+                    {"prefix_hits", statistics.prefix_hits},
+                    {"reused_prompt_tokens", statistics.reused_tokens}};
   json["ranks"] = Json::array();
   for (const std::string& text : rank_reports)
     json["ranks"].push_back(Json::parse(text, nullptr, false));
 
-  const size_t slash = path.rfind('/');
-  if (slash != std::string::npos && slash > 0)
-    LLMIR_RETURN_IF_ERROR(CreateFolder(path.substr(0, slash)));
-  std::ofstream file(path, std::ios::trunc);
-  file << json.dump(1) << '\n';
-  file.close();
-  if (!file) return InvalidArgument("{}: cannot be written", path);
-  return Status();
+  return WriteWholeFile(path, json.dump(1) + '\n');
 }
 
 }  // namespace llmir::executor

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 
+#include "executor/calibrate.h"
 #include "executor/cores.h"
 #include "executor/engine/engine.h"
 #include "executor/engine/score.h"
@@ -103,7 +104,10 @@ Status LoadTokenizer(const plan::Plan& plan, const std::string& plan_folder,
 
 Status PrepareWork(const plan::Plan& plan, const std::string& plan_folder, const Options& options,
                    Work* work) {
-  LLMIR_RETURN_IF_ERROR(LoadTokenizer(plan, plan_folder, options.model, work));
+  // Random weights need no file, and to their answers no text belongs.
+  if (!options.random_seed.has_value()) {
+    LLMIR_RETURN_IF_ERROR(LoadTokenizer(plan, plan_folder, options.model, work));
+  }
   if (!options.score_file.empty()) {
     LLMIR_ASSIGN_OR_RETURN(work->texts, ReadScoreFile(options.score_file));
     for (size_t i = 0; i < work->texts.size(); ++i) {
@@ -129,8 +133,11 @@ Status PrepareWork(const plan::Plan& plan, const std::string& plan_folder, const
   }
   Request request = options.defaults;
   std::string text = options.prompt;
-  if (context.tokenizer == nullptr)
-    return Unavailable("--prompt: the checkpoint has no tokenizer; use --prompts with prompt_ids");
+  if (context.tokenizer == nullptr) {
+    return Unavailable(
+        "--prompt: {} no tokenizer; use --prompts with prompt_ids",
+        options.random_seed.has_value() ? "with --random-weights there is" : "the checkpoint has");
+  }
   if (options.chat) {
     if (context.chat_template == nullptr)
       return Unavailable("--chat: the checkpoint has no chat template; leave --chat out");
@@ -290,6 +297,10 @@ Status Run(comm::World& world, const Options& options) {
   ReleaseDefaultBinding();
   const bool driver = world.rank() == 0;
   const bool talk = driver && !options.quiet;
+  if (!options.calibrate.empty()) {
+    HandleSignals(driver);
+    return Calibrate(world, options, g_cancelled);
+  }
 
   // The plan: read once, checked by every rank.
   Status status;
@@ -318,9 +329,10 @@ Status Run(comm::World& world, const Options& options) {
   }
 
   RankOptions rank_options;
-  rank_options.plan_folder = std::filesystem::path(options.plan).parent_path().string();
-  if (rank_options.plan_folder.empty()) rank_options.plan_folder = ".";
+  const std::string folder = std::filesystem::path(options.plan).parent_path().string();
+  rank_options.plan_folder = folder.empty() ? std::string(1, '.') : folder;
   rank_options.model = options.model;
+  rank_options.random_seed = options.random_seed;
   rank_options.threads = options.threads;
   rank_options.timing = !options.report.empty();
   auto isa = ChooseIsa();
@@ -349,10 +361,11 @@ Status Run(comm::World& world, const Options& options) {
   const double load_seconds = Seconds(load_start);
   if (talk) {
     const LoadStatistics& load = rank->weights().statistics();
-    std::fprintf(stderr, "%sloaded %.0f MB per rank in %.2f s: %u rank%s, %d thread%s each, %s\n",
-                 terminal ? "\r" : "", static_cast<double>(load.source_bytes) / 1e6, load_seconds,
-                 wanted, wanted == 1 ? "" : "s", rank->threads(), rank->threads() == 1 ? "" : "s",
-                 kernels::IsaName(rank->isa()));
+    std::fprintf(stderr, "%s%s %.0f MB per rank in %.2f s: %u rank%s, %d thread%s each, %s\n",
+                 terminal ? "\r" : "", load.random ? "made random weights," : "loaded",
+                 static_cast<double>(load.random ? load.packed_bytes : load.source_bytes) / 1e6,
+                 load_seconds, wanted, wanted == 1 ? "" : "s", rank->threads(),
+                 rank->threads() == 1 ? "" : "s", kernels::IsaName(rank->isa()));
   }
   HandleSignals(driver);
 

@@ -14,9 +14,16 @@ constexpr size_t Align8(size_t offset) { return (offset + 7) / 8 * 8; }
 
 StepCapacity CapacityOf(const plan::Plan& plan) {
   const auto& limits = *plan.limits();
+  // A block is listed once, but those of a pinned prefix once for each sequence that begins with
+  // it.
+  uint32_t longest_prefix = 0;
+  for (uint32_t i = 0; plan.prefixes() != nullptr && i < plan.prefixes()->size(); ++i) {
+    longest_prefix = std::max(longest_prefix, plan.prefixes()->Get(i)->ids()->size());
+  }
+  const int64_t sequences = limits.max_batch();
   const int64_t blocks = std::min<int64_t>(
-      static_cast<int64_t>(limits.max_batch()) * plan.kv()->max_blocks_per_sequence(),
-      plan.kv()->blocks());
+      sequences * plan.kv()->max_blocks_per_sequence(),
+      plan.kv()->blocks() + sequences * (longest_prefix / plan.kv()->block_size()));
   return {static_cast<int32_t>(limits.max_tokens()), static_cast<int32_t>(limits.max_batch()),
           static_cast<int32_t>(blocks)};
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <mutex>
 
+#include "executor/random_weights.h"
 #include "plan_schema/base/hash.h"
 #include "plan_schema/plan_facts.h"
 
@@ -103,15 +104,25 @@ struct Job {
   std::byte* destination = nullptr;
 };
 
-// The up to 16 rows of panel `panel`.
+// The up to 16 rows of panel `panel`. Of random weights they are made in `random`, [16][columns].
 size_t PanelRowsOf(const Job& job, const PackedWeight& packed, int64_t panel,
-                   std::span<SourceRow> rows) {
+                   std::optional<uint64_t> random_seed, float* random, std::span<SourceRow> rows) {
   size_t count = 0;
+  const auto add = [&](const TensorView& piece, uint64_t row) {
+    if (random_seed.has_value()) {
+      float* values = random + count * packed.columns;
+      RandomRow(*random_seed, *piece.tensor, piece.part.rows.begin + row, piece.part.columns,
+                values);
+      rows[count++] = {Encoding::kF32, reinterpret_cast<const std::byte*>(values)};
+    } else {
+      rows[count++] = {piece.encoding, piece.Row(row)};
+    }
+  };
   if (job.interleaved) {
     const TensorView& piece = job.pieces[panel % 2];
     const uint64_t first = static_cast<uint64_t>(panel / 2) * kPanelRows;
     for (uint64_t row = first; row < std::min(piece.part.rows.size(), first + kPanelRows); ++row) {
-      rows[count++] = {piece.encoding, piece.Row(row)};
+      add(piece, row);
     }
     return count;
   }
@@ -120,8 +131,7 @@ size_t PanelRowsOf(const Job& job, const PackedWeight& packed, int64_t panel,
   uint64_t before = 0;
   for (const TensorView& piece : job.pieces) {
     const uint64_t size = piece.part.rows.size();
-    for (; row < end && row < before + size; ++row)
-      rows[count++] = {piece.encoding, piece.Row(row - before)};
+    for (; row < end && row < before + size; ++row) add(piece, row - before);
     before += size;
   }
   return count;
@@ -169,16 +179,25 @@ std::string CheckpointPath(const plan::Plan& plan, size_t index, const std::stri
 
 StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
                                 const std::string& plan_folder, const std::string& model,
-                                kernels::Isa isa, kernels::WorkerPool& pool,
-                                const LoadProgress& progress) {
+                                std::optional<uint64_t> random_seed, kernels::Isa isa,
+                                kernels::WorkerPool& pool, const LoadProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const uint64_t storage_before = StorageBytesRead();
   Weights result;
   result.weights_.resize(plan.weights()->size());
+  result.statistics_.random = random_seed.has_value();
+  for (const plan::Tensor* tensor : *plan.tensors()) {
+    const bool hashed = tensor->leaf_hashes() != nullptr && tensor->leaf_hashes()->size() > 0;
+    if (hashed || random_seed.has_value()) continue;
+    return Incompatible(
+        "tensor {} has no hashes: the plan was made from a shape, not from a checkpoint, so there "
+        "are no weights to load; run it with --random-weights, or plan a checkpoint",
+        tensor->name()->string_view());
+  }
 
   // Identity of the files: size, then header. What the header doesn't cover, the leaves do.
   std::vector<FileMap> files(plan.files()->size());
-  for (size_t i = 0; i < files.size(); ++i) {
+  for (size_t i = 0; i < files.size() && !random_seed.has_value(); ++i) {
     const plan::CheckpointFile& expected = *plan.files()->Get(static_cast<uint32_t>(i));
     const std::string path = CheckpointPath(plan, i, plan_folder, model);
     auto opened = FileMap::Open(path);
@@ -205,30 +224,28 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
 
   // Sizes first: one map for all.
   std::vector<Job> jobs;
+  uint64_t source_bytes = 0;
   uint64_t total_bytes = 0;
   int64_t scratch_bytes = 0;
+  uint64_t most_columns = 0;
   for (const uint32_t index : *rank.weights()) {
     const plan::Weight& weight = *plan.weights()->Get(index);
     PackedWeight& packed = result.weights_[index];
     const plan::WeightShape shape = plan::RankWeightShape(plan, weight, rank);
     packed.rows = static_cast<int64_t>(shape.rows);
     packed.columns = static_cast<int64_t>(shape.columns);
+    most_columns = std::max(most_columns, shape.columns);
     packed.leaf_columns = weight.leaf_columns();
     Job job{index, weight.interleave() == plan::Interleave::panels, {}, nullptr};
     for (const uint32_t piece : *weight.pieces()) {
       const plan::Tensor& tensor = *plan.tensors()->Get(piece);
-      if (tensor.leaf_hashes() == nullptr || tensor.leaf_hashes()->size() == 0) {
-        return Incompatible(
-            "tensor {}: the plan was made from a shape and has no hashes, so no weights can be "
-            "loaded",
-            tensor.name()->string_view());
-      }
       LLMIR_ASSIGN_OR_RETURN(const Encoding encoding, EncodingOf(tensor.dtype()));
-      job.pieces.push_back({&tensor, plan::RankTensorPart(tensor, rank),
-                            files[tensor.file()].bytes().data() + tensor.offset(),
+      const std::byte* data =
+          random_seed.has_value() ? nullptr : files[tensor.file()].bytes().data() + tensor.offset();
+      job.pieces.push_back({&tensor, plan::RankTensorPart(tensor, rank), data,
                             plan::RowBytes(tensor.dtype(), tensor.columns()), encoding});
-      result.statistics_.source_bytes += job.pieces.back().bytes();
-      if (tensor.axis() == plan::Axis::columns)
+      source_bytes += job.pieces.back().bytes();
+      if (tensor.axis() == plan::Axis::columns && !random_seed.has_value())
         result.statistics_.source_shared_bytes += tensor.bytes();
     }
     packed.first_row = static_cast<int64_t>(job.pieces.front().part.rows.begin);
@@ -265,8 +282,14 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
   }
   uint64_t done = 0;
   auto report = [&] {
-    if (progress) progress(done, result.statistics_.source_bytes);
+    if (progress) progress(done, source_bytes);
   };
+  if (!random_seed.has_value()) result.statistics_.source_bytes = source_bytes;
+  std::vector<MemoryMap> random_rows(random_seed.has_value() ? pool.threads() : 0);
+  for (MemoryMap& map : random_rows) {
+    LLMIR_ASSIGN_OR_RETURN(
+        map, MemoryMap::Create(kPanelRows * most_columns * sizeof(float), "random weights"));
+  }
   for (const Job& job : jobs) {
     const PackedWeight& packed = result.weights_[job.weight];
     struct LeafTask {
@@ -275,6 +298,7 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
     };
     std::vector<LeafTask> leaves;
     for (const TensorView& view : job.pieces) {
+      if (random_seed.has_value()) continue;
       const plan::Leaves range = view.tensor->axis() == plan::Axis::none
                                      ? plan::Leaves{0, 1}
                                      : plan::RankLeaves(rank, view.tensor->unit());
@@ -290,7 +314,10 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
 
     if (packed.kernel == nullptr) {
       const TensorView& view = job.pieces.front();
-      if (view.tensor->dtype() == plan::DType::f32) {
+      if (random_seed.has_value()) {
+        RandomRow(*random_seed, *view.tensor, 0, view.part.columns,
+                  reinterpret_cast<float*>(job.destination));
+      } else if (view.tensor->dtype() == plan::DType::f32) {
         std::memcpy(job.destination, view.Row(0), packed.columns * sizeof(float));
       } else {
         // A panel of one row through the f32 kernel's packer converts any encoding; lane 0 of it is
@@ -312,7 +339,11 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
           pool, static_cast<size_t>(packed.panels),
           [&](size_t panel, int thread) {
             SourceRow rows[kPanelRows];
-            const size_t count = PanelRowsOf(job, packed, static_cast<int64_t>(panel), rows);
+            float* random = random_rows.empty()
+                                ? nullptr
+                                : reinterpret_cast<float*>(random_rows[thread].data());
+            const size_t count =
+                PanelRowsOf(job, packed, static_cast<int64_t>(panel), random_seed, random, rows);
             packed.kernel->pack_panel({rows, count}, packed.columns,
                                       job.destination + panel * panel_bytes,
                                       scratch[thread].data());
@@ -321,7 +352,8 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
           report));
     }
     for (const TensorView& view : job.pieces) {
-      files[view.tensor->file()].Release(view.tensor->offset(), view.tensor->bytes());
+      if (!random_seed.has_value())
+        files[view.tensor->file()].Release(view.tensor->offset(), view.tensor->bytes());
       done += view.bytes();
     }
     report();

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,19 +44,23 @@ struct LoadStatistics {
       0;  // fetched from the storage layer meanwhile (/proc/self/io); 0 from a warm page cache
   uint64_t packed_bytes = 0;
   double seconds = 0;
+  bool random = false;  // no checkpoint was read
 };
 
-// Called now and then by the main thread while loading, with source bytes done and in all.
+// Called now and then by the main thread while loading, with source bytes done and in all (of
+// random weights: those that a checkpoint would have).
 using LoadProgress = std::function<void(uint64_t done, uint64_t total)>;
 
 class Weights {
  public:
   // Maps the plan's checkpoint files: relative to `plan_folder`, or `model` (a file, or a folder
   // holding the names) if not empty. Checks sizes and header hashes. Then packs what `rank` lists.
+  // With `random_seed` no file is touched and the weights are random (random_weights.h).
+  // INCOMPATIBLE without it for a plan that was made from a shape.
   static StatusOr<Weights> Load(const plan::Plan& plan, const plan::Rank& rank,
                                 const std::string& plan_folder, const std::string& model,
-                                kernels::Isa isa, kernels::WorkerPool& pool,
-                                const LoadProgress& progress);
+                                std::optional<uint64_t> random_seed, kernels::Isa isa,
+                                kernels::WorkerPool& pool, const LoadProgress& progress);
 
   const PackedWeight& weight(size_t index) const { return weights_[index]; }
   const LoadStatistics& statistics() const { return statistics_; }

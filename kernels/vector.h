@@ -1,6 +1,6 @@
-// Kernels over rows of floats: norms, quantization of activations, sums, the reductions of sampling
-// and scoring. Every function works on one contiguous share of the rows; its result doesn't depend
-// on how rows are shared out.
+// Kernels over rows of floats: norms, quantization of activations, sums, activation functions, the
+// reductions of sampling and scoring. Every function works on one contiguous share of the rows; its
+// result doesn't depend on how rows are shared out.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,8 @@ struct ScorePart {
   float sum;      // of exp(logit - maximum)
   float target;   // the target's logit, where the shard holds it; else 0
 };
+
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
 
 struct VectorKernels {
   Isa isa;
@@ -35,6 +37,17 @@ struct VectorKernels {
   int64_t (*argmax)(const float* x, int64_t count);
   // `target`: index within this shard, or -1.
   ScorePart (*score_part)(const float* logits, int64_t count, int64_t target);
+  // out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * weight. Both means as rms_norm's.
+  void (*layer_norm)(const float* x, int64_t x_stride, const float* weight, float epsilon,
+                     int64_t rows, int64_t columns, float* out, int64_t out_stride);
+  // out = activation(gate), times up where that isn't null. GELU exactly, or by tanh.
+  void (*activate)(Activation activation, const float* gate, const float* up, int64_t count,
+                   float* out);
+  // out = cap * tanh(x / cap), with x / cap as x times the rounded 1 / cap.
+  void (*softcap)(const float* x, float cap, int64_t count, float* out);
+  // int8 rows (activations.h) to float rows. columns: a multiple of 32. x_stride in bytes.
+  void (*dequantize)(const std::byte* x, int64_t x_stride, int64_t rows, int64_t columns,
+                     float* out, int64_t out_stride);
 };
 
 const VectorKernels& FindVector(Isa isa);

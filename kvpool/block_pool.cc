@@ -45,6 +45,7 @@ BlockPool::BlockPool(int32_t blocks, int32_t block_size, int32_t max_sequences,
   if (blocks % kBitsPerWord != 0) {
     free_bits_.back() = (uint64_t{1} << (blocks % kBitsPerWord)) - 1;
   }
+  holders_.assign(static_cast<size_t>(blocks), 0);
   sequences_.resize(static_cast<size_t>(max_sequences));
   free_sequences_.reserve(sequences_.size());
   for (SequenceId id = max_sequences - 1; id >= 0; --id) {
@@ -96,6 +97,7 @@ Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
     const int32_t block = FirstSetFrom(free_bits_, start);
     free_bits_[static_cast<size_t>(block / kBitsPerWord)] &=
         ~(uint64_t{1} << (block % kBitsPerWord));
+    holders_[static_cast<size_t>(block)] = 1;
     grown.blocks.push_back(block);
   }
   free_count_ -= missing;
@@ -103,12 +105,32 @@ Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
   return Status();
 }
 
+Status BlockPool::Share(SequenceId sequence, SequenceId holder, int32_t blocks) {
+  Sequence& sharing = Live(sequence);
+  const Sequence& held = Live(holder);
+  if (sharing.tokens > 0) {
+    return InvalidArgument("sequence {} has {} tokens; only an empty one can begin with another's",
+                           sequence, sharing.tokens);
+  }
+  if (blocks < 0 || blocks > held.tokens / block_size_) {
+    return InvalidArgument("sequence {} has {} full blocks of {} tokens, of which {} are asked for",
+                           holder, held.tokens / block_size_, block_size_, blocks);
+  }
+  sharing.blocks.assign(held.blocks.begin(), held.blocks.begin() + blocks);
+  sharing.tokens = blocks * block_size_;
+  for (const int32_t block : sharing.blocks) ++holders_[static_cast<size_t>(block)];
+  return Status();
+}
+
+void BlockPool::Drop(int32_t block) {
+  if (--holders_[static_cast<size_t>(block)] > 0) return;
+  free_bits_[static_cast<size_t>(block / kBitsPerWord)] |= uint64_t{1} << (block % kBitsPerWord);
+  ++free_count_;
+}
+
 void BlockPool::Release(SequenceId sequence) {
   Sequence& ended = Live(sequence);
-  for (const int32_t block : ended.blocks) {
-    free_bits_[static_cast<size_t>(block / kBitsPerWord)] |= uint64_t{1} << (block % kBitsPerWord);
-  }
-  free_count_ += ended.blocks.size();
+  for (const int32_t block : ended.blocks) Drop(block);
   ended.blocks.clear();
   ended.tokens = 0;
   ended.live = false;
@@ -135,11 +157,10 @@ void BlockPool::FillPageTable(std::span<const SequenceId> sequences, PageTable* 
 }
 
 void BlockPool::CheckInvariants() const {
-  std::vector<uint64_t> seen(free_bits_);
+  std::vector<int32_t> holders(static_cast<size_t>(total_), 0);
   size_t free = 0;
   for (const uint64_t word : free_bits_) free += static_cast<size_t>(std::popcount(word));
   Check(free == free_count_, "{} blocks are marked free, but {} are counted", free, free_count_);
-  size_t held = 0;
   size_t live = 0;
   for (size_t id = 0; id < sequences_.size(); ++id) {
     const Sequence& sequence = sequences_[id];
@@ -150,18 +171,26 @@ void BlockPool::CheckInvariants() const {
     Check(static_cast<int32_t>(sequence.blocks.size()) == BlocksFor(sequence.tokens, block_size_),
           "sequence {} holds {} blocks of {} tokens for {} tokens", id, sequence.blocks.size(),
           block_size_, sequence.tokens);
-    for (const int32_t block : sequence.blocks) {
+    std::vector<int32_t> own(sequence.blocks);
+    std::sort(own.begin(), own.end());
+    Check(std::adjacent_find(own.begin(), own.end()) == own.end(),
+          "sequence {} holds a block twice", id);
+    for (const int32_t block : own) {
       Check(block >= 0 && block < total_, "sequence {} holds block {}, but there are {}", id, block,
             total_);
-      uint64_t& word = seen[static_cast<size_t>(block / kBitsPerWord)];
-      const uint64_t bit = uint64_t{1} << (block % kBitsPerWord);
-      Check((word & bit) == 0, "block {} of sequence {} is free or held twice", block, id);
-      word |= bit;
+      ++holders[static_cast<size_t>(block)];
     }
-    held += sequence.blocks.size();
   }
-  Check(held + free_count_ == static_cast<size_t>(total_), "{} held and {} free blocks, not {}",
-        held, free_count_, total_);
+  for (int32_t block = 0; block < total_; ++block) {
+    const int32_t counted = holders_[static_cast<size_t>(block)];
+    const int32_t found = holders[static_cast<size_t>(block)];
+    Check(counted == found, "block {} is held by {} sequences, but {} are counted", block, found,
+          counted);
+    const bool is_free =
+        (free_bits_[static_cast<size_t>(block / kBitsPerWord)] >> (block % kBitsPerWord) & 1) != 0;
+    Check(is_free == (found == 0), "block {} is {} and held by {} sequences", block,
+          is_free ? "free" : "not free", found);
+  }
   std::vector<bool> listed(sequences_.size(), false);
   for (const SequenceId id : free_sequences_) {
     Check(id >= 0 && static_cast<size_t>(id) < sequences_.size() &&

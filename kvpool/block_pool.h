@@ -1,6 +1,7 @@
 // The paged KV cache's bookkeeping: which of a replica's blocks are free, and which sequence holds
-// which, in order. Rank 0 of a replica alone decides; block ids are valid in the arena of every
-// rank (same number of blocks). The bytes themselves live in a KvArena.
+// which, in order. A block can be shared by several sequences, which then only read it. Rank 0 of a
+// replica alone decides; block ids are valid in the arena of every rank (same number of blocks).
+// The bytes themselves live in a KvArena.
 //
 // Not thread-safe: used by the engine's thread. No allocation after construction, except when a
 // page table grows. A sequence id that isn't live is a defect of the caller and aborts with a
@@ -39,7 +40,11 @@ class BlockPool {
   // where free. RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond
   // max_blocks_per_sequence; INVALID_ARGUMENT when the sequence has more tokens already.
   Status Grow(SequenceId sequence, int32_t tokens);
-  // Gives all blocks back and ends the sequence.
+  // `sequence`, still empty, begins with the first `blocks` blocks of `holder`, all full, as if it
+  // had computed their tokens: both hold them from now on, and neither's Release frees them for the
+  // other. INVALID_ARGUMENT (nothing changed) when it isn't empty or the holder has fewer.
+  Status Share(SequenceId sequence, SequenceId holder, int32_t blocks);
+  // Gives its blocks back, those that no other sequence holds to be free, and ends the sequence.
   void Release(SequenceId sequence);
 
   int32_t tokens(SequenceId sequence) const;
@@ -54,8 +59,8 @@ class BlockPool {
   // The page table of `sequences` in this order, into `table` (its vectors are reused).
   void FillPageTable(std::span<const SequenceId> sequences, PageTable* table) const;
 
-  // Every block is free or held by exactly one sequence, counts agree. For tests; aborts with a
-  // message otherwise.
+  // Every block is free or held by as many sequences as are counted, by each once. For tests;
+  // aborts with a message otherwise.
   void CheckInvariants() const;
 
  private:
@@ -68,11 +73,13 @@ class BlockPool {
   Sequence& Live(SequenceId sequence) {
     return const_cast<Sequence&>(std::as_const(*this).Live(sequence));
   }
+  void Drop(int32_t block);  // by one of its holders
   int32_t total_;
   int32_t block_size_;
   int32_t max_blocks_per_sequence_;
   size_t free_count_;
   std::vector<uint64_t> free_bits_;  // bit per block, 1 = free
+  std::vector<int32_t> holders_;     // [blocks] sequences that hold it
   std::vector<Sequence> sequences_;
   std::vector<SequenceId> free_sequences_;
 };

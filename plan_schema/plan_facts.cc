@@ -159,6 +159,29 @@ uint64_t PeakBytes(const Memory& memory, uint64_t blocks) {
   return memory.weights() + memory.activations() + memory.fixed() + memory.kv_block() * blocks;
 }
 
+int32_t LongestPrefix(const Plan& plan, std::span<const int32_t> ids) {
+  int32_t longest = -1;
+  size_t length = 0;
+  for (uint32_t i = 0; plan.prefixes() != nullptr && i < plan.prefixes()->size(); ++i) {
+    const auto& prefix = *plan.prefixes()->Get(i)->ids();
+    if (prefix.size() <= length || prefix.size() >= ids.size()) continue;
+    if (!std::equal(prefix.begin(), prefix.end(), ids.begin())) continue;
+    longest = static_cast<int32_t>(i);
+    length = prefix.size();
+  }
+  return longest;
+}
+
+uint64_t PinnedBlocks(const Plan& plan) {
+  uint64_t tokens = 0;
+  for (uint32_t i = 0; plan.prefixes() != nullptr && i < plan.prefixes()->size(); ++i) {
+    const auto& ids = *plan.prefixes()->Get(i)->ids();
+    const int32_t shared = LongestPrefix(plan, {ids.data(), ids.size()});
+    tokens += ids.size() - (shared < 0 ? 0 : plan.prefixes()->Get(shared)->ids()->size());
+  }
+  return tokens / plan.kv()->block_size();
+}
+
 uint32_t WorldSize(const Plan& plan) {
   uint32_t ranks = 0;
   for (const Replica* replica : *plan.replicas()) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "plan_schema/plan_generated.h"
 
@@ -69,6 +70,11 @@ WeightShape RankWeightShape(const Plan& plan, const Weight& weight, const Rank& 
 
 // Peak bytes of a rank with `blocks` KV blocks in use.
 uint64_t PeakBytes(const Memory& memory, uint64_t blocks);
+
+// Index of the longest of Plan.prefixes that `ids` starts with and goes on after; -1: none.
+int32_t LongestPrefix(const Plan& plan, std::span<const int32_t> ids);
+// KV blocks that the prefixes hold; one that starts with another shares that one's.
+uint64_t PinnedBlocks(const Plan& plan);
 
 // World ranks named by all replicas (those that run); the job needs exactly this many.
 uint32_t WorldSize(const Plan& plan);

@@ -19,7 +19,8 @@ inline constexpr uint16_t kMinorVersion = 1;
 // Feature bits that this build can run.
 inline constexpr uint64_t kKnownFeatures =
     0x1f | static_cast<uint64_t>(Feature::row_views) |
-    static_cast<uint64_t>(Feature::split_collectives);
+    static_cast<uint64_t>(Feature::split_collectives) |
+    static_cast<uint64_t>(Feature::pinned_prefixes);
 
 // The last 32 bytes of a plan file, little endian.
 struct PlanTrailer {

@@ -217,6 +217,11 @@ class TextPrinter {
         "sequence",
         kv.blocks(), kv.block_size(), uint64_t{kv.blocks()} * kv.block_size(),
         DTypeName(kv.dtype()), kv.max_blocks_per_sequence());
+    for (uint32_t i = 0; i < Count(plan_.prefixes()); ++i) {
+      const PinnedPrefix& prefix = *plan_.prefixes()->Get(i);
+      Line("  pinned prefix \"{}\": {} tokens, computed once; {:.0f} % of the workload starts so",
+           Text(prefix.name()), Count(prefix.ids()), 100 * prefix.share());
+    }
   }
 
   void PrintLayout() {

@@ -1,5 +1,6 @@
 #include "plan_schema/plan_verifier.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_set>
 #include <vector>
@@ -486,6 +487,43 @@ Status VerifyTopology(const Plan& plan) {
   return Status();
 }
 
+Status VerifyPrefixes(const Plan& plan) {
+  const KvGeometry& kv = *plan.kv();
+  for (uint32_t i = 0; i < Count(plan.prefixes()); ++i) {
+    const PinnedPrefix& prefix = *plan.prefixes()->Get(i);
+    const std::string where = fmt::format("prefixes[{}]", i);
+    const uint32_t tokens = Count(prefix.ids());
+    if (tokens == 0 || tokens % kv.block_size() != 0 || tokens >= plan.limits()->context()) {
+      return InvalidArgument(
+          "{}.ids: {}, expected a multiple of kv.block_size = {} below limits.context = {}", where,
+          tokens, kv.block_size(), plan.limits()->context());
+    }
+    for (uint32_t k = 0; k < tokens; ++k) {
+      const int32_t id = prefix.ids()->Get(k);
+      if (id < 0 || static_cast<uint32_t>(id) >= plan.model()->vocabulary()) {
+        return InvalidArgument("{}.ids[{}]: {}, but the vocabulary has {} ids", where, k, id,
+                               plan.model()->vocabulary());
+      }
+    }
+    for (uint32_t other = 0; other < i; ++other) {
+      const auto& ids = *plan.prefixes()->Get(other)->ids();
+      if (std::equal(ids.begin(), ids.end(), prefix.ids()->begin(), prefix.ids()->end())) {
+        return InvalidArgument("{}.ids: the same as those of prefixes[{}]", where, other);
+      }
+    }
+    if (!(prefix.share() >= 0 && prefix.share() <= 1)) {
+      return InvalidArgument("{}.share: {}, expected 0 to 1", where, prefix.share());
+    }
+  }
+  if (PinnedBlocks(plan) >= kv.blocks()) {
+    return InvalidArgument(
+        "prefixes: they hold {} KV blocks, but kv.blocks is {}, and requests "
+        "need some",
+        PinnedBlocks(plan), kv.blocks());
+  }
+  return Status();
+}
+
 // A runtime that lacks a feature must be able to refuse the plan before it looks inside.
 Status VerifyFeatures(const Plan& plan) {
   uint64_t used = 0;
@@ -511,6 +549,7 @@ Status VerifyFeatures(const Plan& plan) {
     use(IsQuantized(weight->dtype()), Feature::quantized_weights);
   }
   use(plan.kv()->dtype() == DType::bf16, Feature::bf16_kv_cache);
+  use(Count(plan.prefixes()) > 0, Feature::pinned_prefixes);
   for (const Feature feature : EnumValuesFeature()) {
     const auto bit = static_cast<uint64_t>(feature);
     if ((used & bit) != 0 && (plan.required_features() & bit) == 0) {
@@ -538,6 +577,7 @@ Status VerifyPlan(const Plan& plan) {
   }
   LLMIR_RETURN_IF_ERROR(VerifyKv(*plan.kv(), *plan.model()));
   LLMIR_RETURN_IF_ERROR(VerifyLimits(*plan.limits(), *plan.kv()));
+  LLMIR_RETURN_IF_ERROR(VerifyPrefixes(plan));
   LLMIR_RETURN_IF_ERROR(VerifyTopology(plan));
   for (uint32_t i = 0; i < plan.replicas()->size(); ++i) {
     LLMIR_RETURN_IF_ERROR(

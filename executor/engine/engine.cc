@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "plan_schema/plan_facts.h"
+
 namespace llmir::executor {
 
 const char* FinishReasonName(FinishReason reason) {
@@ -16,6 +18,21 @@ const char* FinishReasonName(FinishReason reason) {
   return "unknown";
 }
 
+namespace {
+
+uint32_t PrefixCount(const plan::Plan& plan) {
+  return plan.prefixes() == nullptr ? 0 : plan.prefixes()->size();
+}
+
+// Blocks of the prefix (-1: none).
+int32_t PrefixBlocks(const plan::Plan& plan, int32_t prefix) {
+  return prefix < 0 ? 0
+                    : static_cast<int32_t>(plan.prefixes()->Get(prefix)->ids()->size() /
+                                           plan.kv()->block_size());
+}
+
+}  // namespace
+
 Engine::Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<int32_t> end_ids,
                EngineEvents events)
     : rank_(rank),
@@ -25,7 +42,7 @@ Engine::Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<i
       limits_(*rank.plan().limits()),
       pool_(static_cast<int32_t>(rank.plan().kv()->blocks()),
             static_cast<int32_t>(rank.plan().kv()->block_size()),
-            static_cast<int32_t>(limits_.max_batch()),
+            static_cast<int32_t>(limits_.max_batch() + PrefixCount(rank.plan())),
             static_cast<int32_t>(rank.plan().kv()->max_blocks_per_sequence())),
       descriptor_(rank.capacity()) {
   step_.reserve(limits_.max_batch());
@@ -34,7 +51,7 @@ Engine::Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<i
 
 Status CheckRequest(const plan::Plan& plan, const Request& request) {
   const auto context = static_cast<int32_t>(plan.limits()->context());
-  const auto kv_blocks = static_cast<int32_t>(plan.kv()->blocks());
+  const auto kv_blocks = static_cast<int32_t>(plan.kv()->blocks() - plan::PinnedBlocks(plan));
   const auto tokens = static_cast<int64_t>(request.prompt_ids.size());
   if (tokens == 0) return InvalidArgument("the prompt has no tokens");
   if (tokens > context) {
@@ -59,13 +76,15 @@ Status CheckRequest(const plan::Plan& plan, const Request& request) {
                            tokens + request.force_ids.size(), context);
   }
   const int64_t worst = std::min<int64_t>(tokens + request.max_tokens - 1, context);
-  const int32_t blocks = kvpool::BlockPool::BlocksFor(
-      static_cast<int32_t>(worst), static_cast<int32_t>(plan.kv()->block_size()));
+  const int32_t blocks =
+      kvpool::BlockPool::BlocksFor(static_cast<int32_t>(worst),
+                                   static_cast<int32_t>(plan.kv()->block_size())) -
+      PrefixBlocks(plan, plan::LongestPrefix(plan, request.prompt_ids));
   if (blocks > kv_blocks) {
     return ResourceExhausted(
         "prompt and answer need {} KV blocks, the plan has {}; ask for fewer tokens, or plan with "
         "--kv-blocks {}",
-        blocks, kv_blocks, blocks);
+        blocks, kv_blocks, plan::PinnedBlocks(plan) + blocks);
   }
   return Status();
 }
@@ -78,16 +97,31 @@ StatusOr<size_t> Engine::Submit(Request request) {
       static_cast<int64_t>(limits_.context()) - static_cast<int64_t>(request.prompt_ids.size()) + 1;
   request.max_tokens = static_cast<int32_t>(std::min<int64_t>(request.max_tokens, room));
   TextStream text(tokenizer_, request.stop);
-  auto sequence = std::make_unique<Sequence>(Sequence{
-      submitted_++, std::move(request), -1, 0, 0, 0, 0, {}, std::move(text), Clock::now(), {}, {}});
+  const int32_t prefix = plan::LongestPrefix(rank_.plan(), request.prompt_ids);
+  auto sequence = std::make_unique<Sequence>(Sequence{submitted_++,
+                                                      std::move(request),
+                                                      -1,
+                                                      prefix,
+                                                      0,
+                                                      0,
+                                                      0,
+                                                      0,
+                                                      {},
+                                                      std::move(text),
+                                                      Clock::now(),
+                                                      {},
+                                                      {}});
   sequence->worst_blocks =
-      kvpool::BlockPool::BlocksFor(sequence->worst_tokens(), pool_.block_size());
+      kvpool::BlockPool::BlocksFor(sequence->worst_tokens(), pool_.block_size()) -
+      PrefixBlocks(rank_.plan(), prefix);
   sequence->completion.ids.reserve(sequence->request.max_tokens);
   waiting_.push_back(std::move(sequence));
   return submitted_ - 1;
 }
 
 Status Engine::Run(const std::atomic<bool>& cancelled) {
+  Status pinned = Pin(cancelled);
+  if (!pinned.ok() && pinned.code() != StatusCode::kCancelled) return pinned;
   while (!waiting_.empty() || !running_.empty()) {
     if (cancelled.load(std::memory_order_relaxed)) {
       for (auto& sequence : running_) Finish(*sequence, FinishReason::kCancelled);
@@ -98,7 +132,7 @@ Status Engine::Run(const std::atomic<bool>& cancelled) {
       waiting_.clear();
       return Cancelled("stopped by a signal");
     }
-    Admit();
+    LLMIR_RETURN_IF_ERROR(Admit());
     LLMIR_RETURN_IF_ERROR(Compose());
     const auto before = Clock::now();
     auto result = rank_.RunStep(descriptor_);

@@ -41,6 +41,10 @@ struct EngineStatistics {
   uint64_t decode_steps = 0;
   double decode_context = 0;  // sum over those rows of tokens attended to
   int32_t peak_blocks = 0;
+  uint64_t pinned_tokens = 0;  // of prefixes, computed before the first request
+  double pin_seconds = 0;
+  uint64_t prefix_hits = 0;    // requests that began with a pinned prefix
+  uint64_t reused_tokens = 0;  // of their prompts, not computed again
 };
 
 // Whether the plan can run this request at all: ids in the vocabulary, prompt within the context,
@@ -67,10 +71,11 @@ class Engine {
     size_t number;
     Request request;
     kvpool::SequenceId id = -1;
-    int32_t worst_blocks = 0;
-    int32_t prefilled = 0;    // prompt tokens in the cache
-    int32_t step_tokens = 0;  // rows in the step under way
-    int32_t next_id = 0;      // fed by the next decode
+    int32_t prefix = -1;       // into Plan.prefixes: what its prompt starts with
+    int32_t worst_blocks = 0;  // besides the prefix's
+    int32_t prefilled = 0;     // prompt tokens in the cache
+    int32_t step_tokens = 0;   // rows in the step under way
+    int32_t next_id = 0;       // fed by the next decode
     Completion completion;
     TextStream text;
     Clock::time_point submitted, first_token, last_token;
@@ -82,7 +87,10 @@ class Engine {
     }
   };
 
-  void Admit();
+  Status Pin(const std::atomic<bool>& cancelled);
+  // `sequence`, still empty, begins with the pinned prefix (-1: none); returns its tokens.
+  StatusOr<int32_t> SharePinned(kvpool::SequenceId sequence, int32_t prefix);
+  Status Admit();
   Status Compose();
   Status Advance(const StepResult& result);
   void Take(Sequence& sequence, int32_t id);
@@ -98,7 +106,8 @@ class Engine {
   StepDescriptor descriptor_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;
-  std::vector<Sequence*> step_;  // sequences of the step under way, decodes first
+  std::vector<kvpool::SequenceId> pinned_;  // by Plan.prefixes index, once computed
+  std::vector<Sequence*> step_;             // sequences of the step under way, decodes first
   std::vector<kvpool::SequenceId> step_ids_;
   int32_t reserved_blocks_ = 0;
   size_t submitted_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "executor/engine/prompt_step.h"
 #include "kvpool/block_pool.h"
 
 namespace llmir::executor {
@@ -51,21 +52,10 @@ Status Score(
     for (int32_t first = 0; first < inputs; first += static_cast<int32_t>(limits.prefill_chunk())) {
       if (cancelled.load(std::memory_order_relaxed)) return Cancelled("stopped by a signal");
       const int32_t tokens = std::min<int32_t>(limits.prefill_chunk(), inputs - first);
-      LLMIR_RETURN_IF_ERROR(pool.Grow(sequence, first + tokens));
-      pool.FillPageTable({&sequence, 1}, &table);
-      descriptor.Resize(plan::ProgramKind::score, tokens, 1, 0,
-                        static_cast<int32_t>(table.indices.size()));
+      LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::score, ids, first, tokens,
+                                              sequence, &pool, &table, &descriptor));
       descriptor.header().number = number++;
-      for (int32_t i = 0; i < tokens; ++i) {
-        descriptor.token_ids()[i] = ids[first + i];
-        descriptor.positions()[i] = first + i;
-        descriptor.targets()[i] = ids[first + i + 1];
-      }
-      descriptor.query_indptr()[0] = 0;
-      descriptor.query_indptr()[1] = tokens;
-      std::copy(table.indptr.begin(), table.indptr.end(), descriptor.kv_indptr().begin());
-      std::copy(table.indices.begin(), table.indices.end(), descriptor.kv_indices().begin());
-      descriptor.kv_tokens()[0] = first + tokens;
+      std::copy_n(ids.begin() + first + 1, tokens, descriptor.targets().begin());
       LLMIR_ASSIGN_OR_RETURN(const StepResult result, rank.RunStep(descriptor));
       logprobs.insert(logprobs.end(), result.logprobs.begin(), result.logprobs.end());
     }

@@ -175,8 +175,100 @@ struct VectorImpl {
     return part;
   }
 
+  // out = f(x) for `count` values, the rest of a vector too.
+  template <typename Function>
+  static LLMIR_INLINE void Map(const float* x, int64_t count, float* out, const Function& f) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) S::Store(out + i, f(S::Load(x + i)));
+    if (i < count) S::StorePartial(out + i, count - i, f(S::LoadPartial(x + i, count - i)));
+  }
+  template <typename Function>
+  static LLMIR_INLINE void Gate(const float* gate, const float* up, int64_t count, float* out,
+                                const Function& f) {
+    if (up == nullptr) return Map(gate, count, out, f);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+      S::Store(out + i, S::Mul(f(S::Load(gate + i)), S::Load(up + i)));
+    }
+    if (i < count) {
+      const int64_t rest = count - i;
+      S::StorePartial(out + i, rest,
+                      S::Mul(f(S::LoadPartial(gate + i, rest)), S::LoadPartial(up + i, rest)));
+    }
+  }
+
+  static void LayerNorm(const float* x, int64_t x_stride, const float* weight, float epsilon,
+                        int64_t rows, int64_t columns, float* out, int64_t out_stride) {
+    const auto count = static_cast<float>(columns);
+    for (int64_t row = 0; row < rows; ++row, x += x_stride, out += out_stride) {
+      F sum = S::Zero();
+      int64_t c = 0;
+      for (; c + 16 <= columns; c += 16) sum = S::Add(sum, S::Load(x + c));
+      if (c < columns) sum = S::Add(sum, S::LoadPartial(x + c, columns - c));
+      const F mean = S::Set(S::FoldAdd(sum) / count);
+      F squares = S::Zero();
+      for (c = 0; c + 16 <= columns; c += 16) {
+        const F d = S::Sub(S::Load(x + c), mean);
+        squares = S::Fma(d, d, squares);
+      }
+      if (c < columns) {
+        const int64_t rest = columns - c;
+        const F d =
+            S::Select(S::FirstLanes(rest), S::Sub(S::LoadPartial(x + c, rest), mean), S::Zero());
+        squares = S::Fma(d, d, squares);
+      }
+      const F inverse = S::Set(1.0f / __builtin_sqrtf(S::FoldAdd(squares) / count + epsilon));
+      for (c = 0; c + 16 <= columns; c += 16) {
+        S::Store(out + c, Normalize(S::Sub(S::Load(x + c), mean), inverse, S::Load(weight + c)));
+      }
+      if (c < columns) {
+        const int64_t rest = columns - c;
+        S::StorePartial(out + c, rest,
+                        Normalize(S::Sub(S::LoadPartial(x + c, rest), mean), inverse,
+                                  S::LoadPartial(weight + c, rest)));
+      }
+    }
+  }
+
+  static void Activate(Activation activation, const float* gate, const float* up, int64_t count,
+                       float* out) {
+    switch (activation) {
+      case Activation::kSilu:
+        return Gate(gate, up, count, out, [](F v) { return Silu<S>(v); });
+      case Activation::kGelu:
+        return Gate(gate, up, count, out, [](F v) { return Gelu<S>(v); });
+      case Activation::kGeluTanh:
+        return Gate(gate, up, count, out, [](F v) { return GeluTanh<S>(v); });
+      case Activation::kRelu:
+        // NaN stays.
+        return Gate(gate, up, count, out,
+                    [](F v) { return S::Select(S::Less(v, S::Zero()), S::Zero(), v); });
+    }
+  }
+
+  static void Softcap(const float* x, float cap, int64_t count, float* out) {
+    const F wide = S::Set(cap);
+    const F inverse = S::Set(1.0f / cap);
+    Map(x, count, out, [&](F v) { return S::Mul(wide, Tanh<S>(S::Mul(v, inverse))); });
+  }
+
+  static void Dequantize(const std::byte* x, int64_t x_stride, int64_t rows, int64_t columns,
+                         float* out, int64_t out_stride) {
+    for (int64_t row = 0; row < rows; ++row, x += x_stride, out += out_stride) {
+      const auto* quants = reinterpret_cast<const int8_t*>(x);
+      for (int64_t group = 0; group < columns / kActivationGroup; ++group) {
+        float scale;
+        std::memcpy(&scale, x + columns + group * 4, 4);
+        for (int64_t i = group * kActivationGroup; i < (group + 1) * kActivationGroup; ++i) {
+          out[i] = scale * static_cast<float>(quants[i]);
+        }
+      }
+    }
+  }
+
   static constexpr VectorKernels Table(Isa isa) {
-    return {isa, RmsNorm, RmsNormQ8, Quantize, Add, Argmax, Score};
+    return {isa,   RmsNorm,   RmsNormQ8, Quantize, Add,       Argmax,
+            Score, LayerNorm, Activate,  Softcap,  Dequantize};
   }
 };
 

@@ -16,6 +16,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 float ExpOf(float x) { return Exp<S>(S::Set(x)).v[7]; }
 float SiluOf(float x) { return Silu<S>(S::Set(x)).v[7]; }
+float GeluOf(float x) { return Gelu<S>(S::Set(x)).v[7]; }
+float GeluTanhOf(float x) { return GeluTanh<S>(S::Set(x)).v[7]; }
 
 // |got - want| in units in the last place of want, a normal float.
 double UlpError(float got, double want) {
@@ -64,6 +66,30 @@ TEST(VectorMathTest, SiluIsWithinThreeUlp) {
   EXPECT_EQ(SiluOf(-200.0f), 0.0f);
   EXPECT_EQ(SiluOf(kInfinity), kInfinity);
   EXPECT_TRUE(std::isnan(SiluOf(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(VectorMathTest, GeluIsWithinNineUlp) {
+  for (float x = -13.0f; x < 20.0f; x += 0.00037f) {
+    const double want = static_cast<double>(x) * 0.5 * std::erfc(-static_cast<double>(x) / M_SQRT2);
+    ASSERT_LE(UlpError(GeluOf(x), want), 9.0) << x;
+  }
+  EXPECT_EQ(GeluOf(0.0f), 0.0f);
+  EXPECT_EQ(GeluOf(-15.0f), 0.0f);
+  EXPECT_EQ(GeluOf(kInfinity), kInfinity);
+  EXPECT_TRUE(std::isnan(GeluOf(std::numeric_limits<float>::quiet_NaN())));
+}
+
+// In the tail the argument of exp is rounded: a relative error of 2^-24 times that argument.
+TEST(VectorMathTest, GeluByTanhIsWithinTheRoundingOfItsExponent) {
+  for (float x = -9.0f; x < 20.0f; x += 0.00037f) {
+    const double argument = std::sqrt(2 / M_PI) * (x + 0.044715 * std::pow(double{x}, 3));
+    const double want = double{x} / (1 + std::exp(-2 * argument));
+    ASSERT_LE(UlpError(GeluTanhOf(x), want), 3 + 4 * std::abs(std::min(argument, 0.0))) << x;
+  }
+  EXPECT_EQ(GeluTanhOf(0.0f), 0.0f);
+  EXPECT_EQ(GeluTanhOf(-30.0f), 0.0f);
+  EXPECT_EQ(GeluTanhOf(kInfinity), kInfinity);
+  EXPECT_TRUE(std::isnan(GeluTanhOf(std::numeric_limits<float>::quiet_NaN())));
 }
 
 }  // namespace

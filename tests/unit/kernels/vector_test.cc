@@ -220,5 +220,124 @@ TEST_P(VectorTest, ScorePartOfMaskedShardIsEmpty) {
   EXPECT_TRUE(std::isnan(kernels().score_part(spoiled.data(), 40, -1).sum));
 }
 
+TEST_P(VectorTest, LayerNormAgreesWithDoubleAndWithPortable) {
+  constexpr float kEpsilon = 1e-5f;
+  for (const int64_t columns : {1, 7, 15, 16, 17, 31, 64, 576, 1000}) {
+    const int64_t rows = 3, x_stride = columns + 5, out_stride = columns + 3;
+    std::vector<float> x = RandomFloats(rows * x_stride, 1, 3.0f);
+    for (float& value : x) value += 2.0f;
+    const std::vector<float> weight = RandomFloats(columns, 2);
+    std::vector<float> out(static_cast<size_t>(rows * out_stride), 77.0f);
+    std::vector<float> expected = out;
+    kernels().layer_norm(x.data(), x_stride, weight.data(), kEpsilon, rows, columns, out.data(),
+                         out_stride);
+    portable().layer_norm(x.data(), x_stride, weight.data(), kEpsilon, rows, columns,
+                          expected.data(), out_stride);
+    EXPECT_EQ(std::memcmp(out.data(), expected.data(), out.size() * 4), 0) << columns;
+    for (int64_t row = 0; row < rows; ++row) {
+      double sum = 0, squares = 0;
+      for (int64_t c = 0; c < columns; ++c) sum += x[row * x_stride + c];
+      const double mean = sum / columns;
+      for (int64_t c = 0; c < columns; ++c) squares += std::pow(x[row * x_stride + c] - mean, 2);
+      const double inverse = 1 / std::sqrt(squares / columns + kEpsilon);
+      for (int64_t c = 0; c < columns; ++c) {
+        const double want = (x[row * x_stride + c] - mean) * inverse * weight[c];
+        // The mean is rounded: that error stays where x is near it.
+        EXPECT_NEAR(out[row * out_stride + c], want,
+                    1e-6 * (std::abs(want) + std::abs(mean * inverse * weight[c])) + 1e-12);
+      }
+      for (int64_t c = columns; c < out_stride; ++c) {
+        EXPECT_EQ(out[row * out_stride + c], 77.0f) << "written beyond the row";
+      }
+    }
+  }
+}
+
+double ActivationOf(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGelu:
+      return 0.5 * x * std::erfc(-x / M_SQRT2);
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+  }
+  return 0;
+}
+
+TEST_P(VectorTest, ActivationsAgreeWithDoubleAndWithPortable) {
+  for (const Activation activation :
+       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const int64_t count : {1, 15, 16, 17, 64, 1001}) {
+      const std::vector<float> gate = RandomFloats(count, 5, 3.0f);
+      const std::vector<float> up = RandomFloats(count, 6);
+      for (const float* second : {static_cast<const float*>(nullptr), up.data()}) {
+        std::vector<float> out(static_cast<size_t>(count + 1), 77.0f);
+        std::vector<float> expected = out;
+        kernels().activate(activation, gate.data(), second, count, out.data());
+        portable().activate(activation, gate.data(), second, count, expected.data());
+        EXPECT_EQ(std::memcmp(out.data(), expected.data(), out.size() * 4), 0) << count;
+        EXPECT_EQ(out[count], 77.0f) << "written beyond the end";
+        for (int64_t i = 0; i < count; ++i) {
+          const double want = ActivationOf(activation, gate[i]) * (second ? second[i] : 1.0);
+          EXPECT_NEAR(out[i], want, 2e-6 * std::abs(want) + 1e-9) << gate[i];
+        }
+      }
+    }
+  }
+}
+
+TEST_P(VectorTest, ReluKeepsNan) {
+  const float x[] = {kNan, -1.0f, 2.0f};
+  float out[3];
+  kernels().activate(Activation::kRelu, x, nullptr, 3, out);
+  EXPECT_TRUE(std::isnan(out[0]));
+  EXPECT_EQ(out[1], 0.0f);
+  EXPECT_EQ(out[2], 2.0f);
+}
+
+TEST_P(VectorTest, SoftcapAgreesWithDoubleAndWithPortable) {
+  for (const int64_t count : {1, 15, 16, 17, 1001}) {
+    for (const float cap : {0.5f, 30.0f, 50.0f}) {
+      std::vector<float> x = RandomFloats(count, 7, 40.0f);
+      x[0] = kInfinity;
+      std::vector<float> out(static_cast<size_t>(count + 1), 77.0f);
+      std::vector<float> expected = out;
+      kernels().softcap(x.data(), cap, count, out.data());
+      portable().softcap(x.data(), cap, count, expected.data());
+      EXPECT_EQ(std::memcmp(out.data(), expected.data(), out.size() * 4), 0) << count;
+      EXPECT_EQ(out[0], cap);
+      EXPECT_EQ(out[count], 77.0f) << "written beyond the end";
+      for (int64_t i = 1; i < count; ++i) {
+        const double want = cap * std::tanh(static_cast<double>(x[i]) / cap);
+        EXPECT_NEAR(out[i], want, 1e-6 * std::abs(want)) << x[i];
+      }
+    }
+  }
+}
+
+TEST_P(VectorTest, DequantizedValuesAreScaleTimesQuant) {
+  for (const int64_t columns : {32, 96, 576}) {
+    const int64_t rows = 3, x_stride = Q8RowBytes(columns) + 64, out_stride = columns + 3;
+    const std::vector<float> x = RandomFloats(rows * columns, 8, 2.0f);
+    std::vector<std::byte> q8(static_cast<size_t>(rows * x_stride));
+    kernels().quantize(x.data(), columns, rows, columns, q8.data(), x_stride);
+    std::vector<float> out(static_cast<size_t>(rows * out_stride), 77.0f);
+    kernels().dequantize(q8.data(), x_stride, rows, columns, out.data(), out_stride);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Q8Row q = Parse(q8.data() + row * x_stride, columns);
+      for (int64_t c = 0; c < columns; ++c) {
+        EXPECT_EQ(out[row * out_stride + c],
+                  q.scales[c / kActivationGroup] * static_cast<float>(q.quants[c]));
+        EXPECT_NEAR(out[row * out_stride + c], x[row * columns + c],
+                    0.501f * q.scales[c / kActivationGroup]);
+      }
+      EXPECT_EQ(out[row * out_stride + columns], 77.0f) << "written beyond the row";
+    }
+  }
+}
+
 }  // namespace
 }  // namespace llmir::kernels

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -126,6 +127,27 @@ TEST(BlockPoolDeathTest, ReleasedSequenceCannotBeUsed) {
   EXPECT_DEATH((void)pool.tokens(7), "sequence 7 is not live");
 }
 
+TEST(BlockPool, SharedBlocksAreFreeWhenTheLastHolderLeaves) {
+  BlockPool pool(6, 16, 3, 6);
+  const SequenceId a = MustCreate(pool);
+  const SequenceId b = MustCreate(pool);
+  ASSERT_TRUE(pool.Grow(a, 40).ok());
+  EXPECT_EQ(pool.Share(b, a, 3).code(), StatusCode::kInvalidArgument);  // the third isn't full
+  ASSERT_TRUE(pool.Share(b, a, 2).ok());
+  EXPECT_EQ(pool.tokens(b), 32);
+  EXPECT_THAT(pool.blocks(b), ElementsAre(0, 1));
+  EXPECT_EQ(pool.free_blocks(), 3);
+  ASSERT_TRUE(pool.Grow(b, 33).ok());
+  EXPECT_THAT(pool.blocks(b), ElementsAre(0, 1, 3));
+  EXPECT_EQ(pool.Share(b, a, 1).code(), StatusCode::kInvalidArgument);  // not empty any more
+  pool.Release(a);
+  EXPECT_EQ(pool.free_blocks(), 3);
+  pool.CheckInvariants();
+  pool.Release(b);
+  EXPECT_EQ(pool.free_blocks(), 6);
+  pool.CheckInvariants();
+}
+
 // Random operations against an oracle of plain sets.
 class BlockPoolModel : public testing::TestWithParam<int> {};
 
@@ -144,7 +166,17 @@ TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
   std::map<SequenceId, Model> live;
   std::set<int32_t> free;
   for (int32_t block = 0; block < blocks; ++block) free.insert(block);
+  // A block is free when no sequence has it.
+  const auto release_unheld = [&](const std::vector<int32_t>& candidates) {
+    for (const int32_t block : candidates) {
+      const bool held = std::any_of(live.begin(), live.end(), [&](const auto& entry) {
+        return std::count(entry.second.blocks.begin(), entry.second.blocks.end(), block) > 0;
+      });
+      if (!held) free.insert(block);
+    }
+  };
   int exhausted = 0;
+  int shared = 0;
 
   for (int operation = 0; operation < 3000; ++operation) {
     const uint32_t choice = random() % 10;
@@ -158,9 +190,23 @@ TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
         live[*id] = {};
       }
     } else if (choice < 3) {
-      free.insert(chosen->second.blocks.begin(), chosen->second.blocks.end());
+      const std::vector<int32_t> given_back = chosen->second.blocks;
       pool.Release(chosen->first);
       live.erase(chosen);
+      release_unheld(given_back);
+    } else if (choice < 5) {
+      const auto& [holder, held] = *chosen;
+      auto target = live.begin();
+      std::advance(target, random() % live.size());
+      const int32_t count = static_cast<int32_t>(random() % 8);
+      const bool possible = target->second.tokens == 0 && count <= held.tokens / block_size;
+      const StatusCode expected = possible ? StatusCode::kOk : StatusCode::kInvalidArgument;
+      ASSERT_EQ(pool.Share(target->first, holder, count).code(), expected);
+      if (expected == StatusCode::kOk && count > 0) {
+        target->second.blocks.assign(held.blocks.begin(), held.blocks.begin() + count);
+        target->second.tokens = count * block_size;
+        ++shared;
+      }
     } else {
       auto& [id, model] = *chosen;
       const int32_t tokens = model.tokens + static_cast<int32_t>(random() % (3 * block_size));
@@ -191,6 +237,7 @@ TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
     }
   }
   EXPECT_GT(exhausted, 0);  // the sizes above are such that every seed gets there
+  EXPECT_GT(shared, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, BlockPoolModel, testing::Range(1, 21));

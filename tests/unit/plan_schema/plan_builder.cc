@@ -652,6 +652,16 @@ class Builder {
 
 std::unique_ptr<PlanT> BuildPlan(const PlanShape& shape) { return Builder(shape).Build(); }
 
+PinnedPrefixT& AddPrefix(PlanT& plan, int32_t tokens, int32_t first) {
+  auto prefix = std::make_unique<PinnedPrefixT>();
+  prefix->name = "system";
+  prefix->share = 0.5f;
+  for (int32_t i = 0; i < tokens; ++i) prefix->ids.push_back(first + i);
+  plan.prefixes.push_back(std::move(prefix));
+  plan.required_features |= static_cast<uint64_t>(Feature::pinned_prefixes);
+  return *plan.prefixes.back();
+}
+
 StepT& FindStep(ProgramT& program, StepKind kind, size_t n) {
   for (auto& step : program.steps) {
     if (step->kind == kind && n-- == 0) return *step;

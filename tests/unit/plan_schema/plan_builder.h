@@ -24,6 +24,9 @@ struct PlanShape {
 // score. Leaves are given out as evenly as whole leaves allow, the first ranks taking more.
 std::unique_ptr<PlanT> BuildPlan(const PlanShape& shape);
 
+// Pins a prefix of `tokens` ids to the plan: first, first + 1, …
+PinnedPrefixT& AddPrefix(PlanT& plan, int32_t tokens, int32_t first = 3);
+
 // The `n`-th step of this kind; the test fails and ends if there is none.
 StepT& FindStep(ProgramT& program, StepKind kind, size_t n = 0);
 // The program of this kind in the stage.

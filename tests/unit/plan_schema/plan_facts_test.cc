@@ -125,5 +125,25 @@ TEST(PlanFacts, OnlyHalvesHaveNoRowInCommon) {
   EXPECT_FALSE(ShareRows(Rows::tokens, Rows::sampled));
 }
 
+TEST(PlanFacts, TheLongestPrefixThatLeavesATokenIsFound) {
+  auto plan = BuildPlan({});
+  for (const int32_t tokens : {32, 16, 64}) AddPrefix(*plan, tokens);
+  AddPrefix(*plan, 16, 99);
+  const PlanFile file = Load(*plan);
+  std::vector<int32_t> ids = plan->prefixes[2]->ids;
+  EXPECT_EQ(LongestPrefix(file.plan(), ids), 0) << "the whole of prefix 2: no token is left";
+  ids.push_back(5);
+  EXPECT_EQ(LongestPrefix(file.plan(), ids), 2);
+  ids[40] += 1;
+  EXPECT_EQ(LongestPrefix(file.plan(), ids), 0);
+  ids[20] += 1;
+  EXPECT_EQ(LongestPrefix(file.plan(), ids), 1);
+  ids[0] += 1;
+  EXPECT_EQ(LongestPrefix(file.plan(), ids), -1);
+  EXPECT_EQ(LongestPrefix(file.plan(), {}), -1);
+  EXPECT_EQ(PinnedBlocks(file.plan()), 4u + 1u) << "one of the longest, and the other one's";
+  EXPECT_EQ(PinnedBlocks(Load(*BuildPlan({})).plan()), 0u);
+}
+
 }  // namespace
 }  // namespace llmir::plan

@@ -76,6 +76,14 @@ TEST(PlanVerifier, PlanFromAShapeHasNoHashes) {
   EXPECT_TRUE(VerifyBuilt(*plan).ok());
 }
 
+TEST(PlanVerifier, PrefixesMayBeginWithEachOther) {
+  auto plan = BuildPlan({});
+  AddPrefix(*plan, 32);
+  AddPrefix(*plan, 64);
+  AddPrefix(*plan, 16, 90);
+  EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+}
+
 // One thing wrong with a valid plan, and what the error must say.
 struct Mutation {
   const char* name;
@@ -266,6 +274,29 @@ const std::vector<Mutation>& Mutations() {
       {"BlockSizeTooSmall", kOne, [](P p) { p.kv->block_size = 8; }, "kv.block_size: 8"},
       {"NoBlocks", kOne, [](P p) { p.kv->blocks = 0; }, "kv.blocks: 0"},
       {"KvHeadDimWrong", kOne, [](P p) { p.kv->head_dim = 16; }, "kv.head_dim: 16"},
+      {"PrefixOfPartOfABlock", kOne, [](P p) { AddPrefix(p, 24); }, "prefixes[0].ids: 24"},
+      {"PrefixWithoutIds", kOne, [](P p) { AddPrefix(p, 0); }, "prefixes[0].ids: 0"},
+      {"PrefixAsLongAsTheContext", kOne, [](P p) { AddPrefix(p, 128); }, "prefixes[0].ids: 128"},
+      {"PrefixIdOutside", kOne, [](P p) { AddPrefix(p, 16).ids[5] = 160; },
+       "prefixes[0].ids[5]: 160"},
+      {"PrefixIdNegative", kOne, [](P p) { AddPrefix(p, 16).ids[0] = -1; },
+       "prefixes[0].ids[0]: -1"},
+      {"PrefixTwice", kOne, [](P p) { AddPrefix(p, 16), AddPrefix(p, 32), AddPrefix(p, 16); },
+       "prefixes[2].ids: the same as those of prefixes[0]"},
+      {"PrefixShareTooLarge", kOne, [](P p) { AddPrefix(p, 16).share = 1.5f; },
+       "prefixes[0].share: 1.5"},
+      {"PrefixesFillTheCache", kOne,
+       [](P p) {
+         AddPrefix(p, 112);
+         p.kv->blocks = 7;
+       },
+       "prefixes: they hold 7 KV blocks, but kv.blocks is 7"},
+      {"PrefixFeatureMissing", kOne,
+       [](P p) {
+         AddPrefix(p, 16);
+         p.required_features &= ~static_cast<uint64_t>(Feature::pinned_prefixes);
+       },
+       "pinned_prefixes"},
       {"KvHeadBytesWrong", kOne, [](P p) { p.kv->head_bytes /= 2; }, "kv.head_bytes: 2048"},
       {"NoBatch", kOne, [](P p) { p.limits->max_batch = 0; }, "limits.max_batch: 0"},
       {"NoChunk", kOne, [](P p) { p.limits->prefill_chunk = 0; }, "limits.prefill_chunk: 0"},

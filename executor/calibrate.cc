@@ -1,0 +1,476 @@
+#include "executor/calibrate.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "executor/commit.h"
+#include "executor/cores.h"
+#include "executor/memory_bandwidth.h"
+#include "executor/memory_map.h"
+#include "executor/output_files.h"
+#include "kernels/activations.h"
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "kernels/vector.h"
+
+namespace llmir::executor {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+using kernels::ShareOf;
+
+constexpr int kCalibrationVersion = 1;
+// Figures that don't settle, on a busy machine, share what is left of this time.
+constexpr double kPatienceSeconds = 45;
+constexpr int64_t kReadBytes = int64_t{32} << 20;  // of one pass of the memory's figure
+
+// Matrices: what a layer's overhead is shows in the small one, what a row and column cost in the
+// large one.
+struct MatrixShape {
+  int64_t rows;
+  int64_t columns;
+};
+constexpr MatrixShape kMatrices[] = {{1024, 512}, {2048, 2048}};
+constexpr int64_t kMatrixTokens[] = {1, 8, 128};
+
+struct HeadShape {
+  int64_t head_dim;
+  int64_t heads_per_kv;
+  int64_t kv_heads;
+};
+constexpr HeadShape kHeads[] = {{64, 3, 3}, {128, 4, 2}};
+constexpr int64_t kBlockSizes[] = {16, 32, 64, 128, 256};
+// Sequences, tokens of each in the cache after the step, tokens of each in the step.
+struct AttentionLoad {
+  int64_t batch;
+  int64_t context;
+  int64_t tokens;
+};
+constexpr AttentionLoad kLoads[] = {{1, 64, 1},    {1, 512, 1},   {1, 2048, 1},  {8, 64, 1},
+                                    {8, 512, 1},   {8, 2048, 1},  {32, 64, 1},   {32, 512, 1},
+                                    {32, 2048, 1}, {1, 128, 128}, {1, 512, 128}, {1, 2048, 128}};
+constexpr int64_t kLayers = 32;  // that lie side by side in a block, as in a model
+
+constexpr int64_t kVectorColumns[] = {576, 2048, 4096};
+constexpr int64_t kVectorRows = 64;  // of each thread
+
+// As bytes of any type of weight or cache: finite, not subnormal, so that no value slows a kernel.
+constexpr int kFill = 0x3c;
+
+struct KvTypeName {
+  kernels::KvType type;
+  const char* name;
+  int64_t element_bytes;
+};
+constexpr KvTypeName kKvTypes[] = {{kernels::KvType::kF32, "f32", 4},
+                                   {kernels::KvType::kBF16, "bf16", 2}};
+
+struct Figure {
+  double us;  // the best: what other work on the machine lengthened says nothing about the kernel
+  int repeats;
+  double spread;  // from the best to the median, over the best
+};
+
+double Seconds(Clock::time_point since) {
+  return std::chrono::duration<double>(Clock::now() - since).count();
+}
+
+void AddFigure(Json& json, const Figure& figure, const char* name, double value) {
+  json[name] = value;
+  json["repeats"] = figure.repeats;
+  json["spread"] = figure.spread;
+}
+
+// Bytes of memory to walk through so that what comes round again has left every cache.
+size_t ColdBytes() {
+  constexpr size_t kLeast = size_t{256} << 20;
+  constexpr size_t kMost = size_t{1} << 30;
+  const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return std::clamp(2 * static_cast<size_t>(std::max(cache, 0L)), kLeast, kMost);
+}
+
+std::string ProcessorName() {
+  std::FILE* file = std::fopen("/proc/cpuinfo", "re");
+  if (file == nullptr) return "unknown";
+  char line[512];
+  std::string name = "unknown";
+  while (std::fgets(line, sizeof line, file) != nullptr) {
+    const std::string_view text = line;
+    const size_t colon = text.find(": ");
+    if (text.substr(0, 10) != "model name" || colon == text.npos) continue;
+    name = text.substr(colon + 2, text.find('\n') - colon - 2);
+    break;
+  }
+  std::fclose(file);
+  return name;
+}
+
+class Calibration {
+ public:
+  Calibration(const Options& options, kernels::Isa isa, const std::atomic<bool>& cancelled)
+      : options_(options),
+        isa_(isa),
+        cancelled_(cancelled),
+        cores_(AllowedCores()),
+        pool_(options.threads > 0 ? options.threads : cores_,
+              (options.threads > 0 ? options.threads : cores_) > cores_) {
+    PinThreads(pool_, 0, 1, cores_);
+  }
+
+  StatusOr<Json> Run();
+
+ private:
+  void Say(const std::string& what) const {
+    if (!options_.quiet) std::fprintf(stderr, "calibrating %s\n", what.c_str());
+  }
+  bool Stopped() const { return cancelled_.load(std::memory_order_relaxed); }
+
+  // Times `body` until the three best times agree, or its part of the time left is over.
+  template <typename Body>
+  Figure Measure(Body&& body) {
+    constexpr size_t kFewest = 7;
+    constexpr double kAgree = 1.03;
+    const double limit =
+        std::max(0.0, kPatienceSeconds - Seconds(start_)) / std::max(1, figures_left_--);
+    const auto start = Clock::now();
+    body();
+    std::vector<double> us;
+    do {
+      const auto before = Clock::now();
+      body();
+      us.push_back(Seconds(before) * 1e6);
+      if (us.size() < kFewest) continue;
+      std::nth_element(us.begin(), us.begin() + 2, us.end());
+      if (us[2] < kAgree * std::min(us[0], us[1])) break;
+    } while (Seconds(start) < limit && !Stopped());
+    std::sort(us.begin(), us.end());
+    return {us[0], static_cast<int>(us.size()), (us[us.size() / 2] - us[0]) / us[0]};
+  }
+
+  // Of each name the kernel that a plan would get here.
+  std::vector<const kernels::LinearKernel*> Kernels() const {
+    std::vector<const kernels::LinearKernel*> found;
+    for (const kernels::LinearKernel& kernel : kernels::LinearKernels()) {
+      if (kernels::FindLinear(kernel.name, isa_) == &kernel) found.push_back(&kernel);
+    }
+    return found;
+  }
+
+  Status Memory(Json& json);
+  Status Linear(Json& json);
+  Status LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape, Json& json);
+  Status Attention(Json& json);
+  Status AttentionShape(const KvTypeName& type, int64_t block_size, const HeadShape& heads,
+                        const AttentionLoad& load, Json& json);
+  Status Vector(Json& json);
+
+  const Options& options_;
+  const kernels::Isa isa_;
+  const std::atomic<bool>& cancelled_;
+  const int cores_;
+  kernels::WorkerPool pool_;
+  const Clock::time_point start_ = Clock::now();
+  // The next `bytes` of it.
+  std::span<const std::byte> Cold(int64_t bytes) {
+    if (cold_at_ + bytes > static_cast<int64_t>(cold_.bytes())) cold_at_ = 0;
+    const std::byte* start = cold_.data() + cold_at_;
+    cold_at_ += bytes;
+    return {start, static_cast<size_t>(bytes)};
+  }
+
+  MemoryMap cold_;      // weights and caches, far more than the caches of the processor hold
+  int64_t cold_at_ = 0;  // what comes next
+  int figures_left_ = 0;
+};
+
+Status Calibration::Memory(Json& json) {
+  Say("memory and barriers");
+  LLMIR_ASSIGN_OR_RETURN(cold_, MemoryMap::Create(ColdBytes(), "calibration"));
+  pool_.Run([&](int thread) {
+    const auto share = ShareOf(static_cast<int64_t>(cold_.bytes()), 4096, thread, pool_.threads());
+    std::memset(cold_.data() + share.begin, kFill, static_cast<size_t>(share.end - share.begin));
+  });
+  uint64_t sum = 0;
+  const Figure read = Measure([&] { sum += ReadOnce(pool_, Cold(kReadBytes)); });
+  if (sum == 0) return Internal("memory: what was written isn't there");
+  Json& memory = json["memory"];
+  AddFigure(memory, read, "bytes_per_s", kReadBytes / read.us * 1e6);
+  json["memory_bytes_per_s"] = memory["bytes_per_s"];
+  constexpr int kBarriers = 2000;
+  const Figure barrier = Measure([&] {
+    pool_.Run([&](int) {
+      for (int i = 0; i < kBarriers; ++i) pool_.Barrier();
+    });
+  });
+  AddFigure(json["barrier"], barrier, "us", barrier.us / kBarriers);
+  json["barrier_us"] = json["barrier"]["us"];
+  return Status();
+}
+
+Status Calibration::LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape,
+                                Json& json) {
+  const int64_t panels = shape.rows / kernels::kPanelRows;
+  const int64_t weight_bytes = panels * kernel.panel_bytes(shape.columns);
+  const int64_t most = *std::max_element(std::begin(kMatrixTokens), std::end(kMatrixTokens));
+  const int64_t stride =
+      kernel.int8_activations ? kernels::Q8RowBytes(shape.columns) : shape.columns * 4;
+  const auto aligned = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+  const int64_t scratch = aligned(kernel.scratch_bytes(shape.columns, most));
+  LLMIR_ASSIGN_OR_RETURN(const MemoryMap x,
+                         MemoryMap::Create(static_cast<size_t>(most * aligned(stride)), "rows"));
+  LLMIR_ASSIGN_OR_RETURN(const MemoryMap y,
+                         MemoryMap::Create(static_cast<size_t>(most * shape.rows) * 4, "rows"));
+  LLMIR_ASSIGN_OR_RETURN(
+      const MemoryMap space,
+      MemoryMap::Create(static_cast<size_t>(scratch * pool_.threads()), "kernel scratch"));
+  std::memset(x.data(), kFill, x.bytes());
+
+  Json entry;
+  entry["kernel"] = kernel.name;
+  entry["rows"] = shape.rows;
+  entry["columns"] = shape.columns;
+  entry["bytes"] = weight_bytes;
+  for (const int64_t tokens : kMatrixTokens) {
+    if (Stopped()) return Status();
+    kernels::LinearArgs args{};
+    args.rows = shape.rows;
+    args.columns = shape.columns;
+    args.activations = x.data();
+    args.activation_stride = aligned(stride);
+    args.tokens = tokens;
+    args.output = reinterpret_cast<float*>(y.data());
+    args.output_stride = shape.rows;
+    const Figure figure = Measure([&] {
+      args.weights = Cold(weight_bytes).data();
+      pool_.Run([&](int thread) {
+        kernels::LinearArgs own = args;
+        const auto share = ShareOf(panels, 1, thread, pool_.threads());
+        own.panel_begin = share.begin;
+        own.panel_end = share.end;
+        own.scratch = space.data() + thread * scratch;
+        if (share.begin < share.end) kernel.run(own);
+      });
+    });
+    Json& row = entry["tokens"].emplace_back();
+    row["tokens"] = tokens;
+    AddFigure(row, figure, "us", figure.us);
+  }
+  json.push_back(std::move(entry));
+  return Status();
+}
+
+Status Calibration::Linear(Json& json) {
+  for (const kernels::LinearKernel* kernel : Kernels()) {
+    Say(kernel->name);
+    for (const MatrixShape& shape : kMatrices) {
+      LLMIR_RETURN_IF_ERROR(LinearShape(*kernel, shape, json));
+    }
+  }
+  return Status();
+}
+
+Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
+                                   const HeadShape& heads, const AttentionLoad& load, Json& json) {
+  const kernels::AttentionKernels& attention = kernels::FindAttention(isa_);
+  const int64_t query_heads = heads.kv_heads * heads.heads_per_kv;
+  const int64_t head_bytes = 2 * block_size * heads.head_dim * type.element_bytes;
+  const int64_t layer_bytes = heads.kv_heads * head_bytes;
+  const int64_t sequence_blocks = (load.context + block_size - 1) / block_size;
+  const int64_t blocks = load.batch * sequence_blocks;
+  const auto cold_bytes = static_cast<int64_t>(cold_.bytes());
+  const int64_t layers = std::min(kLayers, cold_bytes / (blocks * layer_bytes));
+  const int64_t cache_bytes = layers * blocks * layer_bytes;
+
+  // The sequences' blocks follow each other, as the pool gives them out.
+  std::vector<int32_t> query_indptr, kv_indptr;
+  std::vector<int32_t> kv_indices(static_cast<size_t>(blocks));
+  std::iota(kv_indices.begin(), kv_indices.end(), 0);
+  for (int64_t s = 0; s <= load.batch; ++s) {
+    query_indptr.push_back(static_cast<int32_t>(s * load.tokens));
+    kv_indptr.push_back(static_cast<int32_t>(s * sequence_blocks));
+  }
+  const std::vector<int32_t> kv_tokens(static_cast<size_t>(load.batch),
+                                       static_cast<int32_t>(load.context));
+  const kernels::SequenceTable table{load.batch, query_indptr.data(), kv_indptr.data(),
+                                     kv_indices.data(), kv_tokens.data()};
+
+  const int64_t tokens = load.batch * load.tokens;
+  const int64_t stride = (query_heads + 2 * heads.kv_heads) * heads.head_dim;
+  const std::vector<float> cosines(static_cast<size_t>(tokens * heads.head_dim / 2), 1.0f);
+  const std::vector<float> sines(cosines.size(), 0.0f);
+  std::vector<float> qkv(static_cast<size_t>(tokens * stride), 0.01f);
+  std::vector<float> output(static_cast<size_t>(tokens * query_heads * heads.head_dim));
+  LLMIR_ASSIGN_OR_RETURN(const MemoryMap partials,
+                         MemoryMap::Create(static_cast<size_t>(kernels::AttentionPartialBytes(
+                                               tokens, query_heads, heads.head_dim, load.context)),
+                                           "attention partials"));
+  const int64_t scratch =
+      (attention.scratch_bytes(heads.head_dim, heads.heads_per_kv) + 63) / 64 * 64;
+  LLMIR_ASSIGN_OR_RETURN(
+      const MemoryMap space,
+      MemoryMap::Create(static_cast<size_t>(scratch * pool_.threads()), "kernel scratch"));
+
+  kernels::KvLayer layer{nullptr,    layers * layer_bytes, head_bytes,
+                         block_size, heads.head_dim,       type.type};
+  // Layer by layer of one cache, then of the next: what comes round again is cold.
+  int64_t turn = 0;
+  const int64_t turns = cold_bytes / cache_bytes * layers;
+  const Figure figure = Measure([&] {
+    layer.data = cold_.data() + turn / layers * cache_bytes + turn % layers * layer_bytes;
+    turn = (turn + 1) % turns;
+    pool_.Run([&](int thread) {
+      const auto share = ShareOf(tokens, 1, thread, pool_.threads());
+      attention.rope_append({qkv.data(),
+                             stride,
+                             query_heads,
+                             heads.kv_heads,
+                             {nullptr, heads.head_dim, false},
+                             cosines.data(),
+                             sines.data(),
+                             layer,
+                             table,
+                             share.begin,
+                             share.end});
+      pool_.Barrier();
+      const kernels::AttentionArgs args{qkv.data(),
+                                        stride,
+                                        output.data(),
+                                        query_heads * heads.head_dim,
+                                        query_heads,
+                                        0,
+                                        0,
+                                        heads.heads_per_kv,
+                                        1.0f / std::sqrt(static_cast<float>(heads.head_dim)),
+                                        layer,
+                                        table,
+                                        partials.data(),
+                                        space.data() + thread * scratch,
+                                        thread,
+                                        pool_.threads()};
+      attention.attend(args);
+      pool_.Barrier();
+      attention.merge(args);
+    });
+  });
+  Json& entry = json.emplace_back();
+  entry["kv"] = type.name;
+  entry["form"] = "flash";
+  entry["block_size"] = block_size;
+  entry["head_dim"] = heads.head_dim;
+  entry["heads_per_kv"] = heads.heads_per_kv;
+  entry["kv_heads"] = heads.kv_heads;
+  entry["fused"] = false;
+  entry["batch"] = load.batch;
+  entry["context"] = load.context;
+  entry["tokens"] = load.tokens;
+  AddFigure(entry, figure, "us", figure.us);
+  return Status();
+}
+
+Status Calibration::Attention(Json& json) {
+  for (const KvTypeName& type : kKvTypes) {
+    Say(fmt::format("attention over {} keys and values", type.name));
+    for (const HeadShape& heads : kHeads) {
+      for (const int64_t block_size : kBlockSizes) {
+        for (const AttentionLoad& load : kLoads) {
+          if (Stopped()) return Status();
+          LLMIR_RETURN_IF_ERROR(AttentionShape(type, block_size, heads, load, json));
+        }
+      }
+    }
+  }
+  return Status();
+}
+
+Status Calibration::Vector(Json& json) {
+  Say("norms, sums and quantization");
+  const kernels::VectorKernels& vector = kernels::FindVector(isa_);
+  for (const int64_t columns : kVectorColumns) {
+    // Each thread has rows of its own, hot in its cache, as the step before leaves them.
+    const auto floats = static_cast<size_t>(kVectorRows * columns);
+    LLMIR_ASSIGN_OR_RETURN(const MemoryMap space,
+                           MemoryMap::Create(3 * floats * sizeof(float) * pool_.threads(), "rows"));
+    std::memset(space.data(), kFill, space.bytes());
+    const auto time = [&](const char* kernel, auto&& run) {
+      const Figure figure = Measure([&] {
+        pool_.Run([&](int thread) {
+          float* x = reinterpret_cast<float*>(space.data()) + 3 * floats * thread;
+          run(x, x + floats, x + 2 * floats);
+        });
+      });
+      Json& entry = json.emplace_back();
+      entry["kernel"] = kernel;
+      entry["columns"] = columns;
+      AddFigure(entry, figure, "us_per_row", figure.us / kVectorRows);
+    };
+    const auto bytes = [](float* row) { return reinterpret_cast<std::byte*>(row); };
+    time("rms_norm_f32", [&](float* x, float* weight, float* out) {
+      vector.rms_norm(x, columns, weight, 1e-5f, kVectorRows, columns, out, columns);
+    });
+    time("rms_norm_q8", [&](float* x, float* weight, float* out) {
+      vector.rms_norm_q8(x, columns, weight, 1e-5f, kVectorRows, columns, bytes(out), columns * 4);
+    });
+    time("quantize_q8", [&](float* x, float*, float* out) {
+      vector.quantize(x, columns, kVectorRows, columns, bytes(out), columns * 4);
+    });
+    time("add_f32",
+         [&](float* x, float* b, float* out) { vector.add(x, b, kVectorRows * columns, out); });
+  }
+  return Status();
+}
+
+StatusOr<Json> Calibration::Run() {
+  Json json;
+  json["version"] = kCalibrationVersion;
+  json["machine"] = {{"cpu", ProcessorName()}, {"isa", kernels::IsaName(isa_)}, {"cores", cores_}};
+  json["commit"] = kCommit;
+  json["command"] = options_.command;
+  json["threads"] = pool_.threads();
+  constexpr int kVectorKernels = 4;
+  figures_left_ =
+      2 + static_cast<int>(Kernels().size() * std::size(kMatrices) * std::size(kMatrixTokens)) +
+      static_cast<int>(std::size(kKvTypes) * std::size(kHeads) * std::size(kBlockSizes) *
+                       std::size(kLoads)) +
+      kVectorKernels * static_cast<int>(std::size(kVectorColumns));
+  LLMIR_RETURN_IF_ERROR(Memory(json));
+  LLMIR_RETURN_IF_ERROR(Linear(json["linear"] = Json::array()));
+  LLMIR_RETURN_IF_ERROR(Attention(json["attention"] = Json::array()));
+  LLMIR_RETURN_IF_ERROR(Vector(json["vector"] = Json::array()));
+  if (Stopped()) return Cancelled("stopped by a signal; nothing was written");
+  json["seconds"] = Seconds(start_);
+  return json;
+}
+
+}  // namespace
+
+Status Calibrate(comm::World& world, const Options& options, const std::atomic<bool>& cancelled) {
+  if (world.size() != 1) {
+    return InvalidArgument(
+        "--calibrate: started with {} ranks, expected one process; start it "
+        "without mpirun or with mpirun -n 1",
+        world.size());
+  }
+  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa isa, ChooseIsa());
+  // Known now rather than after a minute of measuring.
+  std::string folder = std::filesystem::path(options.calibrate).parent_path().string();
+  if (folder.empty()) folder = ".";
+  LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
+  if (access(folder.c_str(), W_OK) != 0)
+    return InvalidArgument("{}: cannot be written: {}", options.calibrate, std::strerror(errno));
+  LLMIR_ASSIGN_OR_RETURN(const Json json, Calibration(options, isa, cancelled).Run());
+  return WriteWholeFile(options.calibrate, json.dump(1) + '\n');
+}
+
+}  // namespace llmir::executor
