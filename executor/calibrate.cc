@@ -66,6 +66,12 @@ constexpr int64_t kLayers = 32;  // that lie side by side in a block, as in a mo
 constexpr int64_t kVectorColumns[] = {576, 2048, 4096};
 constexpr int64_t kVectorRows = 64;  // of each thread
 
+constexpr std::pair<const char*, kernels::Activation> kActivations[] = {
+    {"silu_mul_f32", kernels::Activation::kSilu},
+    {"gelu_mul_f32", kernels::Activation::kGelu},
+    {"gelu_tanh_mul_f32", kernels::Activation::kGeluTanh},
+    {"relu_mul_f32", kernels::Activation::kRelu}};
+
 // As bytes of any type of weight or cache: finite, not subnormal, so that no value slows a kernel.
 constexpr int kFill = 0x3c;
 
@@ -190,7 +196,7 @@ class Calibration {
     return {start, static_cast<size_t>(bytes)};
   }
 
-  MemoryMap cold_;      // weights and caches, far more than the caches of the processor hold
+  MemoryMap cold_;       // weights and caches, far more than the caches of the processor hold
   int64_t cold_at_ = 0;  // what comes next
   int figures_left_ = 0;
 };
@@ -327,9 +333,12 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
   // Layer by layer of one cache, then of the next: what comes round again is cold.
   int64_t turn = 0;
   const int64_t turns = cold_bytes / cache_bytes * layers;
-  const Figure figure = Measure([&] {
+  const auto next_layer = [&] {
     layer.data = cold_.data() + turn / layers * cache_bytes + turn % layers * layer_bytes;
     turn = (turn + 1) % turns;
+  };
+  const Figure append = Measure([&] {
+    next_layer();
     pool_.Run([&](int thread) {
       const auto share = ShareOf(tokens, 1, thread, pool_.threads());
       attention.rope_append({qkv.data(),
@@ -343,7 +352,11 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
                              table,
                              share.begin,
                              share.end});
-      pool_.Barrier();
+    });
+  });
+  const Figure figure = Measure([&] {
+    next_layer();
+    pool_.Run([&](int thread) {
       const kernels::AttentionArgs args{qkv.data(),
                                         stride,
                                         output.data(),
@@ -376,6 +389,7 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
   entry["context"] = load.context;
   entry["tokens"] = load.tokens;
   AddFigure(entry, figure, "us", figure.us);
+  entry["append_us"] = append.us;
   return Status();
 }
 
@@ -425,8 +439,22 @@ Status Calibration::Vector(Json& json) {
     time("quantize_q8", [&](float* x, float*, float* out) {
       vector.quantize(x, columns, kVectorRows, columns, bytes(out), columns * 4);
     });
+    time("dequantize_q8", [&](float* x, float*, float* out) {
+      vector.dequantize(bytes(x), columns * 4, kVectorRows, columns, out, columns);
+    });
     time("add_f32",
          [&](float* x, float* b, float* out) { vector.add(x, b, kVectorRows * columns, out); });
+    time("layer_norm_f32", [&](float* x, float* weight, float* out) {
+      vector.layer_norm(x, columns, weight, 1e-5f, kVectorRows, columns, out, columns);
+    });
+    time("softcap_f32", [&](float* x, float*, float* out) {
+      vector.softcap(x, 30.0f, kVectorRows * columns, out);
+    });
+    for (const auto& [name, activation] : kActivations) {
+      time(name, [&](float* gate, float* up, float* out) {
+        vector.activate(activation, gate, up, kVectorRows * columns, out);
+      });
+    }
   }
   return Status();
 }
@@ -438,7 +466,7 @@ StatusOr<Json> Calibration::Run() {
   json["commit"] = kCommit;
   json["command"] = options_.command;
   json["threads"] = pool_.threads();
-  constexpr int kVectorKernels = 4;
+  constexpr int kVectorKernels = 6 + static_cast<int>(std::size(kActivations));
   figures_left_ =
       2 + static_cast<int>(Kernels().size() * std::size(kMatrices) * std::size(kMatrixTokens)) +
       static_cast<int>(std::size(kKvTypes) * std::size(kHeads) * std::size(kBlockSizes) *

@@ -26,6 +26,7 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
                                 "Random weights, the same for every division among ranks, instead "
                                 "of a checkpoint's; prompts are given as ids")
                      ->expected(0, 1)
+                     ->default_str(std::to_string(random_seed))
                      ->type_name("[SEED]");
   auto* prompt = app.add_option("--prompt", options.prompt,
                                 "Answer this and stream the answer to standard output");

@@ -49,6 +49,10 @@ struct BoundStep {
   bool silu_mul = false;
   bool main_only = false;      // only thread 0 has work
   int64_t prefetch_bytes = 0;  // per thread
+  kernels::Activation activation{};
+  float softcap = 0;
+  MemoryMap gather_space;  // the ranks' columns, before they are put in rows
+  int start = -1;          // of a wait: what it waits for, in Program::State::steps
   std::string name;
   int32_t layer = -1;
 };
@@ -69,9 +73,8 @@ struct Program::State {
   float* cosines = nullptr;
   float* sines = nullptr;
   MemoryMap partials;
-  std::vector<MemoryMap> scratch;  // per thread
-  MemoryMap gather_space;          // the other ranks' columns, before they are put in rows
-  std::vector<comm::Request> events;
+  std::vector<MemoryMap> scratch;                  // per thread
+  std::vector<std::vector<comm::Request>> events;  // what a start left to wait for
   std::vector<size_t> gather_counts;
   std::vector<size_t> share_counts;        // of one collective over shares of rows, per rank
   comm::Channel* collectives = nullptr;    // of the stage's ranks
@@ -263,6 +266,43 @@ void RunAdd(const BoundStep& step, RunContext& run, int thread) {
                         share.end - share.begin, step.out[0].floats() + begin);
 }
 
+void RunLayerNorm(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = run.ShareOfRows(step.in[0], thread);
+  if (share.begin == share.end) return;
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  run.state.vector->layer_norm(x.floats(share.begin), x.stride(), Weight(step),
+                               run.resources.plan->model()->norm_epsilon(), share.end - share.begin,
+                               x.columns, y.floats(share.begin), y.stride());
+}
+
+void RunActivation(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = run.ShareOfRows(step.in[0], thread);
+  if (share.begin == share.end) return;
+  const BoundBuffer& up = step.in[1];
+  run.state.vector->activate(step.activation, step.in[0].floats(share.begin),
+                             up.data != nullptr ? up.floats(share.begin) : nullptr,
+                             (share.end - share.begin) * step.in[0].columns,
+                             step.out[0].floats(share.begin));
+}
+
+void RunSoftcap(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = run.ShareOfRows(step.in[0], thread);
+  if (share.begin == share.end) return;
+  run.state.vector->softcap(step.in[0].floats(share.begin), step.softcap,
+                            (share.end - share.begin) * step.in[0].columns,
+                            step.out[0].floats(share.begin));
+}
+
+void RunDequantize(const BoundStep& step, RunContext& run, int thread) {
+  const auto share = run.ShareOfRows(step.in[0], thread);
+  if (share.begin == share.end) return;
+  const BoundBuffer& x = step.in[0];
+  const BoundBuffer& y = step.out[0];
+  run.state.vector->dequantize(x.at(share.begin), x.row_bytes, share.end - share.begin, x.columns,
+                               y.floats(share.begin), y.stride());
+}
+
 void RunGatherRows(const BoundStep& step, RunContext& run, int thread) {
   const auto share = kernels::ShareOf(run.sampled, 1, thread, run.threads);
   const auto rows = run.descriptor.sampled_rows();
@@ -367,11 +407,39 @@ Started StartAllGather(const BoundStep& step, RunContext& run) {
                                       reinterpret_cast<float*>(step.out[0].data));
 }
 
+Started StartBroadcast(const BoundStep& step, RunContext& run) {
+  const BoundBuffer& x = step.in[0];
+  return step.channel->StartBroadcast(x.at(run.FirstRow(x)),
+                                      static_cast<size_t>(run.Rows(x) * x.row_bytes), /*root=*/0);
+}
+
+Started StartGather(const BoundStep& step, RunContext& run) {
+  const int64_t rows = run.Rows(step.in[0]);
+  auto& counts = run.state.gather_counts;
+  for (size_t r = 0; r < counts.size(); ++r) counts[r] = step.gather_columns[r] * rows;
+  return step.channel->StartGather(step.in[0].floats(), counts,
+                                   reinterpret_cast<float*>(step.gather_space.data()), /*root=*/0);
+}
+
+// What a gather brought, as whole rows.
+void PlaceColumns(const BoundStep& step, RunContext& run) {
+  if (step.channel->rank() != 0) return;
+  const int64_t rows = run.Rows(step.in[0]);
+  const auto* from = reinterpret_cast<const float*>(step.gather_space.data());
+  size_t column = 0;
+  for (const size_t width : step.gather_columns) {
+    for (int64_t row = 0; row < rows; ++row, from += width) {
+      std::memcpy(step.out[0].floats(row) + column, from, width * sizeof(float));
+    }
+    column += width;
+  }
+}
+
 template <Started (*start)(const BoundStep&, RunContext&)>
 void RunStart(const BoundStep& step, RunContext& run, int) {
   const Started request = start(step, run);
   if (!request.ok()) return run.Fail(step, request.status());
-  run.state.events[step.event] = *request;
+  run.state.events[step.event].push_back(*request);
   ++run.state.started;
 }
 
@@ -384,9 +452,15 @@ void RunWhole(const BoundStep& step, RunContext& run, int) {
 }
 
 void RunWait(const BoundStep& step, RunContext& run, int) {
-  --run.state.started;
-  const Status status = step.channel->Wait(run.state.events[step.event]);
-  if (!status.ok()) run.Fail(step, status);
+  const BoundStep& start = run.state.steps[static_cast<size_t>(step.start)];
+  auto& requests = run.state.events[step.event];
+  for (const comm::Request request : requests) {
+    const Status status = step.channel->Wait(request);
+    if (!status.ok()) return run.Fail(step, status);
+  }
+  requests.clear();
+  if (step.channel == run.state.collectives) --run.state.started;
+  if (start.kind == plan::StepKind::gather_start) PlaceColumns(start, run);
 }
 
 // The beginning of what this thread will read of the next weight, while a collective is under way;
@@ -402,24 +476,18 @@ void RunPrefetch(const BoundStep& step, RunContext& run, int thread) {
   for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
 }
 
-void RunGather(const BoundStep& step, RunContext& run, int) {
-  const int64_t rows = run.Rows(step.in[0]);
-  if (rows == 0) return;
-  auto& counts = run.state.gather_counts;
-  for (size_t r = 0; r < counts.size(); ++r) counts[r] = step.gather_columns[r] * rows;
-  auto* space = reinterpret_cast<float*>(run.state.gather_space.data());
-  const Status status = step.channel->Gather(step.in[0].floats(), counts, space, 0);
-  if (!status.ok()) return run.Fail(step, status);
-  if (step.channel->rank() != 0) return;
-  const float* from = space;
-  size_t column = 0;
-  for (size_t r = 0; r < counts.size(); ++r) {
-    const size_t width = step.gather_columns[r];
-    for (int64_t row = 0; row < rows; ++row, from += width) {
-      std::memcpy(step.out[0].floats() + row * step.out[0].stride() + column, from,
-                  width * sizeof(float));
-    }
-    column += width;
+void RunGather(const BoundStep& step, RunContext& run, int thread) {
+  if (run.Rows(step.in[0]) == 0) return;
+  RunWhole<StartGather>(step, run, thread);
+  if (!run.failed.load(std::memory_order_relaxed)) PlaceColumns(step, run);
+}
+
+void RunSendStart(const BoundStep& step, RunContext& run, int) {
+  for (const int peer : step.peers) {
+    const Started request = step.channel->StartSend(
+        step.in[0].data, run.Rows(step.in[0]) * step.in[0].row_bytes, peer, step.tag);
+    if (!request.ok()) return run.Fail(step, request.status());
+    run.state.events[step.event].push_back(*request);
   }
 }
 
@@ -429,6 +497,14 @@ void RunSend(const BoundStep& step, RunContext& run, int) {
         step.in[0].data, run.Rows(step.in[0]) * step.in[0].row_bytes, peer, step.tag);
     if (!status.ok()) return run.Fail(step, status);
   }
+}
+
+void RunRecvStart(const BoundStep& step, RunContext& run, int) {
+  const Started request =
+      step.channel->StartRecv(step.out[0].data, run.Rows(step.out[0]) * step.out[0].row_bytes,
+                              step.peers.front(), step.tag);
+  if (!request.ok()) return run.Fail(step, request.status());
+  run.state.events[step.event].push_back(*request);
 }
 
 void RunRecv(const BoundStep& step, RunContext& run, int) {
@@ -473,16 +549,34 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
       return {RunWhole<StartAllGather>, true};
     case plan::StepKind::all_gather_start:
       return {RunStart<StartAllGather>, true};
+    case plan::StepKind::broadcast:
+      return {RunWhole<StartBroadcast>, true};
+    case plan::StepKind::broadcast_start:
+      return {RunStart<StartBroadcast>, true};
     case plan::StepKind::prefetch:
       return {RunPrefetch, false};
     case plan::StepKind::wait:
       return {RunWait, true};
     case plan::StepKind::gather:
       return {RunGather, true};
+    case plan::StepKind::gather_start:
+      return {RunStart<StartGather>, true};
     case plan::StepKind::send:
       return {RunSend, true};
+    case plan::StepKind::send_start:
+      return {RunSendStart, true};
     case plan::StepKind::recv:
       return {RunRecv, true};
+    case plan::StepKind::recv_start:
+      return {RunRecvStart, true};
+    case plan::StepKind::layer_norm:
+      return {RunLayerNorm, false};
+    case plan::StepKind::activation:
+      return {RunActivation, false};
+    case plan::StepKind::softcap:
+      return {RunSoftcap, false};
+    case plan::StepKind::dequantize:
+      return {RunDequantize, false};
     case plan::StepKind::sample:
       return {RunSample, true};
     case plan::StepKind::score:
@@ -502,10 +596,15 @@ bool IsCommunication(plan::StepKind kind) {
     case plan::StepKind::reduce_scatter_start:
     case plan::StepKind::all_gather:
     case plan::StepKind::all_gather_start:
+    case plan::StepKind::broadcast:
+    case plan::StepKind::broadcast_start:
     case plan::StepKind::wait:
     case plan::StepKind::gather:
+    case plan::StepKind::gather_start:
     case plan::StepKind::send:
+    case plan::StepKind::send_start:
     case plan::StepKind::recv:
+    case plan::StepKind::recv_start:
       return true;
     default:
       return false;
@@ -517,6 +616,26 @@ bool IsCommunication(plan::StepKind kind) {
 int64_t PrefetchBytes() {
   const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
   return bytes > 0 ? bytes / 2 : 0;
+}
+
+kernels::Activation ActivationOf(plan::Activation activation) {
+  switch (activation) {
+    case plan::Activation::gelu:
+      return kernels::Activation::kGelu;
+    case plan::Activation::gelu_tanh:
+      return kernels::Activation::kGeluTanh;
+    case plan::Activation::relu:
+      return kernels::Activation::kRelu;
+    default:
+      return kernels::Activation::kSilu;
+  }
+}
+
+bool IsSend(plan::StepKind kind) {
+  return kind == plan::StepKind::send || kind == plan::StepKind::send_start;
+}
+bool IsRecv(plan::StepKind kind) {
+  return kind == plan::StepKind::recv || kind == plan::StepKind::recv_start;
 }
 
 // The kernel names that a step's operands lead to: what the plan asks for must be what this runtime
@@ -540,6 +659,15 @@ std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan:
       return "add_f32";
     case plan::StepKind::gather_rows:
       return "gather_rows_f32";
+    case plan::StepKind::layer_norm:
+      return "layer_norm_f32";
+    case plan::StepKind::activation:
+      return fmt::format("{}{}_f32", plan::EnumNameActivation(step.activation()),
+                         step.inputs()->size() == 2 ? "_mul" : "");
+    case plan::StepKind::softcap:
+      return "softcap_f32";
+    case plan::StepKind::dequantize:
+      return "dequantize_q8";
     case plan::StepKind::sample:
       return "sample_f32";
     case plan::StepKind::score_merge:
@@ -587,7 +715,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
 
   int64_t scratch_bytes =
       state->attention->scratch_bytes(model.head_dim(), model.query_heads() / model.kv_heads());
-  size_t gather_bytes = 0;
+  std::vector<int> started_by(program.events(), -1);  // event -> index in state->steps
   int32_t send_count = 0;
   int32_t recv_count = 0;
   bool attends = false;
@@ -613,8 +741,8 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     // Sends and receives are numbered on every rank, run or skipped, so that both sides agree on
     // the tag.
     BoundStep bound;
-    if (step.kind() == plan::StepKind::send) bound.tag = send_count++;
-    if (step.kind() == plan::StepKind::recv) bound.tag = recv_count++;
+    if (IsSend(step.kind())) bound.tag = send_count++;
+    if (IsRecv(step.kind())) bound.tag = recv_count++;
     if (own.skip()) continue;
 
     bound.function = rule.function;
@@ -624,6 +752,8 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     bound.layer = step.layer();
     bound.residual = step.epilogue() == plan::Epilogue::residual;
     bound.silu_mul = step.epilogue() == plan::Epilogue::silu_mul;
+    bound.activation = ActivationOf(step.activation());
+    bound.softcap = step.softcap();
     for (uint32_t k = 0;
          step.inputs() != nullptr && k < std::min<uint32_t>(2, step.inputs()->size()); ++k) {
       bound.in[k] = buffers[step.inputs()->Get(k)];
@@ -656,15 +786,17 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
           plan.kv()->dtype() == plan::DType::bf16 ? kernels::KvType::kBF16 : kernels::KvType::kF32;
     }
     if (step.kind() == plan::StepKind::prefetch) bound.prefetch_bytes = PrefetchBytes();
-    if (step.signals() >= 0) bound.event = step.signals();
-    if (step.kind() == plan::StepKind::wait) bound.event = step.waits()->Get(0);
-    if (step.group() >= 0) {
-      bound.channel = resources->groups[step.group()];
+    if (step.signals() >= 0) {
+      bound.event = step.signals();
+      started_by[bound.event] = static_cast<int>(state->steps.size());
     }
-    if (step.kind() == plan::StepKind::wait && bound.channel == nullptr) {
-      bound.channel = resources->groups[resources->stage->group()];
+    if (step.group() >= 0) bound.channel = resources->groups[step.group()];
+    if (step.kind() == plan::StepKind::wait) {
+      bound.event = step.waits()->Get(0);
+      bound.start = started_by[bound.event];
+      if (bound.start >= 0) bound.channel = state->steps[bound.start].channel;
     }
-    if (step.kind() == plan::StepKind::send || step.kind() == plan::StepKind::recv) {
+    if (IsSend(step.kind()) || IsRecv(step.kind())) {
       bound.channel = resources->pipeline;
       for (const uint32_t peer : *own.peers()) bound.peers.push_back(static_cast<int>(peer));
     }
@@ -672,7 +804,11 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       return Internal("step {} ({}): this rank has no channel for group {}", i, bound.name,
                       step.group());
     }
-    if (step.kind() == plan::StepKind::gather) {
+    if (step.signals() >= 0) {
+      state->events[bound.event].reserve(
+          std::max({size_t{1}, bound.peers.size(), state->events[bound.event].capacity()}));
+    }
+    if (step.kind() == plan::StepKind::gather || step.kind() == plan::StepKind::gather_start) {
       const plan::Buffer& input = *program.buffers()->Get(step.inputs()->Get(0));
       size_t columns = 0;
       for (const uint32_t c : *input.columns()) {
@@ -680,7 +816,9 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
         columns += c;
       }
       state->gather_counts.resize(bound.gather_columns.size());
-      gather_bytes = std::max(gather_bytes, columns * input.max_rows() * sizeof(float));
+      const size_t bytes =
+          bound.channel->rank() == 0 ? columns * input.max_rows() * sizeof(float) : 0;
+      LLMIR_ASSIGN_OR_RETURN(bound.gather_space, MemoryMap::Create(bytes, "gather space"));
     }
     if (step.kind() == plan::StepKind::sample) {
       state->logits = bound.in[0];
@@ -707,7 +845,6 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     LLMIR_ASSIGN_OR_RETURN(MemoryMap scratch, MemoryMap::Create(scratch_bytes, "kernel scratch"));
     state->scratch.push_back(std::move(scratch));
   }
-  LLMIR_ASSIGN_OR_RETURN(state->gather_space, MemoryMap::Create(gather_bytes, "gather space"));
   return std::unique_ptr<Program>(new Program(std::move(state)));
 }
 
@@ -795,12 +932,12 @@ std::vector<Program::StepReport> Program::report() const {
     const BoundStep& step = state_->steps[i];
     uint64_t bytes = 0;
     if (IsCommunication(step.kind) && step.kind != plan::StepKind::wait) {
-      const BoundBuffer& buffer = step.kind == plan::StepKind::recv ? step.out[0] : step.in[0];
+      const BoundBuffer& buffer = IsRecv(step.kind) ? step.out[0] : step.in[0];
       const auto rows_of = [&](plan::Rows rows) {
         return state_->rows_in_runs[static_cast<size_t>(rows)];
       };
       uint64_t rows = rows_of(buffer.rows);
-      if (step.kind == plan::StepKind::send) rows *= step.peers.size();
+      if (IsSend(step.kind)) rows *= step.peers.size();
       // The other ranks' shares go out, or the own share to all others.
       if (step.kind == plan::StepKind::reduce_scatter ||
           step.kind == plan::StepKind::reduce_scatter_start) {

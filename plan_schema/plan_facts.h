@@ -42,6 +42,11 @@ Extent LeafExtent(Leaves leaves, uint32_t leaf_size, uint64_t total);
 constexpr bool IsPart(Rows rows) {
   return rows == Rows::first_half || rows == Rows::second_half || rows == Rows::share;
 }
+// The kinds that Feature::other_layers stands for.
+constexpr bool IsOtherLayer(StepKind kind) {
+  return kind == StepKind::layer_norm || kind == StepKind::activation ||
+         kind == StepKind::softcap || kind == StepKind::dequantize;
+}
 // The kinds that Feature::split_collectives stands for.
 constexpr bool IsSplitCollective(StepKind kind) {
   return kind >= StepKind::reduce_scatter && kind <= StepKind::gather_start;

@@ -17,10 +17,10 @@ namespace llmir::plan {
 inline constexpr uint16_t kMajorVersion = 0;
 inline constexpr uint16_t kMinorVersion = 1;
 // Feature bits that this build can run.
-inline constexpr uint64_t kKnownFeatures =
-    0x1f | static_cast<uint64_t>(Feature::row_views) |
-    static_cast<uint64_t>(Feature::split_collectives) |
-    static_cast<uint64_t>(Feature::pinned_prefixes);
+inline constexpr uint64_t kKnownFeatures = 0x1f | static_cast<uint64_t>(Feature::row_views) |
+                                           static_cast<uint64_t>(Feature::split_collectives) |
+                                           static_cast<uint64_t>(Feature::pinned_prefixes) |
+                                           static_cast<uint64_t>(Feature::other_layers);
 
 // The last 32 bytes of a plan file, little endian.
 struct PlanTrailer {

@@ -343,6 +343,11 @@ class TextPrinter {
     if (step.epilogue() != Epilogue::none) {
       kind += fmt::format("+{}", EnumNameEpilogue(step.epilogue()));
     }
+    if (step.kind() == StepKind::activation) {
+      kind = fmt::format("{}{}", EnumNameActivation(step.activation()),
+                         Count(step.inputs()) == 2 ? "*up" : "");
+    }
+    if (step.kind() == StepKind::softcap) kind += fmt::format(" {}", step.softcap());
     std::vector<std::string> cells = {LocalName(step),         kind,
                                       WeightText(stage, step), OperandsText(step),
                                       Short(cost.bytes),       Short(cost.flops),

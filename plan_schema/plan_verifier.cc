@@ -541,6 +541,7 @@ Status VerifyFeatures(const Plan& plan) {
         }
         for (const Step* step : *program->steps()) {
           use(IsSplitCollective(step->kind()), Feature::split_collectives);
+          use(IsOtherLayer(step->kind()), Feature::other_layers);
         }
       }
     }

@@ -30,17 +30,29 @@ bool IsCollective(StepKind kind) {
     case StepKind::reduce_scatter_start:
     case StepKind::all_gather:
     case StepKind::all_gather_start:
+    case StepKind::broadcast:
+    case StepKind::broadcast_start:
     case StepKind::gather:
+    case StepKind::gather_start:
       return true;
     default:
       return false;
   }
 }
 
-// Starts of collectives: they signal an event, which is waited for.
+bool IsSend(StepKind kind) { return kind == StepKind::send || kind == StepKind::send_start; }
+bool IsRecv(StepKind kind) { return kind == StepKind::recv || kind == StepKind::recv_start; }
+bool IsGather(StepKind kind) { return kind == StepKind::gather || kind == StepKind::gather_start; }
+bool IsBroadcast(StepKind kind) {
+  return kind == StepKind::broadcast || kind == StepKind::broadcast_start;
+}
+
+// Starts signal an event, which is waited for.
 bool IsStart(StepKind kind) {
   return kind == StepKind::all_reduce_start || kind == StepKind::reduce_scatter_start ||
-         kind == StepKind::all_gather_start;
+         kind == StepKind::all_gather_start || kind == StepKind::broadcast_start ||
+         kind == StepKind::gather_start || kind == StepKind::send_start ||
+         kind == StepKind::recv_start;
 }
 
 // What a step of a kind must and may have.
@@ -71,6 +83,8 @@ Signature SignatureOf(const Step& step) {
       return {1, 1, false, true, false};
     case StepKind::all_reduce:
     case StepKind::all_reduce_start:
+    case StepKind::broadcast:
+    case StepKind::broadcast_start:
       return {1, 0, false, false, true};
     case StepKind::reduce_scatter:
     case StepKind::reduce_scatter_start:
@@ -82,11 +96,21 @@ Signature SignatureOf(const Step& step) {
     case StepKind::wait:
       return {0, 0, false, false, true};
     case StepKind::gather:
+    case StepKind::gather_start:
       return {1, 1, false, false, false};
     case StepKind::send:
+    case StepKind::send_start:
       return {1, 0, false, false, false};
     case StepKind::recv:
+    case StepKind::recv_start:
       return {0, 1, false, false, false};
+    case StepKind::layer_norm:
+      return {1, 1, true, true, false};
+    case StepKind::activation:
+      return {Count(step.inputs()) == 2 ? 2u : 1u, 1, false, true, false};
+    case StepKind::softcap:
+    case StepKind::dequantize:
+      return {1, 1, false, true, false};
     case StepKind::sample:
       return {1, 1, false, true, false};
     case StepKind::score:
@@ -273,7 +297,7 @@ class ProgramVerifier {
     for (uint32_t r = 0; r < ranks_; ++r) {
       if (!step.ranks()->Get(r)->skip()) {
         LLMIR_RETURN_IF_ERROR(VerifyOnRank(step, r, where));
-      } else if (IsCollective(step.kind()) || step.kind() == StepKind::wait) {
+      } else if (IsCollective(step.kind())) {
         return InvalidArgument("{}.ranks[{}].skip: all ranks of a stage take part in collectives",
                                where, r);
       }
@@ -382,9 +406,11 @@ class ProgramVerifier {
               where, o, output, input);
         }
         const bool same = signature.in_place ? input == output : Touch(input, output);
-        if (signature.in_place ? !same
-                               : same && step.kind() != StepKind::add &&
-                                     !(step.kind() == StepKind::linear && k == 1)) {
+        if (signature.in_place
+                ? !same
+                : same && step.kind() != StepKind::add && step.kind() != StepKind::activation &&
+                      step.kind() != StepKind::softcap &&
+                      !(step.kind() == StepKind::linear && k == 1)) {
           return InvalidArgument(
               "{}.outputs[{}]: buffers[{}], expected {}", where, o, output,
               signature.in_place ? "the input, or none" : "another than the inputs");
@@ -463,7 +489,32 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(input(0, dtype, Rows::share));
         return output(0, dtype, Rows::tokens);
       }
+      case StepKind::broadcast:
+      case StepKind::broadcast_start:
+        if (!IsPart(Input(step, 0).rows())) return Status();
+        return input(0, Input(step, 0).dtype(), Rows::tokens);
+      case StepKind::layer_norm:
+      case StepKind::softcap:
+        if (step.kind() == StepKind::softcap &&
+            !(std::isfinite(step.softcap()) && step.softcap() > 0)) {
+          return InvalidArgument("{}.softcap: {}, expected a positive number", where,
+                                 step.softcap());
+        }
+        LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
+        return output(0, DType::f32, Input(step, 0).rows());
+      case StepKind::activation:
+        LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".activation",
+                                        EnumNameActivation(step.activation()),
+                                        static_cast<unsigned>(step.activation())));
+        for (uint32_t k = 0; k < step.inputs()->size(); ++k) {
+          LLMIR_RETURN_IF_ERROR(input(k, DType::f32, Input(step, 0).rows()));
+        }
+        return output(0, DType::f32, Input(step, 0).rows());
+      case StepKind::dequantize:
+        LLMIR_RETURN_IF_ERROR(input(0, DType::q8_rows, Input(step, 0).rows()));
+        return output(0, DType::f32, Input(step, 0).rows());
       case StepKind::gather:
+      case StepKind::gather_start:
         if (IsPart(Input(step, 0).rows())) return input(0, DType::f32, Rows::tokens);
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Input(step, 0).rows()));
         return output(0, DType::f32, Input(step, 0).rows());
@@ -482,9 +533,11 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
         return output(0, DType::f32, Rows::tokens);
       case StepKind::send:
+      case StepKind::send_start:
         if (!IsPart(Input(step, 0).rows())) return Status();
         return input(0, Input(step, 0).dtype(), Rows::tokens);
       case StepKind::recv:
+      case StepKind::recv_start:
         if (!IsPart(Output(step, 0).rows())) return Status();
         return output(0, Output(step, 0).dtype(), Rows::tokens);
       case StepKind::wait:
@@ -534,7 +587,9 @@ class ProgramVerifier {
       }
     }
     for (uint32_t k = 0; k < Count(step.outputs()); ++k) {
-      if (Output(step, k).columns()->Get(r) == 0 && !(step.kind() == StepKind::gather && r != 0)) {
+      // A gather's result, which its wait may name, is the first rank's alone.
+      const bool gathers = IsGather(step.kind()) || step.kind() == StepKind::wait;
+      if (Output(step, k).columns()->Get(r) == 0 && !(gathers && r != 0)) {
         return InvalidArgument("{}.outputs[{}]: rank {} of the stage does not have buffer {}",
                                where, k, r, Output(step, k).name()->string_view());
       }
@@ -557,6 +612,7 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(output(0, model.hidden()));
         return output(0, shape.columns);
       }
+      case StepKind::layer_norm:
       case StepKind::rms_norm: {
         LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
         if (!IsVector(plan_, *plan_.weights()->Get(step.weight()))) {
@@ -589,7 +645,12 @@ class ProgramVerifier {
       case StepKind::add:
         LLMIR_RETURN_IF_ERROR(input(1, Input(step, 0).columns()->Get(r)));
         return output(0, Input(step, 0).columns()->Get(r));
+      case StepKind::activation:
+        LLMIR_RETURN_IF_ERROR(input(step.inputs()->size() - 1, Input(step, 0).columns()->Get(r)));
+        return output(0, Input(step, 0).columns()->Get(r));
       case StepKind::quantize:
+      case StepKind::softcap:
+      case StepKind::dequantize:
       case StepKind::gather_rows:
         return output(0, Input(step, 0).columns()->Get(r));
       case StepKind::all_reduce:
@@ -598,11 +659,14 @@ class ProgramVerifier {
       case StepKind::reduce_scatter_start:
       case StepKind::all_gather:
       case StepKind::all_gather_start:
+      case StepKind::broadcast:
+      case StepKind::broadcast_start:
         return input(0, Input(step, 0).columns()->Get(0));
       case StepKind::prefetch:
         LLMIR_RETURN_IF_ERROR(ShapeOnRank(step, r, where).status());
         return ExpectMatrix(step, where);
-      case StepKind::gather: {
+      case StepKind::gather:
+      case StepKind::gather_start: {
         if (r != 0) return Status();
         uint64_t columns = 0;
         for (const uint32_t part : *Input(step, 0).columns()) columns += part;
@@ -631,12 +695,14 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(input(0, uint64_t{kPartColumns} * ranks_));
         return output(0, 1);
       case StepKind::send:
+      case StepKind::send_start:
         if (Count(step.ranks()->Get(r)->peers()) == 0) {
           return InvalidArgument("{}.ranks[{}].peers: none; a rank without a peer skips the step",
                                  where, r);
         }
         return Status();
       case StepKind::recv:
+      case StepKind::recv_start:
         if (Count(step.ranks()->Get(r)->peers()) != 1) {
           return InvalidArgument("{}.ranks[{}].peers: {}, expected one source", where, r,
                                  Count(step.ranks()->Get(r)->peers()));
@@ -681,8 +747,8 @@ class ProgramVerifier {
   // ---------------------------------------------------------- order
 
   // Each event is signalled, then waited for, before it is signalled again or the program ends;
-  // while its collective is under way no other step touches the rows, and none waits for another
-  // stage, which would keep the collective from moving on.
+  // while its collective or message is under way no other step touches the rows. While a collective
+  // is, none waits for another stage, which would keep the collective from moving on.
   Status VerifyEvents() const {
     constexpr int64_t kIdle = -1;
     std::vector<int64_t> pending(program_.events(), kIdle);  // the step that signalled it
@@ -700,10 +766,8 @@ class ProgramVerifier {
           }
         }
       }
-      if ((step.kind() == StepKind::send || step.kind() == StepKind::recv) && !in_flight.empty()) {
-        return InvalidArgument(
-            "{}: waits for another stage while the collective of steps[{}] is under way",
-            StepPlace(i), in_flight.front().second);
+      if (step.kind() == StepKind::send || step.kind() == StepKind::recv) {
+        LLMIR_RETURN_IF_ERROR(VerifyNoCollective(i, pending));
       }
       const bool signals = IsStart(step.kind());
       if ((step.signals() >= 0) != signals) {
@@ -725,9 +789,17 @@ class ProgramVerifier {
         }
         pending[event] = i;
         in_flight.emplace_back(WholeOf(step), i);
-        if (in_flight.size() > kMaxPending) {
-          return InvalidArgument("{}: {} sums under way, a channel holds {}", StepPlace(i),
-                                 in_flight.size(), kMaxPending);
+        if (step.kind() == StepKind::gather_start) in_flight.emplace_back(ResultOf(step), i);
+        // Each channel's own, on the rank with most.
+        uint32_t open = 0;
+        for (const int64_t other : pending) {
+          if (other == kIdle) continue;
+          const Step& start = *program_.steps()->Get(static_cast<uint32_t>(other));
+          if (IsCollective(start.kind()) == IsCollective(step.kind())) open += Requests(start);
+        }
+        if (open > kMaxPending) {
+          return InvalidArgument("{}: {} operations under way, a channel holds {}", StepPlace(i),
+                                 open, kMaxPending);
         }
       }
       if (waits) {
@@ -750,8 +822,15 @@ class ProgramVerifier {
           return InvalidArgument("{}.outputs[0]: buffers[{}], but the sum is in buffers[{}]",
                                  StepPlace(i), step.outputs()->Get(0), buffer);
         }
+        for (uint32_t r = 0; r < ranks_; ++r) {
+          if (step.ranks()->Get(r)->skip() == start.ranks()->Get(r)->skip()) continue;
+          return InvalidArgument(
+              "{}.ranks[{}].skip: {}, but it waits for steps[{}], where it is {}", StepPlace(i), r,
+              step.ranks()->Get(r)->skip(), pending[event], start.ranks()->Get(r)->skip());
+        }
         std::erase_if(in_flight, [&](const auto& entry) { return entry.second == pending[event]; });
         pending[event] = kIdle;
+        if (!IsCollective(start.kind())) LLMIR_RETURN_IF_ERROR(VerifyNoCollective(i, pending));
       }
     }
     for (size_t event = 0; event < pending.size(); ++event) {
@@ -763,13 +842,35 @@ class ProgramVerifier {
     return Status();
   }
 
-  // Of a collective: the buffer with all the rows that it touches, and the one with its result.
+  // Step i waits for another stage: none of the pending starts (-1: none) may be a collective.
+  Status VerifyNoCollective(uint32_t i, const std::vector<int64_t>& pending) const {
+    for (const int64_t start : pending) {
+      if (start < 0 || !IsCollective(program_.steps()->Get(static_cast<uint32_t>(start))->kind())) {
+        continue;
+      }
+      return InvalidArgument(
+          "{}: waits for another stage while the collective of steps[{}] is under way",
+          StepPlace(i), start);
+    }
+    return Status();
+  }
+
+  // Operations that a start opens on its channel, on the rank with most.
+  static uint32_t Requests(const Step& start) {
+    uint32_t most = 1;
+    for (const StepRank* rank : *start.ranks()) most = std::max(most, Count(rank->peers()));
+    return most;
+  }
+
+  // Of a start: the buffer with all the rows that it touches, and the one with its result; a gather
+  // touches both.
   static uint32_t WholeOf(const Step& step) {
-    return step.kind() == StepKind::all_gather_start ? step.outputs()->Get(0)
-                                                     : step.inputs()->Get(0);
+    return step.kind() == StepKind::all_gather_start || step.kind() == StepKind::recv_start
+               ? step.outputs()->Get(0)
+               : step.inputs()->Get(0);
   }
   static uint32_t ResultOf(const Step& step) {
-    return CutsRows(step.kind()) ? step.outputs()->Get(0) : step.inputs()->Get(0);
+    return Count(step.outputs()) > 0 ? step.outputs()->Get(0) : step.inputs()->Get(0);
   }
 
   // The last stage's program ends in what its kind is for, once.
@@ -837,13 +938,14 @@ class ProgramVerifier {
       if (step.ranks()->Get(r)->skip()) continue;
       for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
         const uint32_t b = step.inputs()->Get(k);
+        if (IsBroadcast(step.kind()) && r != 0) written[Find(b)].Write(BufferAt(b).rows());
         if (!written[Find(b)].Has(BufferAt(b).rows())) {
           return InvalidArgument(
               "{}.inputs[{}]: buffers[{}] has not been written on rank {} of the stage",
               StepPlace(i), k, b, r);
         }
       }
-      if (step.kind() == StepKind::gather && r != 0) continue;
+      if (IsGather(step.kind()) && r != 0) continue;
       for (uint32_t k = 0; k < Count(step.outputs()); ++k) {
         const uint32_t b = step.outputs()->Get(k);
         // What works in place writes no row that it hasn't read.
@@ -950,8 +1052,8 @@ class Rehearsal {
       for (uint32_t i = 0; i < state.program->steps()->size(); ++i) {
         const Step& step = *state.program->steps()->Get(i);
         uint32_t tag = 0;
-        if (step.kind() == StepKind::send) tag = sends++;
-        if (step.kind() == StepKind::recv) tag = receives++;
+        if (IsSend(step.kind())) tag = sends++;
+        if (IsRecv(step.kind())) tag = receives++;
         if (IsStart(step.kind())) signalled[step.signals()] = i;
         if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
         state.tags.push_back(tag);
@@ -1046,15 +1148,15 @@ class Rehearsal {
     Actor actor = actors_[a];
     for (SkipOver(actor); !Done(actor); Next(actor)) {
       const Step& step = StepOf(actor);
-      if (step.kind() != StepKind::send && step.kind() != StepKind::recv) continue;
-      const uint32_t expected = step.kind() == StepKind::send ? actor.stage + 1 : actor.stage - 1;
+      if (!IsSend(step.kind()) && !IsRecv(step.kind())) continue;
+      const uint32_t expected = IsSend(step.kind()) ? actor.stage + 1 : actor.stage - 1;
       const auto* peers = step.ranks()->Get(actor.rank)->peers();
       for (uint32_t k = 0; k < peers->size(); ++k) {
         const auto peer = by_world_rank_.find(peers->Get(k));
         if (peer == by_world_rank_.end() || actors_[peer->second].stage != expected) {
           return InvalidArgument("{}.ranks[{}].peers[{}]: rank {}, expected one of the {} stage",
                                  Place(actor), actor.rank, k, peers->Get(k),
-                                 step.kind() == StepKind::send ? "next" : "previous");
+                                 IsSend(step.kind()) ? "next" : "previous");
         }
       }
     }
@@ -1069,6 +1171,7 @@ class Rehearsal {
       case StepKind::all_reduce:
       case StepKind::reduce_scatter:
       case StepKind::all_gather:
+      case StepKind::broadcast:
       case StepKind::gather:
         // Of a stage's ranks each comes here once per step: the one that completes the number moves
         // all.
@@ -1085,13 +1188,26 @@ class Rehearsal {
       case StepKind::all_reduce_start:
       case StepKind::reduce_scatter_start:
       case StepKind::all_gather_start:
+      case StepKind::broadcast_start:
+      case StepKind::gather_start:
         if (++stage.started[actor.step] == stage.ranks) {
           ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
         }
         break;
-      case StepKind::wait:
-        if (stage.started[TagOf(actor)] < stage.ranks) return Status();
+      case StepKind::send_start:
+      case StepKind::recv_start:
+        LLMIR_RETURN_IF_ERROR(PostAll(actor, actor.step).status());
         break;
+      case StepKind::wait: {
+        const uint32_t start = TagOf(actor);
+        if (IsCollective(stage.program->steps()->Get(start)->kind())) {
+          if (stage.started[start] < stage.ranks) return Status();
+        } else {
+          LLMIR_ASSIGN_OR_RETURN(const bool matched, PostAll(actor, start));
+          if (!matched) return Status();
+        }
+        break;
+      }
       case StepKind::send:
       case StepKind::recv:
         return Meet(a, moved);
@@ -1103,33 +1219,71 @@ class Rehearsal {
     return Status();
   }
 
+  // A blocking send or receive goes on when the other side has come as well.
   Status Meet(uint32_t a, bool* moved) {
-    const uint32_t b = by_world_rank_.at(PeerOf(actors_[a]));
-    const bool sends = StepOf(actors_[a]).kind() == StepKind::send;
-    Actor& source = actors_[sends ? a : b];
-    Actor& target = actors_[sends ? b : a];
-    if (Done(source) || Done(target) || StepOf(source).kind() != StepKind::send ||
-        StepOf(target).kind() != StepKind::recv || PeerOf(source) != target.world_rank ||
-        PeerOf(target) != source.world_rank || TagOf(source) != TagOf(target)) {
-      return Status();
+    Actor& actor = actors_[a];
+    LLMIR_ASSIGN_OR_RETURN(*moved, Post(actor, actor.step, actor.peer));
+    if (!*moved) return Status();
+    if (++actor.peer == StepOf(actor).ranks()->Get(actor.rank)->peers()->size()) Next(actor);
+    return Status();
+  }
+
+  // Posts the messages of a step to all its peers; whether the others have posted theirs.
+  StatusOr<bool> PostAll(const Actor& actor, uint32_t step) {
+    bool all = true;
+    const Step& posted = *stages_[actor.stage].program->steps()->Get(step);
+    for (uint32_t k = 0; k < posted.ranks()->Get(actor.rank)->peers()->size(); ++k) {
+      LLMIR_ASSIGN_OR_RETURN(const bool matched, Post(actor, step, k));
+      all = all && matched;
     }
-    const Buffer& from =
-        *stages_[source.stage].program->buffers()->Get(StepOf(source).inputs()->Get(0));
-    const Buffer& to =
-        *stages_[target.stage].program->buffers()->Get(StepOf(target).outputs()->Get(0));
+    return all;
+  }
+
+  // Posts the actor's side of the message to or from the `peer`-th peer of its step, if it hasn't
+  // yet; whether the other side has been posted.
+  StatusOr<bool> Post(const Actor& actor, uint32_t step, uint32_t peer) {
+    const StageState& stage = stages_[actor.stage];
+    const Step& posted = *stage.program->steps()->Get(step);
+    const uint32_t other = posted.ranks()->Get(actor.rank)->peers()->Get(peer);
+    const bool sends = IsSend(posted.kind());
+    Message& message = messages_[sends ? std::array{actor.world_rank, other, stage.tags[step]}
+                                       : std::array{other, actor.world_rank, stage.tags[step]}];
+    int64_t& own = sends ? message.send : message.recv;
+    const bool fresh = own < 0;
+    own = step;
+    if (message.send < 0 || message.recv < 0) return false;
+    if (!fresh) return true;
+    const uint32_t b = by_world_rank_.at(other);
+    const Actor& source = sends ? actor : actors_[b];
+    const Actor& target = sends ? actors_[b] : actor;
+    LLMIR_RETURN_IF_ERROR(VerifyMessage(source, target, message));
+    ready_.push_back(b);
+    return true;
+  }
+
+  struct Message {
+    int64_t send = -1;  // the steps that posted it
+    int64_t recv = -1;
+  };
+
+  Status VerifyMessage(const Actor& source, const Actor& target, const Message& message) const {
+    const Program& sender = *stages_[source.stage].program;
+    const Program& receiver = *stages_[target.stage].program;
+    const Buffer& from = *sender.buffers()->Get(
+        sender.steps()->Get(static_cast<uint32_t>(message.send))->inputs()->Get(0));
+    const Buffer& to = *receiver.buffers()->Get(
+        receiver.steps()->Get(static_cast<uint32_t>(message.recv))->outputs()->Get(0));
     const uint32_t from_columns = from.columns()->Get(source.rank);
     const uint32_t to_columns = to.columns()->Get(target.rank);
-    if (from.dtype() != to.dtype() || from.rows() != to.rows() || from_columns != to_columns) {
-      return InvalidArgument(
-          "{}: rank {} gets rows of {} {} for {}, but rank {} sends {} {} for {}", Place(target),
-          target.world_rank, to_columns, DTypeName(to.dtype()), EnumNameRows(to.rows()),
-          source.world_rank, from_columns, DTypeName(from.dtype()), EnumNameRows(from.rows()));
+    if (from.dtype() == to.dtype() && from.rows() == to.rows() && from_columns == to_columns) {
+      return Status();
     }
-    if (++source.peer == StepOf(source).ranks()->Get(source.rank)->peers()->size()) Next(source);
-    Next(target);
-    ready_.push_back(b);
-    *moved = true;
-    return Status();
+    Actor place = target;
+    place.step = static_cast<uint32_t>(message.recv);
+    return InvalidArgument("{}: rank {} gets rows of {} {} for {}, but rank {} sends {} {} for {}",
+                           Place(place), target.world_rank, to_columns, DTypeName(to.dtype()),
+                           EnumNameRows(to.rows()), source.world_rank, from_columns,
+                           DTypeName(from.dtype()), EnumNameRows(from.rows()));
   }
 
   const std::string where_;
@@ -1138,6 +1292,7 @@ class Rehearsal {
   std::vector<Actor> actors_;
   std::unordered_map<uint32_t, uint32_t> by_world_rank_;
   std::vector<uint32_t> ready_;
+  std::map<std::array<uint32_t, 3>, Message> messages_;  // by source, destination, number
 };
 
 }  // namespace

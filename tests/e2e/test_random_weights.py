@@ -28,8 +28,9 @@ def test_every_layout_has_the_same_model(models, tmp_path, weights):
     for layout in ({"tp": 2}, {"tp": 2, "pp": 2}):
         split = logits(models, tmp_path, weights=weights, **layout)
         error = np.sqrt(((split - one) ** 2).mean() / (one**2).mean())
-        # Sums run in another order; int8 activations round what differs by that now and then to a neighbour.
-        assert error < (1e-5 if weights == "f32" else 0.01)
+        # Sums run in another order, and what differs by that is rounded now and then to a neighbour by int8 activations:
+        # within the error of these (test_random_models.py).
+        assert error < (1e-5 if weights == "f32" else 0.03)
 
 
 def test_the_seed_chooses_the_model(models, tmp_path):

@@ -157,6 +157,123 @@ void Duplicate(ProgramT& program, StepKind kind) {
   LiveThroughout(program);
 }
 
+// A step of `kind` at place `at`, like the one that is there.
+StepT& Insert(ProgramT& program, size_t at, StepKind kind, std::vector<uint32_t> inputs,
+              std::vector<uint32_t> outputs) {
+  auto step = std::make_unique<StepT>();
+  step->kind = kind;
+  step->name = EnumNameStepKind(kind);
+  step->inputs = std::move(inputs);
+  step->outputs = std::move(outputs);
+  step->ranks.resize(program.steps[at]->ranks.size());
+  for (auto& rank : step->ranks) rank = std::make_unique<StepRankT>();
+  program.steps.insert(program.steps.begin() + static_cast<std::ptrdiff_t>(at), std::move(step));
+  LiveThroughout(program);
+  return *program.steps[at];
+}
+void Use(PlanT& plan, Feature feature) { plan.required_features |= static_cast<uint64_t>(feature); }
+
+// Layers of other models at the end of the mixed program: capped logits, an activation of them with
+// and without a second input, all in place.
+void AddOtherLayers(PlanT& plan) {
+  Use(plan, Feature::other_layers);
+  ProgramT& program = Mixed(plan);
+  const uint32_t logits = FindStep(program, StepKind::sample).inputs[0];
+  const size_t at = NthOf(program, StepKind::sample, 0);
+  StepT& softcap = Insert(program, at, StepKind::softcap, {logits}, {logits});
+  softcap.softcap = 30;
+  softcap.kernel = 0;
+  Insert(program, at, StepKind::activation, {logits, logits}, {logits}).kernel = 0;
+  StepT& gelu = Insert(program, at, StepKind::activation, {logits}, {logits});
+  gelu.activation = Activation::gelu_tanh;
+  gelu.kernel = 0;
+  for (size_t i = at; i < at + 3; ++i) {
+    for (size_t r = 1; r < program.steps[i]->ranks.size(); ++r) {
+      program.steps[i]->ranks[r]->skip = true;
+    }
+  }
+}
+
+// The sends and receives of a program, each split into its start, right where it was, and a wait at
+// once (or, of sends, at the program's end).
+void SplitMessages(PlanT& plan, bool late = false) {
+  Use(plan, Feature::split_collectives);
+  for (auto& stage : plan.replicas[0]->stages) {
+    ProgramT& program = *stage->programs[0];
+    for (size_t i = 0; i < program.steps.size(); ++i) {
+      StepT& step = *program.steps[i];
+      if (step.kind != StepKind::send && step.kind != StepKind::recv) continue;
+      const bool sends = step.kind == StepKind::send;
+      step.kind = sends ? StepKind::send_start : StepKind::recv_start;
+      step.signals = static_cast<int>(program.events);
+      std::vector<bool> skips;
+      for (const auto& rank : step.ranks) skips.push_back(rank->skip);
+      const size_t end = sends && late ? program.steps.size() - 1 : i;
+      auto wait = std::make_unique<StepT>();
+      wait->kind = StepKind::wait;
+      wait->name = "wait";
+      wait->waits = {program.events++};
+      for (const bool skip : skips) {
+        wait->ranks.push_back(std::make_unique<StepRankT>());
+        wait->ranks.back()->skip = skip;
+      }
+      program.steps.insert(program.steps.begin() + static_cast<std::ptrdiff_t>(end) + 1,
+                           std::move(wait));
+    }
+    LiveThroughout(program);
+  }
+}
+
+TEST(PlanVerifier, AcceptsLayersOfOtherModels) {
+  for (const bool quantized : {true, false}) {
+    auto plan = BuildPlan({.ranks = {2}, .quantized = quantized});
+    AddOtherLayers(*plan);
+    ProgramT& program = Mixed(*plan);
+    if (quantized) {
+      // Back to floats, over what the norm read.
+      const StepT& norm = FindStep(program, StepKind::rms_norm);
+      Insert(program, NthOf(program, StepKind::rms_norm, 0) + 1, StepKind::dequantize,
+             {norm.outputs[0]}, {norm.inputs[0]})
+          .kernel = 0;
+    } else {
+      FindStep(program, StepKind::rms_norm).kind = StepKind::layer_norm;
+    }
+    EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+  }
+}
+
+TEST(PlanVerifier, AcceptsSplitMessages) {
+  for (const PlanShape& shape : {kPipe, kWide, PlanShape{.ranks = {2, 1, 3}, .layers = 3}}) {
+    for (const bool late : {false, true}) {
+      auto plan = BuildPlan(shape);
+      SplitMessages(*plan, late);
+      EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+    }
+  }
+}
+
+TEST(PlanVerifier, AcceptsBroadcastsAndSplitGathers) {
+  auto plan = BuildPlan(kTwo);
+  Use(*plan, Feature::split_collectives);
+  ProgramT& program = Mixed(*plan);
+  const auto group = static_cast<int>(Stage0(*plan).group);
+  // The first rank's embedding for all: theirs is overwritten, whole or split.
+  const uint32_t x = FindStep(program, StepKind::embedding).outputs[0];
+  Insert(program, 1, StepKind::broadcast, {x}, {x}).group = group;
+  StepT& start = Insert(program, 2, StepKind::broadcast_start, {x}, {});
+  start.group = group;
+  start.signals = static_cast<int>(program.events);
+  Insert(program, 3, StepKind::wait, {}, {x}).waits = {program.events++};
+  StepT& gather = FindStep(program, StepKind::gather);
+  gather.kind = StepKind::gather_start;
+  gather.signals = static_cast<int>(program.events);
+  const uint32_t whole = gather.outputs[0];
+  Insert(program, NthOf(program, StepKind::gather_start, 0) + 1, StepKind::wait, {}, {whole})
+      .waits = {program.events++};
+  const Status status = VerifyBuilt(*plan);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+}
+
 const std::vector<Mutation>& Mutations() {
   using P = PlanT&;
   static const std::vector<Mutation> mutations = {
@@ -590,7 +707,7 @@ const std::vector<Mutation>& Mutations() {
          }
          LiveThroughout(program);
        },
-       "(all_reduce_start): 17 sums under way, a channel holds 16"},
+       "(all_reduce_start): 17 operations under way, a channel holds 16"},
       {"SumUsedWithoutWait", kOverlap,
        [](P p) {
          ProgramT& program = Mixed(p);
@@ -747,7 +864,90 @@ const std::vector<Mutation>& Mutations() {
       {"MissingFeatureOfScatters", kScatter,
        [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::split_collectives); },
        "lacks split_collectives"},
+      // Layers of other models
+      {"OtherLayersWithoutFeature", kOne,
+       [](P p) {
+         AddOtherLayers(p);
+         p.required_features &= ~static_cast<uint64_t>(Feature::other_layers);
+       },
+       "lacks other_layers"},
+      {"SoftcapOfZero", kOne,
+       [](P p) {
+         AddOtherLayers(p);
+         Mixed(p, StepKind::softcap).softcap = 0;
+       },
+       "(softcap).softcap: 0, expected a positive number"},
+      {"ActivationUnknown", kOne,
+       [](P p) {
+         AddOtherLayers(p);
+         Mixed(p, StepKind::activation).activation = static_cast<Activation>(9);
+       },
+       "(activation).activation: 9 is no value"},
+      {"ActivationOfThreeInputs", kOne,
+       [](P p) {
+         AddOtherLayers(p);
+         StepT& step = Mixed(p, StepKind::activation, 1);
+         step.inputs.push_back(step.inputs[0]);
+       },
+       "(activation).inputs: 3, expected 1"},
+      {"ActivationOfUnequalWidth", kOne,
+       [](P p) {
+         AddOtherLayers(p);
+         Mixed(p, StepKind::activation, 1).inputs[1] = Mixed(p, StepKind::gather_rows).outputs[0];
+       },
+       "buffer sampled has 128 columns, expected 160"},
+      {"LayerNormToQuants", kOne,
+       [](P p) { Mixed(p, StepKind::rms_norm).kind = StepKind::layer_norm; },
+       "(layer_norm).outputs[0]"},
+      {"DequantizeOfFloats", kOne,
+       [](P p) {
+         Use(p, Feature::other_layers);
+         const uint32_t x = Mixed(p, StepKind::embedding).outputs[0];
+         Insert(Mixed(p), 1, StepKind::dequantize, {x}, {Named(Mixed(p), "qkv")}).kernel = 0;
+       },
+       "(dequantize).inputs[0]"},
       // Messages
+      {"SplitMessagesWithoutFeature", kPipe,
+       [](P p) {
+         SplitMessages(p);
+         p.required_features &= ~static_cast<uint64_t>(Feature::split_collectives);
+       },
+       "lacks split_collectives"},
+      {"SendStartNeverWaitedFor", kPipe,
+       [](P p) {
+         SplitMessages(p);
+         Mixed(p).steps.pop_back();
+         LiveThroughout(Mixed(p));
+       },
+       "(send_start): event 0, which no step waits for"},
+      {"SentWhileWritten", kPipe,
+       [](P p) {
+         SplitMessages(p);
+         ProgramT& program = Mixed(p);
+         const uint32_t x = FindStep(program, StepKind::send_start).inputs[0];
+         Insert(program, program.steps.size() - 1, StepKind::add, {x, x}, {x}).kernel = 0;
+       },
+       "(add): uses buffers[0] while steps["},
+      {"WaitSkippedWhereItsStartIsNot", kPipe,
+       [](P p) {
+         SplitMessages(p);
+         Mixed(p, StepKind::wait).ranks[0]->skip = true;
+       },
+       "(wait).ranks[0].skip: true, but it waits for steps["},
+      {"SendStartWithoutRecv", kPipe,
+       [](P p) {
+         SplitMessages(p);
+         ProgramT& program = Mixed(p);
+         auto again = std::make_unique<StepT>(FindStep(program, StepKind::send_start));
+         auto wait = std::make_unique<StepT>(FindStep(program, StepKind::wait));
+         again->signals = 1;
+         wait->waits = {1};
+         program.events = 2;
+         program.steps.push_back(std::move(again));
+         program.steps.push_back(std::move(wait));
+         LiveThroughout(program);
+       },
+       "deadlock, 1 of 2 ranks cannot finish: rank 0 waits in stages[0]"},
       {"SendToNobody", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers.clear(); },
        "(send).ranks[0].peers: none"},
       {"RecvFromNobody", kPipe,
