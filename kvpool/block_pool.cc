@@ -33,12 +33,14 @@ int32_t FirstSetFrom(std::span<const uint64_t> bits, int32_t start) {
 }  // namespace
 
 BlockPool::BlockPool(int32_t blocks, int32_t block_size, int32_t max_sequences,
-                     int32_t max_blocks_per_sequence)
+                     int32_t max_blocks_per_sequence, int32_t run)
     : total_(blocks),
       block_size_(block_size),
       max_blocks_per_sequence_(max_blocks_per_sequence),
+      run_(run),
       free_count_(static_cast<size_t>(std::max(blocks, 0))) {
-  Check(blocks >= 0 && block_size > 0 && max_sequences >= 0 && max_blocks_per_sequence >= 0,
+  Check(blocks >= 0 && block_size > 0 && max_sequences >= 0 && max_blocks_per_sequence >= 0 &&
+            run >= 0,
         "{} blocks of {} tokens, {} sequences of at most {} blocks: a size is out of range", blocks,
         block_size, max_sequences, max_blocks_per_sequence);
   free_bits_.assign((static_cast<size_t>(blocks) + kBitsPerWord - 1) / kBitsPerWord, ~uint64_t{0});
@@ -73,6 +75,12 @@ const BlockPool::Sequence& BlockPool::Live(SequenceId sequence) const {
   return sequences_[static_cast<size_t>(sequence)];
 }
 
+int32_t BlockPool::Start(SequenceId sequence) const {
+  if (run_ == 0) return 0;
+  const int64_t later = static_cast<int64_t>(sequences_.size()) - sequence;
+  return static_cast<int32_t>(std::max<int64_t>(0, total_ - later * run_));
+}
+
 Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
   Sequence& grown = Live(sequence);
   if (tokens < grown.tokens) {
@@ -92,8 +100,11 @@ Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
         sequence, tokens, missing, free_count_, total_);
   }
   for (size_t i = 0; i < missing; ++i) {
-    // After its own last block a sequence is contiguous in memory; a new one starts at the lowest.
-    const int32_t start = grown.blocks.empty() ? 0 : (grown.blocks.back() + 1) % total_;
+    // After its own last block a sequence is contiguous in memory. Blocks that it shares are
+    // followed by those of their other holders.
+    const bool begins =
+        grown.blocks.empty() || holders_[static_cast<size_t>(grown.blocks.back())] > 1;
+    const int32_t start = begins ? Start(sequence) : (grown.blocks.back() + 1) % total_;
     const int32_t block = FirstSetFrom(free_bits_, start);
     free_bits_[static_cast<size_t>(block / kBitsPerWord)] &=
         ~(uint64_t{1} << (block % kBitsPerWord));

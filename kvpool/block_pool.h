@@ -30,9 +30,12 @@ struct PageTable {
 class BlockPool {
  public:
   // `blocks` blocks of `block_size` tokens; at most `max_sequences` sequences, each of at most
-  // `max_blocks_per_sequence` blocks.
+  // `max_blocks_per_sequence` blocks. The last sequence slot starts `run` blocks before the end,
+  // the one before it `run` blocks before that, and so on: sequences of at most `run` blocks lie in
+  // one piece. Slots for which no run is left, and all where `run` is 0, start at the lowest free
+  // block.
   BlockPool(int32_t blocks, int32_t block_size, int32_t max_sequences,
-            int32_t max_blocks_per_sequence);
+            int32_t max_blocks_per_sequence, int32_t run = 0);
 
   // A new, empty sequence. RESOURCE_EXHAUSTED when all slots are taken.
   StatusOr<SequenceId> Create();
@@ -74,9 +77,12 @@ class BlockPool {
     return const_cast<Sequence&>(std::as_const(*this).Live(sequence));
   }
   void Drop(int32_t block);  // by one of its holders
+  // Where a sequence takes its first block of its own, if it is free.
+  int32_t Start(SequenceId sequence) const;
   int32_t total_;
   int32_t block_size_;
   int32_t max_blocks_per_sequence_;
+  int32_t run_;
   size_t free_count_;
   std::vector<uint64_t> free_bits_;  // bit per block, 1 = free
   std::vector<int32_t> holders_;     // [blocks] sequences that hold it

@@ -7,6 +7,7 @@
 #include "plan_schema/base/file_map.h"
 #include "plan_schema/base/hash.h"
 #include "plan_schema/base/version.h"
+#include "plan_schema/table_sharing.h"
 
 namespace llmir::plan {
 namespace {
@@ -95,8 +96,9 @@ StatusOr<PlanFile> PlanFile::FromBytes(std::vector<std::byte> bytes, const std::
   const PlanTrailer trailer = TrailerOf(bytes);
   LLMIR_RETURN_IF_ERROR(CheckTrailer(bytes, trailer, origin));
 
-  // A table takes at least 4 bytes and its reference 4 more, so a plan that doesn't share tables
-  // stays below this bound, and one that shares them to blow up the work is refused.
+  // Equal tables are shared, so their number isn't bounded by the file's size. A plan of 200 layers
+  // on 64 ranks has less than a million; one that shares tables to blow up the work is refused.
+  constexpr flatbuffers::uoffset_t kMaxTables = 1 << 24;
   const size_t buffer_bytes = bytes.size() - sizeof trailer;
   constexpr flatbuffers::uoffset_t kMaxDepth = 16;
   if (buffer_bytes >= FLATBUFFERS_MAX_BUFFER_SIZE) {
@@ -104,7 +106,7 @@ StatusOr<PlanFile> PlanFile::FromBytes(std::vector<std::byte> bytes, const std::
                     FLATBUFFERS_MAX_BUFFER_SIZE);
   }
   flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(bytes.data()), buffer_bytes,
-                                 kMaxDepth, static_cast<flatbuffers::uoffset_t>(buffer_bytes / 8));
+                                 kMaxDepth, kMaxTables);
   if (!VerifyPlanBuffer(verifier)) {
     return DataLoss(
         "{}: its checksum holds but FlatBuffers' verifier refuses it: the program that wrote it is "
@@ -130,8 +132,14 @@ StatusOr<PlanFile> PlanFile::FromBytes(std::vector<std::byte> bytes, const std::
 }
 
 std::vector<std::byte> PlanFile::Serialize(const PlanT& plan) {
+  // Layers and ranks repeat each other: the tables, lists and names in which they agree go to the
+  // file once.
+  flatbuffers::FlatBufferBuilder unshared(1 << 20);
+  FinishPlanBuffer(unshared, CreatePlan(unshared, &plan));
   flatbuffers::FlatBufferBuilder builder(1 << 20);
-  FinishPlanBuffer(builder, CreatePlan(builder, &plan));
+  FinishPlanBuffer(builder,
+                   flatbuffers::Offset<Plan>(
+                       CopyShared(unshared.GetBufferPointer(), *PlanTypeTable(), builder).o));
   const std::span<const std::byte> buffer =
       std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
 

@@ -605,6 +605,19 @@ std::string PlanToText(const Plan& plan, const PrintOptions& options) {
   return TextPrinter(plan, options).Print();
 }
 
+std::string ExplanationsToText(const Plan& plan) {
+  std::string text;
+  const auto* explanations = plan.provenance()->explanations();
+  for (uint32_t i = 0; i < Count(explanations); ++i) {
+    const Explanation& explanation = *explanations->Get(i);
+    text += fmt::format("{}: {}\n", Text(explanation.pass()), Text(explanation.text()));
+    if (!Text(explanation.gain()).empty()) {
+      text += fmt::format("    gain: {}\n", Text(explanation.gain()));
+    }
+  }
+  return text;
+}
+
 std::string PlanToJson(const Plan& plan) {
   // A FlatBuffer leaves defaults out; written again with them, every scalar field is there to be
   // read.

@@ -19,6 +19,10 @@ struct PrintOptions {
 // columns where names are short. `plan` has passed VerifyPlan.
 std::string PlanToText(const Plan& plan, const PrintOptions& options = {});
 
+// What each pass of the planner did and expects to gain, in order; one line each, a gain on its own
+// line below. `plan` has passed VerifyPlan.
+std::string ExplanationsToText(const Plan& plan);
+
 // The whole plan as JSON: fields named as in plan.fbs, enums by name, defaults and empty vectors
 // written out, absent strings and tables left out, numbers so that they read back to the same value
 // (a float that is not finite: null). `plan` has passed FlatBuffers' verifier.

@@ -2,6 +2,8 @@
 
 #include "planner/Planner.h"
 
+#include <filesystem>
+
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Diagnostics.h"
 #include "mlir/Pass/PassManager.h"
@@ -9,14 +11,22 @@
 #include "llvm/ADT/StringExtras.h"
 
 #include "plan_schema/base/version.h"
+#include "planner/Calibration.h"
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Frontend/ImportCheckpoint.h"
+#include "planner/Layout.h"
 #include "planner/Target/Plan/ExportPlan.h"
+#include "planner/Target/Plan/StepTimes.h"
+#include "planner/Workload.h"
 
 using namespace mlir;
 using namespace llmir;
 
 namespace {
+
+/// K lies in groups of 16 tokens.
+constexpr int64_t kLeastBlockSize = 16;
 
 /// Sizes beyond this can't be meant, and products of two of them can't wrap.
 constexpr int64_t kLargest = int64_t{1} << 28;
@@ -44,7 +54,7 @@ Status checkLayout(const checkpoint::ModelConfig &config,
   int64_t mlpLeaves = llvm::divideCeil(config.mlp_columns, kMlpLeaf);
   int64_t vocabularyLeaves =
       llvm::divideCeil(config.vocabulary, kVocabularyLeaf);
-  int64_t largest = std::min({config.query_heads, mlpLeaves, vocabularyLeaves});
+  int64_t largest = getLargestTp(config);
   for (int64_t ranks : options.tp)
     if (ranks < 1 || ranks > largest)
       return InvalidArgument(
@@ -64,10 +74,11 @@ Status checkOptions(const checkpoint::ModelConfig &config,
   if (!llvm::is_contained({"", "f32", "bf16"}, options.kvType))
     return InvalidArgument("--kv-dtype {}: expected f32 or bf16",
                            options.kvType);
-  if (options.blockSize < 16 || options.blockSize > kLargest ||
-      (options.blockSize & (options.blockSize - 1)) != 0)
+  if (options.blockSize &&
+      (*options.blockSize < 16 || *options.blockSize > kLargest ||
+       !llvm::isPowerOf2_64(*options.blockSize)))
     return InvalidArgument("--block-size {}: expected a power of two from 16",
-                           options.blockSize);
+                           *options.blockSize);
   if (options.kvBlocks && options.kvMemory)
     return InvalidArgument("--kv-blocks and --kv-memory say the same in two "
                            "ways: give one of them");
@@ -88,6 +99,11 @@ Status checkOptions(const checkpoint::ModelConfig &config,
                     int64_t{1} << 16);
 }
 
+/// Plans don't say where on a machine their inputs lay.
+std::string getFileName(const std::string &path) {
+  return std::filesystem::path(path).filename();
+}
+
 /// Every option with the value used, defaults included.
 std::vector<std::string> listOptions(const PlannerOptions &options,
                                      const std::string &kvType,
@@ -98,28 +114,85 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
                                              }),
                              ","),
           fmt::format("pp={}", options.pp),
+          fmt::format("ranks={}", options.ranks),
+          fmt::format("rank-memory={}", options.rankMemory.value_or(0)),
           fmt::format("weights={}", options.weights),
           fmt::format("kv-dtype={}", kvType),
-          fmt::format("block-size={}", options.blockSize),
+          fmt::format("block-size={}", options.blockSize.value_or(0)),
           fmt::format("kv-blocks={}", options.kvBlocks.value_or(0)),
           fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
           fmt::format("context={}", context),
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
-          fmt::format("overlap={}", options.overlap)};
+          fmt::format("overlap={}", options.overlap),
+          fmt::format("workload={}", getFileName(options.workload)),
+          fmt::format("disable={}", llvm::join(options.disabled, ",")),
+          fmt::format("calibration={}", getFileName(options.calibration))};
+}
+
+void explainLayout(ModuleOp module, const Layout &layout) {
+  std::string stages = llvm::join(
+      llvm::map_range(layout.tp, [](int64_t n) { return std::to_string(n); }),
+      " + ");
+  llm::explain(
+      module, "--ranks",
+      fmt::format("{} stage{} of {} ranks: {:.0f} us per token of one sequence "
+                  "by this estimate, {} of weights on the largest rank",
+                  layout.tp.size(), layout.tp.size() == 1 ? "" : "s", stages,
+                  layout.usPerToken, llm::formatBytes(layout.largestRank)),
+      fmt::format("{:.0f} % of a speed-up as large as the number of ranks",
+                  100 * layout.efficiency));
+}
+
+/// Prints the module to stderr after each pass of `passes`.
+Status printAfter(PassManager &manager,
+                  const std::vector<std::string> &passes) {
+  if (passes.empty())
+    return Status();
+  std::vector<std::string> known = llm::getPipelinePasses();
+  for (const std::string &pass : passes)
+    if (!llvm::is_contained(known, pass))
+      return InvalidArgument("--print-ir-after {}: expected one of {}", pass,
+                             llvm::join(known, ", "));
+  manager.enableIRPrinting(
+      /*shouldPrintBeforePass=*/{},
+      [passes](Pass *pass, Operation *) {
+        return llvm::is_contained(passes, pass->getArgument());
+      },
+      /*printModuleScope=*/true, /*printAfterOnlyOnChange=*/false);
+  return Status();
 }
 
 } // namespace
 
 StatusOr<std::unique_ptr<plan::PlanT>>
 llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
-                      const checkpoint::Tokenizer &tokenizer,
-                      const PlannerOptions &options) {
+                      const checkpoint::Tokenizer *tokenizer,
+                      const PlannerOptions &given) {
   const checkpoint::ModelConfig &config = checkpoint.config();
+  PlannerOptions options = given;
+  std::optional<Calibration> calibration;
+  if (!options.calibration.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(calibration, Calibration::read(options.calibration));
+  }
+  std::optional<Layout> layout;
+  if (options.ranks != 0) {
+    LLMIR_ASSIGN_OR_RETURN(
+        layout,
+        chooseLayout(checkpoint, {options.ranks, options.weights,
+                                  options.rankMemory.value_or(0),
+                                  calibration ? &*calibration : nullptr}));
+    options.tp = layout->tp;
+    options.pp = layout->tp.size();
+  }
   LLMIR_RETURN_IF_ERROR(checkOptions(config, options));
-  if (tokenizer.vocabulary() > config.vocabulary)
+  std::optional<Workload> workload;
+  if (!options.workload.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(workload, readWorkload(options.workload));
+  }
+  if (tokenizer && tokenizer->vocabulary() > config.vocabulary)
     return InvalidArgument("{}: the tokenizer has {} ids, the model {} rows",
-                           tokenizer.file(), tokenizer.vocabulary(),
+                           tokenizer->file(), tokenizer->vocabulary(),
                            config.vocabulary);
   constexpr int64_t kDefaultContext = 4096;
   int64_t context =
@@ -145,7 +218,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   CacheOptions cache;
   cache.elementType = kvType == "f32" ? Type(builder.getF32Type())
                                       : Type(builder.getBF16Type());
-  cache.blockSize = options.blockSize;
+  cache.blockSize = options.blockSize.value_or(kLeastBlockSize);
   cache.context = context;
   auto imported = importCheckpoint(&mlirContext, checkpoint, cache);
   if (!imported.ok())
@@ -153,6 +226,12 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
                   imported.status().message() +
                       (error.empty() ? "" : ": " + error));
   OwningOpRef<ModuleOp> module = std::move(imported).value();
+
+  if (workload)
+    LLMIR_RETURN_IF_ERROR(attachWorkload(*module, *workload, tokenizer));
+
+  if (layout)
+    explainLayout(*module, *layout);
 
   llm::PipelineOptions pipeline;
   pipeline.weights = options.weights;
@@ -164,10 +243,16 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   PassManager manager(&mlirContext);
   if (options.configure && !options.configure(manager))
     return InvalidArgument("wrong options of the pass manager");
-  llm::buildPlanPipeline(manager, pipeline);
+  pipeline.blockSize = options.blockSize.value_or(0);
+  pipeline.kvBlocks = options.kvBlocks.value_or(0);
+  pipeline.kvMemory = options.kvMemory.value_or(0);
+  pipeline.calibration = options.calibration;
+  pipeline.disabled = options.disabled;
+  LLMIR_RETURN_IF_ERROR(llm::buildPlanPipeline(manager, pipeline));
+  LLMIR_RETURN_IF_ERROR(printAfter(manager, options.printIrAfter));
   if (failed(manager.run(*module)))
-    return Internal("{}: planning failed: {}", checkpoint.path(),
-                    error.empty() ? "no reason was given" : error);
+    return InvalidArgument("{}: can't be planned: {}", checkpoint.path(),
+                           error.empty() ? "no reason was given" : error);
 
   ExportOptions exportOptions;
   exportOptions.planFolder = options.planFolder;
@@ -178,8 +263,20 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
   exportOptions.provenance.options = listOptions(options, kvType, context);
-  exportOptions.kvBlocks = options.kvBlocks.value_or(0);
-  exportOptions.kvMemory = options.kvMemory.value_or(0);
+  if (workload)
+    exportOptions.provenance.workload_file = workload->file;
   exportOptions.threads = options.threads;
-  return exportPlan(*module, checkpoint, tokenizer, exportOptions);
+  LLMIR_ASSIGN_OR_RETURN(
+      auto plan, exportPlan(*module, checkpoint, tokenizer, exportOptions));
+  if (calibration) {
+    plan->provenance->calibration_file = calibration->getFile();
+    plan->provenance->calibration_hash = calibration->getHash();
+    // Without a workload sequences are half full on average.
+    ExpectedLoad load{static_cast<double>(options.maxBatch), context / 2.0};
+    if (workload)
+      load = {static_cast<double>(workload->batch),
+              std::min<double>(context, workload->getMeanContext())};
+    predictTimes(*plan, *calibration, load);
+  }
+  return plan;
 }

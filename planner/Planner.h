@@ -26,20 +26,26 @@ namespace llmir {
 
 /// The options of llmir-plan.
 struct PlannerOptions {
-  std::vector<int64_t> tp = {1};    // ranks per stage, or one number for all
-  int64_t pp = 1;                   // stages
-  std::string weights = "keep";     // keep, f32, bf16, q8, q4
-  std::string kvType;               // f32, bf16; empty: by weights
-  int64_t blockSize = 16;           // tokens of a KV block
-  std::optional<int64_t> kvBlocks;  // per rank; else by kvMemory
+  std::vector<int64_t> tp = {1}; // ranks per stage, or one number for all
+  int64_t ranks = 0;             // of the job: tp and pp are chosen; 0: given
+  std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
+  int64_t pp = 1;                     // stages
+  std::string weights = "keep";       // keep, f32, bf16, q8, q4
+  std::string kvType;                 // f32, bf16; empty: by weights
+  std::optional<int64_t> blockSize;   // tokens of a KV block; else by workload
+  std::optional<int64_t> kvBlocks;    // per rank; else by kvMemory
   std::optional<uint64_t> kvMemory; // bytes per rank; else by context and batch
   std::optional<int64_t> context;   // tokens of a sequence; else by the model
   int64_t maxBatch = 8;             // sequences in a step
   int64_t prefillChunk = 512;       // prompt tokens in a step
   std::string overlap = "auto";     // none, halves, scatter, auto
-  int threads = 2;                  // that hash the checkpoint
-  std::string command;              // for the plan's provenance
-  std::string planFolder;           // paths in the plan are relative to it
+  std::vector<std::string> disabled;     // families and passes that don't run
+  std::vector<std::string> printIrAfter; // passes after which IR goes to stderr
+  int threads = 2;                       // that hash the checkpoint
+  std::string calibration; // file of llmir-exec --calibrate; empty: none
+  std::string workload;    // file as in configs/workloads; empty: none
+  std::string command;     // for the plan's provenance
+  std::string planFolder;  // paths in the plan are relative to it
   /// Called with each remark of the planner, for people.
   std::function<void(const std::string &)> note;
   /// Called with the pass manager before it runs, to print IR or time passes;
@@ -48,11 +54,18 @@ struct PlannerOptions {
 };
 
 /// The plan for `checkpoint` by `options`. A wrong option is INVALID_ARGUMENT
-/// and names it. One call at a time per process.
+/// and names it. One call at a time per process. Of a shape (readShape) there
+/// is no tokenizer: null; its plan has no hashes of weights.
 StatusOr<std::unique_ptr<plan::PlanT>>
 planCheckpoint(const checkpoint::Checkpoint &checkpoint,
-               const checkpoint::Tokenizer &tokenizer,
+               const checkpoint::Tokenizer *tokenizer,
                const PlannerOptions &options);
+inline StatusOr<std::unique_ptr<plan::PlanT>>
+planCheckpoint(const checkpoint::Checkpoint &checkpoint,
+               const checkpoint::Tokenizer &tokenizer,
+               const PlannerOptions &options) {
+  return planCheckpoint(checkpoint, &tokenizer, options);
+}
 
 } // namespace llmir
 

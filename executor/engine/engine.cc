@@ -43,7 +43,10 @@ Engine::Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<i
       pool_(static_cast<int32_t>(rank.plan().kv()->blocks()),
             static_cast<int32_t>(rank.plan().kv()->block_size()),
             static_cast<int32_t>(limits_.max_batch() + PrefixCount(rank.plan())),
-            static_cast<int32_t>(rank.plan().kv()->max_blocks_per_sequence())),
+            static_cast<int32_t>(rank.plan().kv()->max_blocks_per_sequence()),
+            // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
+            static_cast<int32_t>((rank.plan().kv()->blocks() - plan::PinnedBlocks(rank.plan())) /
+                                 limits_.max_batch())),
       descriptor_(rank.capacity()) {
   step_.reserve(limits_.max_batch());
   step_ids_.reserve(limits_.max_batch());

@@ -233,6 +233,38 @@ StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   return checkpoint;
 }
 
+StatusOr<Checkpoint> Checkpoint::FromShape(const ModelConfig& config, SourceType type,
+                                           const std::string& path) {
+  LLMIR_RETURN_IF_ERROR(CheckConfig(config, path));
+  Checkpoint checkpoint;
+  checkpoint.format_ = Format::kSafetensors;
+  checkpoint.path_ = path;
+  checkpoint.config_ = config;
+  uint64_t offset = 0;
+  const auto add = [&](Role role, int64_t layer) {
+    const Shape shape = ExpectedShape(role, config);
+    const SourceType stored = IsNorm(role) ? SourceType::kF32 : type;
+    TensorInfo tensor{TensorName(checkpoint.format_, role, layer),
+                      stored,
+                      shape.rows,
+                      shape.columns,
+                      /*file=*/0,
+                      offset,
+                      0};
+    tensor.bytes = static_cast<uint64_t>(shape.rows * RowBytes(stored, shape.columns));
+    offset += tensor.bytes;
+    checkpoint.tensors_.push_back(std::move(tensor));
+  };
+  for (const RoleNames& names : kRoles) {
+    if (names.role == Role::kHead && config.tied_head) continue;
+    for (int64_t layer = 0; layer < (names.in_layer ? config.layers : 1); ++layer)
+      add(names.role, names.in_layer ? layer : -1);
+  }
+  checkpoint.files_.push_back({path, checkpoint.format_, offset, 0, 0});
+  std::ranges::sort(checkpoint.tensors_, {}, &TensorInfo::name);
+  return checkpoint;
+}
+
 StatusOr<TensorInfo> Checkpoint::Find(Role role, int64_t layer) const {
   if (kRoles[static_cast<size_t>(role)].in_layer ? layer < 0 || layer >= config_.layers
                                                  : layer != -1) {

@@ -88,6 +88,13 @@ class Checkpoint {
   // parts). Checks that every tensor that the model needs is there with the right shape.
   static StatusOr<Checkpoint> Open(const std::string& path);
 
+  // A model of which only the shape is known: its matrices are of type `type`, its norms f32, named
+  // as in a Hugging Face folder; `path` is where the shape was found. has_weights() is false, and
+  // Bytes and map must not be called.
+  static StatusOr<Checkpoint> FromShape(const ModelConfig& config, SourceType type,
+                                        const std::string& path);
+
+  bool has_weights() const { return !maps_.empty(); }
   Format format() const { return format_; }
   const std::string& path() const { return path_; }
   const ModelConfig& config() const { return config_; }

@@ -1,4 +1,5 @@
-// Rotary position frequencies and their scalings; internal to this folder.
+// Rotary position frequencies and their scalings, for the readers of this folder and of
+// shapes.
 #pragma once
 
 #include <cstdint>

@@ -28,7 +28,7 @@ std::string Header(const PlanFile& file) {
                      file.checksum());
 }
 
-Status Show(const std::string& path, bool json, const PrintOptions& options) {
+Status Show(const std::string& path, bool json, bool explain, const PrintOptions& options) {
   if (json) {
     // A plan that the semantic verifier refuses can still be looked at field by field.
     LLMIR_ASSIGN_OR_RETURN(const PlanFile file, PlanFile::Read(path));
@@ -36,6 +36,10 @@ Status Show(const std::string& path, bool json, const PrintOptions& options) {
     return Status();
   }
   LLMIR_ASSIGN_OR_RETURN(const PlanFile file, ReadVerified(path));
+  if (explain) {
+    fmt::print("{}\n{}", Header(file), ExplanationsToText(file.plan()));
+    return Status();
+  }
   fmt::print("{}\n{}", Header(file), PlanToText(file.plan(), options));
   return Status();
 }
@@ -53,6 +57,7 @@ int Main(int argc, char** argv) {
 
   std::string path;
   bool json = false;
+  bool explain = false;
   PrintOptions options;
   ProgramKind program{};
   std::map<std::string, ProgramKind> kinds;
@@ -67,6 +72,8 @@ int Main(int argc, char** argv) {
                                     ->excludes(json_flag);
   show->add_flag("--steps", options.all_steps, "Every layer's steps, not equal layers once")
       ->excludes(json_flag);
+  show->add_flag("--explain", explain, "What each pass of the planner did and expects to gain")
+      ->excludes(json_flag);
   CLI::App* verify = app.add_subcommand("verify", "Checks that a plan may be run.");
   verify->add_option("PLAN", path, "Plan file")->required();
 
@@ -79,7 +86,7 @@ int Main(int argc, char** argv) {
   }
   if (*program_option) options.program = program;
 
-  const Status status = *verify ? Verify(path) : Show(path, json, options);
+  const Status status = *verify ? Verify(path) : Show(path, json, explain, options);
   if (status.ok()) return 0;
   fmt::print(stderr, "llmir-inspect: {}\n", status.ToString());
   return 1;

@@ -10,6 +10,7 @@ int main(int argc, char **argv) {
   mlir::DialectRegistry registry;
   registry.insert<llmir::llm::LLMDialect, mlir::func::FuncDialect>();
   llmir::llm::registerLLMPasses();
+  llmir::llm::registerPlanPipeline();
   mlir::registerCanonicalizerPass();
   mlir::registerCSEPass();
   return mlir::asMainReturnCode(

@@ -17,7 +17,9 @@
 #include "plan_schema/base/version.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
+#include "plan_schema/plan_printer.h"
 #include "plan_schema/plan_verifier.h"
+#include "planner/Frontend/ImportShape.h"
 #include "planner/Planner.h"
 
 namespace cl = llvm::cl;
@@ -27,9 +29,10 @@ namespace {
 
 cl::OptionCategory category("Planning options");
 
-cl::opt<std::string> model(cl::Positional, cl::Required,
-                           cl::desc("<GGUF file or Hugging Face folder>"),
-                           cl::cat(category));
+cl::opt<std::string>
+    model(cl::Positional, cl::Required,
+          cl::desc("<GGUF file, Hugging Face folder or shape (.yaml)>"),
+          cl::cat(category));
 cl::opt<std::string> output("o", cl::value_desc("file"), cl::init("plan.fb"),
                             cl::desc("Where to write the plan"),
                             cl::cat(category));
@@ -37,6 +40,13 @@ cl::list<int64_t> tp("tp", cl::CommaSeparated, cl::value_desc("n[,n...]"),
                      cl::desc("Ranks that divide a stage's matrices: one "
                               "number, or one per stage (default 1)"),
                      cl::cat(category));
+cl::opt<int64_t> ranks("ranks", cl::value_desc("n"), cl::init(0),
+                       cl::desc("Ranks of the job: chooses --tp and --pp"),
+                       cl::cat(category));
+cl::opt<std::string>
+    rankMemory("rank-memory", cl::value_desc("bytes"),
+               cl::desc("With --ranks: weights that a rank may hold"),
+               cl::cat(category));
 cl::opt<int64_t> pp("pp", cl::value_desc("n"), cl::init(1),
                     cl::desc("Stages of layers, one after the other"),
                     cl::cat(category));
@@ -50,9 +60,11 @@ cl::opt<std::string>
            cl::desc("Keys and values: f32 or bf16 (default: f32 with "
                     "--weights f32, else bf16)"),
            cl::cat(category));
-cl::opt<int64_t> blockSize("block-size", cl::value_desc("tokens"), cl::init(16),
-                           cl::desc("Tokens of a KV block, a power of two"),
-                           cl::cat(category));
+cl::opt<int64_t>
+    blockSize("block-size", cl::value_desc("tokens"), cl::init(0),
+              cl::desc("Tokens of a KV block, a power of two (default: chosen "
+                       "for the workload; 16 without)"),
+              cl::cat(category));
 cl::opt<int64_t>
     kvBlocks("kv-blocks", cl::value_desc("n"), cl::init(0),
              cl::desc("KV blocks per rank (default: enough for max-batch "
@@ -80,12 +92,34 @@ cl::opt<std::string> overlap(
              "scatter (each adds and normalizes its share of the tokens), "
              "halves (one half's work beside the other's sums) or auto"),
     cl::cat(category));
+cl::opt<std::string>
+    calibration("calibration", cl::value_desc("file"),
+                cl::desc("What llmir-exec --calibrate measured: the plan says "
+                         "how long each step takes"),
+                cl::cat(category));
+
+cl::opt<std::string> workload("workload", cl::value_desc("file"),
+                              cl::desc("Requests that the plan is made for, "
+                                       "as in configs/workloads"),
+                              cl::cat(category));
+cl::list<std::string> disable(
+    "disable", cl::CommaSeparated, cl::value_desc("name[,name...]"),
+    cl::desc("Leave out optimizations: families (kv, "
+             "precision, attention, parallel, fusion) or passes by name"),
+    cl::cat(category));
+cl::list<std::string>
+    printIrAfter("print-ir-after", cl::value_desc("pass"),
+                 cl::desc("Print the module after this pass; repeatable"),
+                 cl::cat(category));
+cl::opt<bool> explain("explain",
+                      cl::desc("Print what each pass did and what it expects "
+                               "to gain"),
+                      cl::cat(category));
 
 /// "512", "64K", "1.5Gi" in bytes.
-StatusOr<uint64_t> parseBytes(const std::string &text) {
+StatusOr<uint64_t> parseBytes(const char *option, const std::string &text) {
   auto wrong = [&] {
-    return InvalidArgument("--kv-memory {}: expected bytes, such as 800M or "
-                           "2Gi",
+    return InvalidArgument("{} {}: expected bytes, such as 800M or 2Gi", option,
                            text);
   };
   llvm::StringRef rest = text;
@@ -175,33 +209,55 @@ void printSummary(const plan::Plan &plan, size_t fileBytes, double seconds) {
           formatBytes(memory.weights()), formatBytes(memory.activations()),
           formatBytes(memory.kv_block() * blocks), formatBytes(memory.fixed()));
     }
-  fmt::print("run it: mpirun -n {} llmir-exec {}\n", ranks, output.getValue());
+  fmt::print("run it: mpirun -n {} llmir-exec {}{}\n", ranks, output.getValue(),
+             isShape(model) ? " --random-weights" : "");
 }
 
 Status run(int argc, char **argv) {
   auto start = std::chrono::steady_clock::now();
   LLMIR_ASSIGN_OR_RETURN(checkpoint::Checkpoint checkpoint,
-                         checkpoint::Checkpoint::Open(model));
-  LLMIR_ASSIGN_OR_RETURN(checkpoint::Tokenizer tokenizer,
-                         checkpoint::Tokenizer::Load(model));
+                         isShape(model) ? readShape(model)
+                                        : checkpoint::Checkpoint::Open(model));
+  std::optional<checkpoint::Tokenizer> tokenizer;
+  if (checkpoint.has_weights()) {
+    LLMIR_ASSIGN_OR_RETURN(tokenizer, checkpoint::Tokenizer::Load(model));
+  }
 
   PlannerOptions options;
   if (!tp.empty())
     options.tp.assign(tp.begin(), tp.end());
   options.pp = pp;
+  if (ranks.getNumOccurrences() > 0) {
+    if (tp.getNumOccurrences() > 0 || pp.getNumOccurrences() > 0)
+      return InvalidArgument("--ranks chooses --tp and --pp: give it alone");
+    if (ranks < 1)
+      return InvalidArgument("--ranks {}: expected 1 or more",
+                             ranks.getValue());
+    options.ranks = ranks;
+  }
+  if (rankMemory.getNumOccurrences() > 0) {
+    LLMIR_ASSIGN_OR_RETURN(options.rankMemory,
+                           parseBytes("--rank-memory", rankMemory));
+  }
   options.weights = weights;
   options.kvType = kvType;
-  options.blockSize = blockSize;
+  if (blockSize.getNumOccurrences() > 0)
+    options.blockSize = blockSize;
   if (kvBlocks.getNumOccurrences() > 0)
     options.kvBlocks = kvBlocks;
   if (kvMemory.getNumOccurrences() > 0) {
-    LLMIR_ASSIGN_OR_RETURN(options.kvMemory, parseBytes(kvMemory));
+    LLMIR_ASSIGN_OR_RETURN(options.kvMemory,
+                           parseBytes("--kv-memory", kvMemory));
   }
   if (context.getNumOccurrences() > 0)
     options.context = context;
   options.maxBatch = maxBatch;
   options.prefillChunk = prefillChunk;
   options.overlap = overlap;
+  options.calibration = calibration;
+  options.workload = workload;
+  options.disabled.assign(disable.begin(), disable.end());
+  options.printIrAfter.assign(printIrAfter.begin(), printIrAfter.end());
   options.command = getCommand(argc, argv);
   options.planFolder = std::filesystem::path(output.getValue()).parent_path();
   options.note = [](const std::string &text) {
@@ -210,8 +266,9 @@ Status run(int argc, char **argv) {
   options.configure = [](mlir::PassManager &manager) {
     return succeeded(mlir::applyPassManagerCLOptions(manager));
   };
-  LLMIR_ASSIGN_OR_RETURN(auto planned,
-                         planCheckpoint(checkpoint, tokenizer, options));
+  LLMIR_ASSIGN_OR_RETURN(
+      auto planned,
+      planCheckpoint(checkpoint, tokenizer ? &*tokenizer : nullptr, options));
 
   std::vector<std::byte> bytes = plan::PlanFile::Serialize(*planned);
   const size_t fileBytes = bytes.size();
@@ -220,6 +277,8 @@ Status run(int argc, char **argv) {
   if (Status status = plan::VerifyPlan(file.plan()); !status.ok())
     return Internal("the plan that was made isn't valid: {}", status.message());
   LLMIR_RETURN_IF_ERROR(writeFile(output, file.bytes()));
+  if (explain)
+    fmt::print("{}\n", plan::ExplanationsToText(file.plan()));
   printSummary(
       file.plan(), fileBytes,
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start)

@@ -15,6 +15,7 @@
 #include "plan_schema/base/hash.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Target/Plan/LeafHashes.h"
 #include "planner/Target/Plan/PlanTypes.h"
@@ -148,7 +149,7 @@ getTokenizerTexts(const checkpoint::Tokenizer &tokenizer) {
 class PlanExporter {
 public:
   PlanExporter(ModuleOp module, const checkpoint::Checkpoint &checkpoint,
-               const checkpoint::Tokenizer &tokenizer,
+               const checkpoint::Tokenizer *tokenizer,
                const ExportOptions &options)
       : module(module), checkpoint(checkpoint), tokenizer(tokenizer),
         options(options),
@@ -182,7 +183,8 @@ public:
       for (func::FuncOp function : programs.functions)
         for (auto weight : function.getOps<WeightOp>())
           LLMIR_RETURN_IF_ERROR(exportWeight(weight));
-    hashLeaves(checkpoint, sources, *plan, options.threads);
+    if (checkpoint.has_weights())
+      hashLeaves(checkpoint, sources, *plan, options.threads);
 
     auto replica = std::make_unique<plan::ReplicaT>();
     for (auto [index, programs] : llvm::enumerate(stages))
@@ -202,6 +204,19 @@ private:
 
   void exportProvenance() {
     plan->provenance = std::make_unique<plan::ProvenanceT>(options.provenance);
+    if (auto all = module->getAttrOfType<ArrayAttr>(llm::kExplanations))
+      for (Attribute attribute : all) {
+        auto parts = cast<ArrayAttr>(attribute).getAsValueRange<StringAttr>();
+        auto part = parts.begin();
+        auto explanation = std::make_unique<plan::ExplanationT>();
+        explanation->pass = (*part++).str();
+        explanation->text = (*part++).str();
+        explanation->gain = (*part++).str();
+        plan->provenance->explanations.push_back(std::move(explanation));
+      }
+    // The plan has them once; the workload is an input.
+    module->removeAttr(llm::kExplanations);
+    module->removeAttr("llm.workload");
     llvm::raw_string_ostream stream(plan->provenance->ir);
     module.print(stream);
   }
@@ -233,15 +248,21 @@ private:
 
   void exportTokenizer() {
     auto result = std::make_unique<plan::TokenizerT>();
-    result->file = getRelativePath(tokenizer.file(), options.planFolder);
-    result->hash = tokenizer.Fingerprint();
-    result->vocabulary = tokenizer.vocabulary();
-    result->bos = tokenizer.bos();
-    result->end_ids = tokenizer.end_ids();
-    result->chat_template = tokenizer.chat_template();
-    for (std::string &text : getTokenizerTexts(tokenizer)) {
+    if (!tokenizer) {
+      // A shape's ids are its rows.
+      result->vocabulary = model.getVocabulary();
+      plan->tokenizer = std::move(result);
+      return;
+    }
+    result->file = getRelativePath(tokenizer->file(), options.planFolder);
+    result->hash = tokenizer->Fingerprint();
+    result->vocabulary = tokenizer->vocabulary();
+    result->bos = tokenizer->bos();
+    result->end_ids = tokenizer->end_ids();
+    result->chat_template = tokenizer->chat_template();
+    for (std::string &text : getTokenizerTexts(*tokenizer)) {
       auto test = std::make_unique<plan::TokenizerTestT>();
-      test->ids = tokenizer.Encode(text);
+      test->ids = tokenizer->Encode(text);
       test->text = std::move(text);
       result->tests.push_back(std::move(test));
     }
@@ -648,10 +669,7 @@ private:
         [&](llm::CreatePagedCacheOp cache) { type = cache.getType(); });
     return type;
   }
-  plan::DType getKvType() {
-    return getCacheType().getElementType().isF32() ? plan::DType::f32
-                                                   : plan::DType::bf16;
-  }
+  plan::DType getKvType() { return getKvDType(getCacheType()); }
 
   Status exportKvCache() {
     llm::PagedKVCacheType cache = getCacheType();
@@ -659,11 +677,9 @@ private:
     kv->dtype = getKvType();
     kv->block_size = cache.getBlockSize();
     kv->head_dim = cache.getHeadDim();
-    kv->head_bytes =
-        2 * kv->block_size * plan::RowBytes(kv->dtype, kv->head_dim);
+    kv->head_bytes = getKvHeadBytes(cache);
     kv->max_blocks_per_sequence =
         (options.limits.context + kv->block_size - 1) / kv->block_size;
-    uint64_t largestBlock = 0;
     for (auto &stage : plan->replicas[0]->stages)
       for (auto &rank : stage->ranks) {
         uint64_t layers = stage->layer_end - stage->layer_begin;
@@ -671,26 +687,33 @@ private:
         rank->memory = std::make_unique<plan::MemoryT>();
         rank->memory->kv_block =
             layers * (heads.end - heads.begin) * kv->head_bytes;
-        largestBlock = std::max(largestBlock, rank->memory->kv_block);
       }
-    uint64_t blocks = options.kvBlocks;
-    if (options.kvMemory > 0)
-      blocks = options.kvMemory / largestBlock;
-    else if (blocks == 0)
-      blocks = uint64_t{options.limits.max_batch} * kv->max_blocks_per_sequence;
-    if (blocks < kv->max_blocks_per_sequence)
-      return ResourceExhausted(
-          "{} KV blocks ({} bytes on the rank with most heads and layers), but "
-          "one sequence of {} tokens needs {}: raise --kv-blocks or "
-          "--kv-memory, or lower --context",
-          blocks, blocks * largestBlock, options.limits.context,
-          kv->max_blocks_per_sequence);
-    constexpr uint64_t kMostBlocks = uint64_t{1} << 28;
-    if (blocks > kMostBlocks)
-      return OutOfRange("{} KV blocks, expected at most {}: lower --kv-blocks "
-                        "or --kv-memory",
-                        blocks, kMostBlocks);
-    kv->blocks = blocks;
+    auto blocks = module->getAttrOfType<IntegerAttr>("llm.kv_blocks");
+    if (!blocks)
+      return Internal("llm-allocate-blocks didn't run before the export");
+    kv->blocks = blocks.getInt();
+    if (auto sizes = module->getAttrOfType<ArrayAttr>("llm.block_sizes"))
+      for (auto size : sizes.getAsRange<DictionaryAttr>()) {
+        auto number = [&](StringRef name) {
+          return size.getAs<FloatAttr>(name).getValueAsDouble();
+        };
+        auto alternative = std::make_unique<plan::BlockSizeAlternativeT>();
+        alternative->block_size =
+            size.getAs<IntegerAttr>("block_size").getInt();
+        alternative->wasted_bytes = number("wasted_bytes");
+        alternative->attention_us = number("attention_us");
+        alternative->cost = number("cost");
+        kv->alternatives.push_back(std::move(alternative));
+      }
+    if (auto prefixes = module->getAttrOfType<ArrayAttr>("llm.prefixes"))
+      for (auto from : prefixes.getAsRange<DictionaryAttr>()) {
+        auto prefix = std::make_unique<plan::PinnedPrefixT>();
+        prefix->name = from.getAs<StringAttr>("name").str();
+        ArrayRef<int32_t> ids = from.getAs<DenseI32ArrayAttr>("ids");
+        prefix->ids.assign(ids.begin(), ids.end());
+        prefix->share = from.getAs<FloatAttr>("share").getValueAsDouble();
+        plan->prefixes.push_back(std::move(prefix));
+      }
     plan->kv = std::move(kv);
     return Status();
   }
@@ -804,6 +827,7 @@ private:
     for (auto &[name, op] : weightOps)
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
     use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
+    use(!plan->prefixes.empty(), plan::Feature::pinned_prefixes);
     return features;
   }
 
@@ -845,7 +869,7 @@ private:
 
   ModuleOp module;
   const checkpoint::Checkpoint &checkpoint;
-  const checkpoint::Tokenizer &tokenizer;
+  const checkpoint::Tokenizer *tokenizer; // null for a shape
   const ExportOptions &options;
   llm::ModelAttr model;
   std::unique_ptr<plan::PlanT> plan;
@@ -861,7 +885,7 @@ private:
 
 StatusOr<std::unique_ptr<plan::PlanT>>
 llmir::exportPlan(ModuleOp module, const checkpoint::Checkpoint &checkpoint,
-                  const checkpoint::Tokenizer &tokenizer,
+                  const checkpoint::Tokenizer *tokenizer,
                   const ExportOptions &options) {
   return PlanExporter(module, checkpoint, tokenizer, options).run();
 }

@@ -20,17 +20,15 @@ struct ExportOptions {
   std::string planFolder; // paths in the plan are relative to it
   plan::LimitsT limits;
   plan::ProvenanceT provenance; // all but the IR
-  int64_t kvBlocks = 0;         // per rank; 0: by memory
-  uint64_t kvMemory =
-      0;           // bytes per rank; 0: max_batch sequences of full length
-  int threads = 2; // that hash the checkpoint
+  int threads = 2;              // that hash the checkpoint
 };
 
 /// The plan for `module`, which must have passed the whole pipeline, with the
-/// weights of `checkpoint`, from which it was imported.
+/// weights of `checkpoint`, from which it was imported; without hashes of them,
+/// and with `tokenizer` null, for a shape.
 StatusOr<std::unique_ptr<plan::PlanT>>
 exportPlan(mlir::ModuleOp module, const checkpoint::Checkpoint &checkpoint,
-           const checkpoint::Tokenizer &tokenizer,
+           const checkpoint::Tokenizer *tokenizer,
            const ExportOptions &options);
 
 } // namespace llmir

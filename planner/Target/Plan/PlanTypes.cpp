@@ -23,3 +23,23 @@ plan::DType llmir::getPlanDType(Type type) {
 int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {
   return plan::RowBytes(getPlanDType(type), llm::getColumns(type, rank));
 }
+
+plan::DType llmir::getKvDType(llm::PagedKVCacheType cache) {
+  Type element = cache.getElementType();
+  if (element.isF32())
+    return plan::DType::f32;
+  if (element.isInteger(8))
+    return plan::DType::i8;
+  if (isa<Float8E4M3FNType>(element))
+    return plan::DType::f8_e4m3;
+  return plan::DType::bf16;
+}
+
+int64_t llmir::getKvHeadBytes(llm::PagedKVCacheType cache) {
+  plan::DType type = getKvDType(cache);
+  int64_t bytes = plan::RowBytes(type, cache.getHeadDim());
+  // A scale per token.
+  if (type == plan::DType::i8)
+    bytes += sizeof(float);
+  return 2 * cache.getBlockSize() * bytes;
+}

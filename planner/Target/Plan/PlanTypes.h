@@ -14,6 +14,12 @@ plan::DType getPlanDType(mlir::Type type);
 /// Bytes of one row of activations on `rank`.
 int64_t getActivationRowBytes(mlir::Type type, int64_t rank);
 
+/// How K and V are stored.
+plan::DType getKvDType(llm::PagedKVCacheType cache);
+
+/// Bytes of one KV head of one layer in one block: K, V and their scales.
+int64_t getKvHeadBytes(llm::PagedKVCacheType cache);
+
 } // namespace llmir
 
 #endif // LLMIR_TARGET_PLAN_PLANTYPES_H

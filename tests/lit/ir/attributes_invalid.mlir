@@ -72,3 +72,38 @@ func.func @f(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
   %0 = llm.add %x, %x {llm.event = 0 : i64} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
   return %0 : tensor<?x64xf32>
 }
+
+// -----
+
+// expected-error @+1 {{'llm.explanations' must be a list of [pass, text, gain] on a module}}
+module attributes {llm.explanations = [["pass", "text"]]} {}
+
+// -----
+
+// expected-error @+1 {{'llm.workload' must be a workload on a module}}
+module attributes {llm.workload = {batch = 4 : i64, prompt = array<i64: 1, 2>, answer = array<i64: 1>, prefixes = [], prompts = []}} {}
+
+// -----
+
+// expected-error @+1 {{'llm.workload' must be a workload on a module}}
+module attributes {llm.workload = {batch = 4 : i64, prompt = array<i64: 1>, answer = array<i64: 1>, prefixes = [{name = "p"}], prompts = []}} {}
+
+// -----
+
+// expected-error @+1 {{'llm.block_sizes' must be a list of block sizes and their costs on a module}}
+module attributes {llm.block_sizes = [{block_size = 16 : i64}]} {}
+
+// -----
+
+// expected-error @+1 {{'llm.prefixes' must be a list of name, ids and share on a module}}
+module attributes {llm.prefixes = [{name = "p", ids = [1, 2], share = 1.0 : f64}]} {}
+
+// -----
+
+// expected-error @+1 {{'llm.kv_blocks' must be an integer on a module}}
+module attributes {llm.kv_blocks = "many"} {}
+
+// -----
+
+// expected-error @+1 {{repeats a value 0 times, expected 1 to 1048576}}
+func.func private @f(!llm.sharded_tensor<tensor<?x9xf32>, 1, 3, ?, [0 x 0, 3, 6, 9]>)

@@ -36,6 +36,24 @@ TEST(BlockPool, NewSequenceStartsAtTheLowestFreeBlockAndGrowsNextToItsLast) {
   pool.CheckInvariants();
 }
 
+TEST(BlockPool, SequencesThatGrowInTurnsLieInOnePieceWithinTheirRuns) {
+  // Two runs of 3 blocks at the end; what is left before them is for a slot without a run.
+  BlockPool pool(8, 16, 3, 8, 3);
+  const SequenceId pinned = MustCreate(pool);
+  ASSERT_TRUE(pool.Grow(pinned, 32).ok());
+  EXPECT_THAT(pool.blocks(pinned), ElementsAre(0, 1));
+  const SequenceId a = MustCreate(pool);
+  const SequenceId b = MustCreate(pool);
+  ASSERT_TRUE(pool.Share(b, pinned, 2).ok());
+  for (int32_t tokens = 1; tokens <= 48; ++tokens) {
+    ASSERT_TRUE(pool.Grow(a, tokens).ok());
+    ASSERT_TRUE(pool.Grow(b, 32 + tokens).ok());
+  }
+  EXPECT_THAT(pool.blocks(a), ElementsAre(2, 3, 4));
+  EXPECT_THAT(pool.blocks(b), ElementsAre(0, 1, 5, 6, 7));
+  pool.CheckInvariants();
+}
+
 TEST(BlockPool, SearchWrapsAroundTheEnd) {
   BlockPool pool(130, 1, 3, 130);
   const SequenceId a = MustCreate(pool);

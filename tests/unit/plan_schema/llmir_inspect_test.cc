@@ -99,6 +99,24 @@ TEST_F(LlmirInspect, ChoosesPrograms) {
   EXPECT_EQ(result.output.find("Program mixed"), std::string::npos);
 }
 
+TEST_F(LlmirInspect, ShowsWhatPassesDid) {
+  auto plan = BuildPlan({});
+  for (const auto& [pass, text, gain] :
+       {std::tuple{"llm-first", "joined 3 things", "2 fewer steps"},
+        std::tuple{"llm-second", "found nothing", ""}}) {
+    auto explanation = std::make_unique<ExplanationT>();
+    explanation->pass = pass;
+    explanation->text = text;
+    explanation->gain = gain;
+    plan->provenance->explanations.push_back(std::move(explanation));
+  }
+  const Result result = Run("show --explain " + Write(*plan));
+  EXPECT_EQ(result.exit_code, 0) << result.error;
+  EXPECT_THAT(result.output, HasSubstr("\n\nllm-first: joined 3 things\n    gain: 2 fewer steps\n"
+                                       "llm-second: found nothing\n"));
+  EXPECT_EQ(result.output.find("Program"), std::string::npos);
+}
+
 TEST_F(LlmirInspect, ErrorsAreOneLine) {
   ExpectOneLine(Run("show /nonexistent.fb"), 1, "/nonexistent.fb: no such file");
   ExpectOneLine(Run("verify"), 2, "PLAN is required");

@@ -145,5 +145,23 @@ TEST(PlanFile, PlansWithManyTablesLoad) {
   EXPECT_TRUE(PlanFile::FromBytes(PlanFile::Serialize(*plan), "plan.fb").ok());
 }
 
+TEST(PlanFile, EqualPartsAreStoredOnceAndReadTheSame) {
+  const auto plan = BuildPlan({.layers = 20});
+  flatbuffers::FlatBufferBuilder plain;
+  plain.Finish(CreatePlan(plain, plan.get()));
+  const auto file = PlanFile::FromBytes(PlanFile::Serialize(*plan), "plan.fb");
+  ASSERT_TRUE(file.ok()) << file.status().ToString();
+  // Layers differ by names and weights only.
+  EXPECT_LT(file->bytes().size(), plain.GetSize() / 2);
+
+  // Unpacked and packed again without sharing, the file gives the bytes that the plan gives.
+  PlanT unpacked;
+  file->plan().UnPackTo(&unpacked);
+  flatbuffers::FlatBufferBuilder again;
+  again.Finish(CreatePlan(again, &unpacked));
+  ASSERT_EQ(again.GetSize(), plain.GetSize());
+  EXPECT_EQ(std::memcmp(again.GetBufferPointer(), plain.GetBufferPointer(), plain.GetSize()), 0);
+}
+
 }  // namespace
 }  // namespace llmir::plan

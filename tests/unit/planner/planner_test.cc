@@ -31,6 +31,7 @@ using checkpoint::TemporaryFolder;
 using checkpoint::Tokenizer;
 using plan::ProgramKind;
 using plan::StepKind;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -636,6 +637,162 @@ TEST_F(PlannerTest, WhatCannotBeQuantizedIsNoted) {
   EXPECT_EQ(types["layers.0.o"], plan::DType::bf16);     // leaves of 16 columns
   ASSERT_EQ(notes.size(), 1u);
   EXPECT_THAT(notes[0], HasSubstr("2 weights are packed as bf16, not q8_0"));
+}
+
+// A block of attention in 20 us; a matrix in a tenth of a nanosecond per element and token.
+constexpr const char* kCalibration =
+    R"({"version": 1, "threads": 1, "memory_bytes_per_s": 1e9, "barrier_us": 0.5,
+  "linear": [{"kernel": "linear_q8_q4_1", "rows": 100, "columns": 100, "tokens": [{"tokens": 1, "us": 1}, {"tokens": 2, "us": 2}]}],
+  "attention": [
+    {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 32, "heads_per_kv": 3, "fused": false,
+     "batch": 4, "context": 100, "tokens": 1, "us": 20},
+    {"kv": "bf16", "form": "flash", "block_size": 32, "head_dim": 32, "heads_per_kv": 3, "fused": false,
+     "batch": 4, "context": 100, "tokens": 1, "us": 10}],
+  "vector": [{"kernel": "rms_norm_q8", "columns": 96, "us_per_row": 0.25}]})";
+
+TEST_F(PlannerTest, CalibrationPredictsTheTimeOfEachStep) {
+  Write(ModelFile(kQ4_1));
+  PlannerOptions options = SmallOptions(folder_);
+  const auto untimed = Plan(options);
+  ASSERT_NE(untimed, nullptr);
+  EXPECT_EQ(FindProgram(*untimed, ProgramKind::decode).predicted_tokens, 0u);
+  EXPECT_EQ(untimed->provenance->calibration_file, "");
+
+  checkpoint::WriteFile(folder_ / "machine.json", kCalibration);
+  options.calibration = folder_ / "machine.json";
+  options.context = 200;  // half full: 100
+  const auto plan = Plan(options);
+  ASSERT_NE(plan, nullptr);
+  EXPECT_EQ(plan->provenance->calibration_file, "machine.json");
+  EXPECT_NE(plan->provenance->calibration_hash, 0u);
+  const plan::ProgramT& decode = FindProgram(*plan, ProgramKind::decode);
+  EXPECT_EQ(decode.predicted_tokens, 4u);
+  const auto us = [](const plan::ProgramT& program, const std::string& name) {
+    return FindStep(program, name).ranks[0]->predicted_us;
+  };
+  EXPECT_FLOAT_EQ(us(decode, "layers.1.attention"), 20);
+  EXPECT_FLOAT_EQ(us(decode, "layers.1.qkv"), 4 * 1e-4f * 96 * (96 + 2 * 32));
+  EXPECT_FLOAT_EQ(us(decode, "layers.1.attention_norm"), 4 * 0.25f + 0.5f);
+  // Not measured: bytes at 1000 a microsecond, and a barrier.
+  const plan::StepT& quantize = FindStep(decode, "layers.1.gate_up.quantize");
+  EXPECT_FLOAT_EQ(quantize.ranks[0]->predicted_us,
+                  0.5 + 4 * quantize.ranks[0]->cost->bytes_per_token / 1000);
+  const plan::ProgramT& mixed = FindProgram(*plan, ProgramKind::mixed);
+  EXPECT_EQ(mixed.predicted_tokens, 36u);
+  EXPECT_FLOAT_EQ(us(mixed, "layers.1.qkv"), 9 * us(decode, "layers.1.qkv"));
+
+  // Messages go through memory on both sides.
+  options.tp = {2};
+  options.overlap = "none";
+  const auto two = Plan(options);
+  ASSERT_NE(two, nullptr);
+  const plan::StepT& start =
+      FindStep(FindProgram(*two, ProgramKind::decode), "layers.1.o.all_reduce_start");
+  EXPECT_FLOAT_EQ(start.ranks[1]->predicted_us, 2 * 4 * kHidden * 4 / 1000.0 + 2 * 0.5);
+
+  options.calibration = folder_ / "none.json";
+  EXPECT_EQ(Refusal(options).code(), StatusCode::kNotFound);
+}
+
+TEST_F(PlannerTest, AWorkloadDecidesBlockSizeAndBlocks) {
+  Write(ModelFile(kQ4_1));
+  checkpoint::WriteFile(folder_ / "machine.json", kCalibration);
+  checkpoint::WriteFile(folder_ / "load.yaml",
+                        "name: load\nbatch: 3\nrequests: [{prompt: 60, answer: 40}]\n");
+  PlannerOptions options = SmallOptions(folder_);
+  options.workload = folder_ / "load.yaml";
+  options.context = 120;
+  const auto unmeasured = Plan(options);
+  ASSERT_NE(unmeasured, nullptr);
+  EXPECT_EQ(unmeasured->provenance->workload_file, "load.yaml");
+  EXPECT_EQ(unmeasured->kv->block_size, 16u);
+  EXPECT_EQ(unmeasured->kv->blocks, 3u * 7);           // 100 tokens each
+  ASSERT_EQ(unmeasured->kv->alternatives.size(), 3u);  // 16, 32, 64
+  // 100 tokens in blocks of 16 leave 12 unused: 4 layers, K and V of a head of 32 in bf16.
+  EXPECT_DOUBLE_EQ(unmeasured->kv->alternatives[0]->wasted_bytes, 12 * 4 * 2 * 32 * 2);
+
+  options.calibration = folder_ / "machine.json";
+  const auto measured = Plan(options);
+  ASSERT_NE(measured, nullptr);
+  EXPECT_EQ(measured->kv->block_size, 32u);
+  ASSERT_EQ(measured->kv->alternatives.size(), 2u);  // those that were measured
+  EXPECT_GT(measured->kv->alternatives[0]->attention_us,
+            measured->kv->alternatives[1]->attention_us);
+  EXPECT_EQ(measured->kv->blocks, 3u * 4);
+  EXPECT_EQ(FindProgram(*measured, ProgramKind::decode).predicted_tokens, 3u);
+
+  options.blockSize = 64;
+  const auto given = Plan(options);
+  ASSERT_NE(given, nullptr);
+  EXPECT_EQ(given->kv->block_size, 64u);
+  EXPECT_TRUE(given->kv->alternatives.empty());
+  options.blockSize.reset();
+  options.disabled = {"kv"};
+  const auto disabled = Plan(options);
+  ASSERT_NE(disabled, nullptr);
+  EXPECT_EQ(disabled->kv->block_size, 16u);
+}
+
+TEST_F(PlannerTest, DisabledOptimizationsLeaveTheirStepsAndGiveAPlan) {
+  Write(ModelFile(kQ4_1));
+  const auto count = [](const plan::PlanT& plan, StepKind kind) {
+    int64_t steps = 0;
+    for (const auto& step : FindProgram(plan, ProgramKind::mixed).steps)
+      steps += step->kind == kind;
+    return steps;
+  };
+  PlannerOptions options = SmallOptions(folder_);
+  const auto all = Plan(options);
+  ASSERT_NE(all, nullptr);
+  EXPECT_EQ(count(*all, StepKind::add), 0);
+  options.disabled = {"fusion", "llm-fuse-norm-quantize"};
+  const auto some = Plan(options);
+  ASSERT_NE(some, nullptr);
+  EXPECT_EQ(count(*some, StepKind::add), 2 * static_cast<int64_t>(kLayers));
+  EXPECT_EQ(count(*some, StepKind::quantize),
+            count(*all, StepKind::quantize) + 2 * static_cast<int64_t>(kLayers) + 1);
+  EXPECT_EQ(some->numerics, all->numerics);
+  options.tp = {2};
+  options.disabled = {"parallel"};
+  const auto unsplit = Plan(options);
+  ASSERT_NE(unsplit, nullptr);
+  EXPECT_EQ(count(*unsplit, StepKind::all_reduce_start), 0);
+  EXPECT_EQ(count(*unsplit, StepKind::all_reduce), 1 + 2 * static_cast<int64_t>(kLayers));
+
+  options.disabled = {"llm-plan-memory"};
+  EXPECT_THAT(Refusal(options).message(),
+              AllOf(HasSubstr("llm-plan-memory"), HasSubstr("every plan needs")));
+  options.disabled = {"speed"};
+  EXPECT_THAT(Refusal(options).message(),
+              AllOf(HasSubstr("--disable speed"), HasSubstr("llm-fuse-residual")));
+  options.disabled.clear();
+  options.printIrAfter = {"llm-nothing"};
+  EXPECT_THAT(Refusal(options).message(),
+              AllOf(HasSubstr("--print-ir-after llm-nothing"), HasSubstr("llm-fuse-qkv")));
+}
+
+TEST_F(PlannerTest, PassesExplainWhatTheyDid) {
+  Write(ModelFile(kQ4_1));
+  PlannerOptions options = SmallOptions(folder_);
+  options.tp = {2};
+  options.pp = 2;
+  const auto plan = Plan(options);
+  ASSERT_NE(plan, nullptr);
+  std::map<std::string, std::string> texts;
+  for (const auto& explanation : plan->provenance->explanations)
+    texts[explanation->pass] = explanation->text + " | " + explanation->gain;
+  EXPECT_THAT(texts["llm-fuse-qkv"], HasSubstr("4 layers"));
+  // Gate and up of 160 columns, written and read, in 4 layers.
+  EXPECT_THAT(texts["llm-fuse-gate-up"], HasSubstr("8 fewer steps, 10.2 kB less memory traffic"));
+  EXPECT_THAT(texts["llm-split-stages"], HasSubstr("2 stages of 2, 2 layers"));
+  EXPECT_THAT(texts["llm-shard-stages"], HasSubstr("at most 2 of 3 query heads"));
+  EXPECT_THAT(texts["llm-allocate-blocks"], HasSubstr("64 blocks per rank"));
+  for (const std::string pass :
+       {"llm-choose-block-size", "llm-choose-precision", "llm-insert-quantize",
+        "llm-fuse-norm-quantize", "llm-split-collectives", "llm-make-programs",
+        "llm-schedule-steps", "llm-plan-memory"})
+    EXPECT_TRUE(texts.contains(pass)) << pass;
+  EXPECT_THAT(plan->provenance->ir, testing::Not(HasSubstr("llm.explanations")));
 }
 
 TEST(Planner, HuggingFaceFoldersArePlanned) {

@@ -29,7 +29,20 @@ llmir::llm::parseIntegerList(AsmParser &parser) {
       list.push_back(ShapedType::kDynamic);
       return success();
     }
-    return parser.parseInteger(list.emplace_back());
+    if (parser.parseInteger(list.emplace_back()))
+      return failure();
+    if (failed(parser.parseOptionalKeyword("x")))
+      return success();
+    llvm::SMLoc loc = parser.getCurrentLocation();
+    int64_t count;
+    if (parser.parseInteger(count))
+      return failure();
+    constexpr int64_t kMost = int64_t{1} << 20;
+    if (count < 1 || count > kMost)
+      return parser.emitError(loc) << "repeats a value " << count
+                                   << " times, expected 1 to " << kMost;
+    list.append(count - 1, list.back());
+    return success();
   };
   if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square,
                                      parseElement))
@@ -38,13 +51,27 @@ llmir::llm::parseIntegerList(AsmParser &parser) {
 }
 
 void llmir::llm::printIntegerList(AsmPrinter &printer, ArrayRef<int64_t> list) {
+  // What all of many ranks have alike is written once.
+  constexpr size_t kShortestRun = 4;
   printer << '[';
-  llvm::interleaveComma(list, printer, [&](int64_t value) {
-    if (ShapedType::isDynamic(value))
+  for (size_t i = 0; i < list.size();) {
+    if (i > 0)
+      printer << ", ";
+    int64_t value = list[i];
+    size_t run = list.drop_front(i)
+                     .take_while([&](int64_t other) { return other == value; })
+                     .size();
+    if (ShapedType::isDynamic(value)) {
       printer << '?';
-    else
+      run = 1;
+    } else if (run >= kShortestRun) {
+      printer << value << " x " << run;
+    } else {
       printer << value;
-  });
+      run = 1;
+    }
+    i += run;
+  }
   printer << ']';
 }
 

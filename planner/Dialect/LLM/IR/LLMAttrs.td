@@ -7,7 +7,7 @@ include "mlir/IR/AttrTypeBase.td"
 include "mlir/IR/EnumAttr.td"
 include "planner/Dialect/LLM/IR/LLMDialect.td"
 
-// A bracketed list of integers; `?` stands for a value that isn't known.
+// A bracketed list of integers; `?` stands for a value that isn't known, `7 x 4` for four sevens.
 class LLM_IntegerList<string desc> : ArrayRefParameter<"int64_t", desc> {
   let parser = "::llmir::llm::parseIntegerList($_parser)";
   let printer = "::llmir::llm::printIntegerList($_printer, $_self)";

@@ -12,7 +12,26 @@ using namespace llmir::llm;
 
 #include "planner/Dialect/LLM/IR/LLMDialect.cpp.inc"
 
+namespace {
+
+/// Types whose lists of ranks would fill lines are written once, with a name.
+struct LLMAsmInterface : public OpAsmDialectInterface {
+  using OpAsmDialectInterface::OpAsmDialectInterface;
+
+  AliasResult getAlias(Type type, raw_ostream &os) const override {
+    constexpr int64_t kManyShards = 8;
+    auto sharded = dyn_cast<ShardedTensorType>(type);
+    if (!sharded || sharded.getNumShards() <= kManyShards)
+      return AliasResult::NoAlias;
+    os << "sharded";
+    return AliasResult::FinalAlias;
+  }
+};
+
+} // namespace
+
 void LLMDialect::initialize() {
+  addInterfaces<LLMAsmInterface>();
   registerAttributes();
   registerTypes();
   addOperations<
@@ -24,6 +43,42 @@ void LLMDialect::initialize() {
 /// Activation results of `op`: those that have a buffer.
 static int64_t countActivationResults(Operation *op) {
   return llvm::count_if(op->getResultTypes(), isActivationType);
+}
+
+/// A list whose elements are dictionaries that pass `check`.
+static bool isListOf(Attribute value,
+                     llvm::function_ref<bool(DictionaryAttr)> check) {
+  auto list = dyn_cast_or_null<ArrayAttr>(value);
+  return list && llvm::all_of(list, [&](Attribute element) {
+           auto dictionary = dyn_cast<DictionaryAttr>(element);
+           return dictionary && check(dictionary);
+         });
+}
+
+static bool isPrefix(DictionaryAttr prefix) {
+  return prefix.getAs<StringAttr>("name") && prefix.getAs<FloatAttr>("share") &&
+         prefix.getAs<DenseI32ArrayAttr>("ids");
+}
+
+static bool isBlockSize(DictionaryAttr size) {
+  return size.getAs<IntegerAttr>("block_size") &&
+         llvm::all_of(
+             ArrayRef<StringRef>{"wasted_bytes", "attention_us", "cost"},
+             [&](StringRef name) { return size.getAs<FloatAttr>(name); });
+}
+
+static bool isWorkload(Attribute value) {
+  auto workload = dyn_cast<DictionaryAttr>(value);
+  if (!workload)
+    return false;
+  auto batch = workload.getAs<IntegerAttr>("batch");
+  auto prompts = workload.getAs<DenseI64ArrayAttr>("prompt");
+  auto answers = workload.getAs<DenseI64ArrayAttr>("answer");
+  auto texts = workload.getAs<ArrayAttr>("prompts");
+  return batch && batch.getInt() > 0 && prompts && answers &&
+         !prompts.empty() && prompts.size() == answers.size() &&
+         isListOf(workload.get("prefixes"), isPrefix) && texts &&
+         llvm::all_of(texts, llvm::IsaPred<DenseI32ArrayAttr>);
 }
 
 static bool isExplanation(Attribute value) {
@@ -67,6 +122,19 @@ LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
     return require(isa<ModuleOp>(op) && all && llvm::all_of(all, isExplanation),
                    "a list of [pass, text, gain] on a module");
   }
+  if (name == "llm.workload")
+    return require(isa<ModuleOp>(op) && isWorkload(value),
+                   "a workload on a module: batch, prompt and answer lengths, "
+                   "prefixes, prompts");
+  if (name == "llm.block_sizes")
+    return require(isa<ModuleOp>(op) && isListOf(value, isBlockSize),
+                   "a list of block sizes and their costs on a module");
+  if (name == "llm.prefixes")
+    return require(isa<ModuleOp>(op) && isListOf(value, isPrefix),
+                   "a list of name, ids and share on a module");
+  if (name == "llm.kv_blocks")
+    return require(isa<ModuleOp>(op) && isa<IntegerAttr>(value),
+                   "an integer on a module");
   return op->emitOpError() << "'" << name
                            << "' isn't an attribute of the llm dialect";
 }

@@ -26,6 +26,10 @@ def LLM_Dialect : Dialect {
       `llm.step`     on an operation: its position in the step list
       `llm.event`    on a start and its `wait`: the event between them
       `llm.buffers`  on an operation: a `#llm.buffer` per activation result
+      `llm.explanations` on the module: what passes did, for people
+      `llm.workload` on the module: the requests that the plan is made for
+      `llm.block_sizes`, `llm.prefixes`, `llm.kv_blocks` on the module: what the
+                     passes on the KV cache found
   }];
   let useDefaultAttributePrinterParser = 1;
   let useDefaultTypePrinterParser = 1;

@@ -1,9 +1,11 @@
 //===- ChoosePrecision.cpp - Choose how each weight is packed -------------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 #include "llvm/ADT/EquivalenceClasses.h"
 #include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSwitch.h"
 
 namespace llmir::llm {
@@ -107,6 +109,7 @@ struct ChoosePrecisionPass
         op.getResult().setType(
             getWeightType(&getContext(), encoding, getShape(op.getType())));
     }
+    explainChoice(references);
     if (firstMisfit)
       module.emitRemark() << misfits.size() << " weights are packed as bf16, "
                           << "not " << refused << ": rows of '"
@@ -117,6 +120,29 @@ struct ChoosePrecisionPass
                                   ? firstMisfit.getLeafColumns()
                                   : getColumns(firstMisfit.getType()))
                           << ", not multiples of " << kQuantGroup;
+  }
+
+  void explainChoice(
+      const llvm::MapVector<StringRef, SmallVector<WeightOp>> &references) {
+    llvm::MapVector<StringRef, std::pair<int64_t, double>> counts;
+    double stored = 0, packed = 0;
+    for (auto &[name, ops] : references) {
+      WeightOp weight = ops.front();
+      auto &[number, bytes] = counts[getEncoding(weight.getType())];
+      ++number;
+      bytes += getWeightBytes(weight.getType());
+      packed += getWeightBytes(weight.getType());
+      for (PieceAttr piece : weight.getPieceList())
+        stored += getWeightBytes(piece.getType());
+    }
+    SmallVector<std::string> list;
+    for (auto &[encoding, count] : counts)
+      list.push_back(fmt::format("{} {} ({})", count.first, encoding.str(),
+                                 formatBytes(count.second)));
+    explain(getOperation(), "llm-choose-precision",
+            "weights: " + llvm::join(list, ", "),
+            fmt::format("{} packed, {} in the checkpoint", formatBytes(packed),
+                        formatBytes(stored)));
   }
 };
 

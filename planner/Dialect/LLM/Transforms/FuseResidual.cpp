@@ -1,5 +1,6 @@
 //===- FuseResidual.cpp - Add the residual in a linear's epilogue ---------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 namespace llmir::llm {
@@ -24,7 +25,8 @@ LinearOp getFusableLinear(Value value) {
 struct FuseResidualPass
     : public llmir::llm::impl::FuseResidualBase<FuseResidualPass> {
   void runOnOperation() override {
-    getOperation().walk([](AddOp add) {
+    int64_t count = 0, saved = 0;
+    getOperation().walk([&](AddOp add) {
       Value residual = add.getLhs();
       LinearOp linear = getFusableLinear(add.getRhs());
       if (!linear) {
@@ -38,9 +40,18 @@ struct FuseResidualPass
                                     linear.getInput(), linear.getWeight(),
                                     residual, /*silu_mul=*/false);
       add.replaceAllUsesWith(fused.getResult());
+      // The linear's result is neither written nor read by itself.
+      saved += 2 * sizeof(float) * getColumns(fused.getType());
+      ++count;
       add.erase();
       linear.erase();
     });
+    if (count > 0)
+      explain(getOperation(), "llm-fuse-residual",
+              fmt::format("{} residuals are added in the epilogue of a linear",
+                          count),
+              fmt::format("{} fewer steps, {} less memory traffic per token",
+                          count, formatBytes(saved)));
   }
 };
 

@@ -1,5 +1,6 @@
 //===- InsertQuantize.cpp - Quantize what quantized weights read ----------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 #include "llvm/ADT/MapVector.h"
@@ -28,6 +29,7 @@ struct InsertQuantizePass
     getOperation().walk(
         [&](ScoreOp op) { addReader(op.getInputMutable(), op.getWeight()); });
 
+    int64_t matrices = 0;
     OpBuilder builder(&getContext());
     for (auto &[input, operands] : readers) {
       builder.setInsertionPointAfterValue(input);
@@ -37,7 +39,15 @@ struct InsertQuantizePass
       auto quantize = QuantizeOp::create(builder, input.getLoc(), type, input);
       for (OpOperand *operand : operands)
         operand->set(quantize);
+      matrices += operands.size();
     }
+    if (matrices > 0)
+      explain(getOperation(), "llm-insert-quantize",
+              fmt::format("{} activations become int8 for {} reads by matrices "
+                          "of few bits",
+                          readers.size(), matrices),
+              fmt::format("int8 dot products; {} quantizations shared",
+                          matrices - static_cast<int64_t>(readers.size())));
   }
 };
 

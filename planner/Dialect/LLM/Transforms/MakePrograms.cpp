@@ -1,5 +1,6 @@
 //===- MakePrograms.cpp - Specialize stages for kinds of steps ------------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 namespace llmir::llm {
@@ -65,6 +66,11 @@ struct MakeProgramsPass
                   /*maxSampled=*/0);
       stage.erase();
     }
+    explain(getOperation(), "llm-make-programs",
+            fmt::format("mixed, decode and score for each of {} stages; up to "
+                        "{} tokens in a step",
+                        stages.size(), prefillChunk + maxBatch),
+            "no step runs for results that its program doesn't give");
   }
 
   func::FuncOp makeProgram(func::FuncOp stage, ProgramKind kind, Result kept,

@@ -8,6 +8,7 @@
 #include "mlir/Pass/Pass.h"
 #include "mlir/Pass/PassManager.h"
 
+#include "plan_schema/base/status.h"
 #include "planner/Dialect/LLM/IR/LLMDialect.h"
 
 namespace llmir::llm {
@@ -25,12 +26,25 @@ struct PipelineOptions {
   mlir::SmallVector<int64_t> ranks = {1}; // per stage, or one for all
   int64_t maxBatch = 8;
   int64_t prefillChunk = 512;
-  std::string overlap = "auto"; // none, halves, scatter, auto
+  std::string overlap = "auto";      // none, halves, scatter, auto
+  int64_t blockSize = 0;             // of a KV block, tokens; 0: chosen
+  int64_t kvBlocks = 0;              // per rank; 0: chosen
+  int64_t kvMemory = 0;              // bytes of KV blocks per rank; 0: chosen
+  std::string calibration;           // file; empty: none
+  std::vector<std::string> disabled; // families and passes to leave out
 };
 
-/// Adds the passes from an imported model to placed programs.
-void buildPlanPipeline(mlir::OpPassManager &manager,
-                       const PipelineOptions &options);
+/// Adds the passes from an imported model to placed programs. INVALID_ARGUMENT
+/// when options.disabled names what isn't there or can't be left out.
+Status buildPlanPipeline(mlir::OpPassManager &manager,
+                         const PipelineOptions &options);
+
+/// The names of all passes of the pipeline, in order, as on llmir-opt's command
+/// line.
+std::vector<std::string> getPipelinePasses();
+
+/// Makes the pipeline known as --llm-plan to llmir-opt.
+void registerPlanPipeline();
 
 /// Rows of another value, where they lie.
 inline bool isView(mlir::Operation *op) {

@@ -6,6 +6,66 @@
 include "mlir/Pass/PassBase.td"
 
 //===----------------------------------------------------------------------===//
+// KV cache
+//===----------------------------------------------------------------------===//
+
+def ChooseBlockSize : Pass<"llm-choose-block-size", "::mlir::ModuleOp"> {
+  let summary = "Choose how many tokens a KV block holds";
+  let description = [{
+    Each size costs, per decode step of the workload (`llm.workload`) on one
+    rank, the measured time of attention, and the time in which memory could
+    deliver the bytes that the sequences allocate and don't use. The cheapest
+    one becomes the block size of all cache types; `llm.block_sizes` on the
+    module lists what was compared. Without a workload the size stays.
+  }];
+  let options = [
+    Option<"blockSize", "block-size", "int64_t", "0",
+           "take this one, in tokens; 0: choose">,
+    Option<"calibration", "calibration", "std::string", "\"\"",
+           "file of llmir-exec --calibrate; empty: attention costs nothing">,
+    Option<"wasteRate", "waste-rate", "double", "0",
+           "wasted bytes that cost 1 us; 0: memory's measured bandwidth">,
+    Option<"ranks", "ranks", "int64_t", "1", "ranks that divide the heads">,
+    Option<"stages", "stages", "int64_t", "1", "stages that divide the layers">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def SharePrefixes : Pass<"llm-share-prefixes", "::mlir::ModuleOp"> {
+  let summary = "Find tokens that many prompts start with";
+  let description = [{
+    The prefixes that the workload (`llm.workload`) declares, and those that its
+    sample prompts turn out to have in common, in whole blocks, become
+    `llm.prefixes` on the module: computed once at load, their blocks are shared
+    by the sequences that start with them.
+  }];
+  let options = [
+    Option<"minShare", "min-share", "double", "0.05",
+           "of the sample prompts must start with a prefix, at least two">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def AllocateBlocks : Pass<"llm-allocate-blocks", "::mlir::ModuleOp"> {
+  let summary = "Bound the KV blocks of a rank";
+  let description = [{
+    Enough blocks for the sequences that run at once, each as long as the
+    workload's longest request (without a workload: as the cache's longest
+    sequence), and for the shared prefixes; or the number or memory given.
+    `llm.kv_blocks` on the module is that of every rank. The pool gives each
+    sequence a run of blocks of its own where that bound allows.
+  }];
+  let options = [
+    Option<"kvBlocks", "kv-blocks", "int64_t", "0",
+           "take this number; 0: choose">,
+    Option<"kvMemory", "kv-memory", "int64_t", "0",
+           "bytes of blocks on the rank with most heads and layers; 0: any">,
+    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences in one step">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
 // Precision
 //===----------------------------------------------------------------------===//
 
@@ -85,7 +145,9 @@ def SplitStages : Pass<"llm-split-stages", "::mlir::ModuleOp"> {
     weights that one token reads there (of the embedding: one row).
   }];
   let options = [
-    Option<"stages", "stages", "int64_t", "1", "number of stages">
+    Option<"stages", "stages", "int64_t", "1", "number of stages">,
+    ListOption<"ranks", "ranks", "int64_t",
+               "ranks that share each stage, if not equally many">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect",
                            "::mlir::func::FuncDialect"];

@@ -1,5 +1,6 @@
 //===- PlanMemory.cpp - Place every activation in an arena ----------------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Target/Plan/PlanTypes.h"
 
@@ -134,6 +135,22 @@ public:
     for (Operation &op : function.front())
       annotate(&op);
     return success();
+  }
+
+  /// Of the rank that needs most: its arena, and all its buffers end to end.
+  int64_t getArenaBytes() const {
+    int64_t most = 0;
+    for (const Buffer &buffer : buffers)
+      for (auto [offset, bytes] : llvm::zip(buffer.offsets, buffer.bytes))
+        most = std::max(most, offset + bytes);
+    return most;
+  }
+  int64_t getBufferBytes() const {
+    SmallVector<int64_t> sums(ranks, 0);
+    for (const Buffer &buffer : buffers)
+      for (auto [rank, bytes] : llvm::enumerate(buffer.bytes))
+        sums[rank] += bytes;
+    return *llvm::max_element(sums);
   }
 
 private:
@@ -374,14 +391,23 @@ struct PlanMemoryPass
   using PlanMemoryBase::PlanMemoryBase;
 
   void runOnOperation() override {
+    int64_t arena = 0, apart = 0;
     for (auto function : getOperation().getOps<func::FuncOp>()) {
       auto stage = function->getAttrOfType<StageAttr>("llm.stage");
       auto program = function->getAttrOfType<ProgramAttr>("llm.program");
       if (!stage || !program)
         continue;
-      if (failed(MemoryPlan(stage, program, scoreRows).plan(function)))
+      MemoryPlan memory(stage, program, scoreRows);
+      if (failed(memory.plan(function)))
         return signalPassFailure();
+      arena = std::max(arena, memory.getArenaBytes());
+      apart = std::max(apart, memory.getBufferBytes());
     }
+    explain(
+        getOperation(), "llm-plan-memory",
+        fmt::format("activations of the largest rank and program take {}",
+                    formatBytes(arena)),
+        fmt::format("{} if no two buffers shared a place", formatBytes(apart)));
   }
 };
 

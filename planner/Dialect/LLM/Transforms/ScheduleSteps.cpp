@@ -1,5 +1,6 @@
 //===- ScheduleSteps.cpp - A flat, numbered list of steps -----------------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 namespace llmir::llm {
@@ -23,9 +24,19 @@ namespace {
 struct ScheduleStepsPass
     : public llmir::llm::impl::ScheduleStepsBase<ScheduleStepsPass> {
   void runOnOperation() override {
+    int64_t programs = 0, overlapping = 0;
     for (auto function : getOperation().getOps<func::FuncOp>())
-      if (function->hasAttr("llm.program"))
+      if (function->hasAttr("llm.program")) {
         schedule(function.front());
+        ++programs;
+        function.walk([&](WaitOp wait) {
+          overlapping += wait->getPrevNode() != wait.getToken().getDefiningOp();
+        });
+      }
+    explain(getOperation(), "llm-schedule-steps",
+            fmt::format("{} programs in order; {} messages have steps beside "
+                        "them",
+                        programs, overlapping));
   }
 
   void schedule(Block &block) {

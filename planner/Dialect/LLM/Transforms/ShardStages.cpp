@@ -1,7 +1,9 @@
 //===- ShardStages.cpp - Divide the weights of stages among ranks ---------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 namespace llmir::llm {
@@ -210,6 +212,7 @@ struct ShardStagesPass
       return signalPassFailure();
     }
     int64_t firstRank = 0;
+    SmallVector<std::string> cuts;
     for (auto [index, function] : llvm::enumerate(stages)) {
       int64_t count = ranks.size() == 1 ? ranks[0] : ranks[index];
       for (Unit unit : {Unit::QueryHead, Unit::MlpColumn, Unit::Vocabulary})
@@ -229,9 +232,23 @@ struct ShardStagesPass
           divide(model.getLeafCount(Unit::Vocabulary), count));
       function->setAttr("llm.stage", stage);
       firstRank += count;
+      // The rank with most heads holds up the others.
+      if (count > 1)
+        cuts.push_back(fmt::format(
+            "stage {} over {} ranks, at most {} of {} query heads, {} of {} "
+            "MLP leaves on one",
+            whole.getIndex(), count,
+            llvm::divideCeil(model.getLeafCount(Unit::QueryHead), count),
+            model.getLeafCount(Unit::QueryHead),
+            llvm::divideCeil(model.getLeafCount(Unit::MlpColumn), count),
+            model.getLeafCount(Unit::MlpColumn)));
       if (count > 1 && failed(StageSharder(model, stage).shard(function)))
         return signalPassFailure();
     }
+    if (!cuts.empty())
+      explain(module, "llm-shard-stages", llvm::join(cuts, "; "),
+              "each rank reads its part of the weights; see the stages' "
+              "efficiency");
   }
 };
 

@@ -16,7 +16,9 @@ namespace {
 struct SplitCollectivesPass
     : public llmir::llm::impl::SplitCollectivesBase<SplitCollectivesPass> {
   void runOnOperation() override {
-    getOperation().walk([](Operation *op) {
+    int64_t count = 0;
+    getOperation().walk([&](Operation *op) {
+      count += isa<AllReduceOp, ReduceScatterOp, AllGatherOp>(op);
       if (auto reduce = dyn_cast<AllReduceOp>(op))
         split<AllReduceStartOp>(reduce);
       else if (auto scatter = dyn_cast<ReduceScatterOp>(op))
@@ -24,6 +26,11 @@ struct SplitCollectivesPass
       else if (auto gather = dyn_cast<AllGatherOp>(op))
         split<AllGatherStartOp>(gather);
     });
+    if (count > 0)
+      explain(
+          getOperation(), "llm-split-collectives",
+          fmt::format("{} messages among ranks are a start and a wait", count),
+          "what is scheduled between them overlaps");
   }
 
   template <typename Start, typename Collective>

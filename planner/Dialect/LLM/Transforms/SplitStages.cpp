@@ -1,5 +1,6 @@
 //===- SplitStages.cpp - Cut the model between layers ---------------------===//
 
+#include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
 #include "mlir/IR/IRMapping.h"
@@ -48,9 +49,11 @@ ReadBytes getReadBytes(func::FuncOp model, int64_t layers) {
   return bytes;
 }
 
-/// Boundaries [0, ..., layers] of stages of which the costliest costs least;
+/// Boundaries [0, ..., layers] of stages of which the costliest per rank costs
+/// least (`ranks`: of each stage, or one number for all);
 /// among those the ones with the least sum of squares, the most even.
-SmallVector<int64_t> balance(const ReadBytes &bytes, int64_t stages) {
+SmallVector<int64_t> balance(const ReadBytes &bytes, int64_t stages,
+                             ArrayRef<int64_t> ranks) {
   int64_t layers = bytes.layers.size();
   SmallVector<double> sums = {0};
   for (int64_t size : bytes.layers)
@@ -69,6 +72,8 @@ SmallVector<int64_t> balance(const ReadBytes &bytes, int64_t stages) {
         double cost = sums[end] - sums[begin];
         cost += begin == 0 ? bytes.before : 0;
         cost += end == layers ? bytes.after : 0;
+        if (ranks.size() > 1)
+          cost /= ranks[stage];
         Cost candidate = {std::max(best[begin].first, cost),
                           best[begin].second + cost * cost};
         if (candidate < next[end]) {
@@ -112,8 +117,15 @@ struct SplitStagesPass
                          << shape.getLayers();
       return signalPassFailure();
     }
-    SmallVector<int64_t> cuts =
-        balance(getReadBytes(model, shape.getLayers()), stages);
+    if (ranks.size() > 1 && static_cast<int64_t>(ranks.size()) != stages) {
+      module.emitError() << ranks.size() << " numbers of ranks for "
+                         << int64_t(stages) << " stages";
+      return signalPassFailure();
+    }
+    ReadBytes bytes = getReadBytes(model, shape.getLayers());
+    SmallVector<int64_t> cuts = balance(bytes, stages, ranks);
+    if (stages > 1)
+      explainCuts(bytes, cuts);
 
     OpBuilder builder(&getContext());
     builder.setInsertionPoint(model);
@@ -123,6 +135,31 @@ struct SplitStagesPass
     if (failed(distribute(model, cuts, built)))
       return signalPassFailure();
     model.erase();
+  }
+
+  void explainCuts(const ReadBytes &bytes, ArrayRef<int64_t> cuts) {
+    std::string layers;
+    double slowest = 0, all = bytes.before + bytes.after;
+    for (int64_t i = 0; i < stages; ++i) {
+      double cost = i == 0 ? bytes.before : 0;
+      cost += i + 1 == stages ? bytes.after : 0;
+      for (int64_t layer = cuts[i]; layer < cuts[i + 1]; ++layer) {
+        cost += bytes.layers[layer];
+        all += bytes.layers[layer];
+      }
+      if (ranks.size() > 1)
+        cost /= ranks[i];
+      slowest = std::max(slowest, cost);
+      layers += fmt::format("{}{}", i > 0 ? ", " : "", cuts[i + 1] - cuts[i]);
+    }
+    explain(getOperation(), "llm-split-stages",
+            fmt::format("{} stages of {} layers; the slowest reads {} of {} "
+                        "per token",
+                        int64_t(stages), layers, formatBytes(slowest),
+                        formatBytes(all)),
+            fmt::format("up to {:.2f} times the tokens of one stage, with all "
+                        "stages at work",
+                        all / slowest));
   }
 
   Stage createStage(OpBuilder &builder, func::FuncOp model, ModelAttr shape,
