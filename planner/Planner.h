@@ -28,7 +28,7 @@ namespace llmir {
 struct PlannerOptions {
   std::vector<int64_t> tp = {1};    // ranks per stage, or one number for all
   int64_t pp = 1;                   // stages
-  std::string weights = "keep";     // keep, f32, bf16, q8, q4
+  std::string weights = "keep";     // as of llm-choose-precision
   std::string kvType;               // f32, bf16; empty: by weights
   int64_t blockSize = 16;           // tokens of a KV block
   std::optional<int64_t> kvBlocks;  // per rank; else by kvMemory

@@ -745,8 +745,11 @@ private:
                 llm::ProgramKind::Score,
             plan::Feature::score_programs);
     }
-    for (auto &[name, op] : weightOps)
+    for (auto &[name, op] : weightOps) {
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
+      use(plan::IsFewBits(getPlanDType(op.getType())),
+          plan::Feature::few_bit_weights);
+    }
     use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
     return features;
   }
