@@ -6,8 +6,8 @@
 // UNKNOWN: unknown choice of weights 'int3': expected keep, q3, q4, q5, q6, q8, or a type by name, such as bf16 or q4_1_64
 
 // Groups of 64 give way to groups of 32, and those to bf16.
-// PAIRS-DAG: remark: 2 weights are packed as bf16, not q5_1_64: rows of 'layers.0.q' have 48 columns in leaves of 48, not multiples of 32
-// PAIRS-DAG: remark: 1 weight is packed as q5_1, not q5_1_64: rows of 'layers.0.k' have 96 columns in leaves of 96, not multiples of 64
+// PAIRS: remark: 2 weights are packed as bf16, not q5_1_64: rows of 'layers.0.q' have 48 columns in leaves of 48, not multiples of 32
+// PAIRS: remark: 1 weight is packed as q5_1, not q5_1_64: rows of 'layers.0.k' have 96 columns in leaves of 96, not multiples of 64
 
 // CHECK: remark: 2 weights are packed as bf16, not q8_0: rows of 'layers.0.q' have 48 columns in leaves of 48, not multiples of 32
 
@@ -29,7 +29,6 @@ func.func @leaves(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 
 // CHECK-LABEL: func.func @half_a_pair
 // CHECK: llm.weight @layers.0.k {{.*}}] : !llm.quantized_tensor<f16, [64, 96], true, false, 1, 32, 8>
-// PAIRS-LABEL: func.func @half_a_pair
 // PAIRS: llm.weight @layers.0.k {{.*}}] : !llm.quantized_tensor<f16, [64, 96], false, false, 1, 32, 5>
 func.func @half_a_pair(%x: tensor<?x96xf32>) -> tensor<?x64xf32> {
   %0 = llm.weight @layers.0.k layer 0 pieces [#llm.piece<"layers.0.k" : tensor<64x96xf16>, kv_head rows 16>] : tensor<64x96xf16>

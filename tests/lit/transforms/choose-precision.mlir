@@ -25,7 +25,8 @@ func.func @vector(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 // Q3: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 3>
 // Q50: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 5>
 // Q6: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 6>
-// Q464: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 64, 4>
+// Leaves of 32 columns take no groups of 64.
+// Q464: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
 // Q4: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
 func.func @matrix(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
   %0 = llm.weight @layers.0.o layer 0 pieces [#llm.piece<"layers.0.o" : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>, query_head columns 32>] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
@@ -37,6 +38,7 @@ func.func @matrix(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 // CHECK-LABEL: func.func @mixed
 // KEEP: llm.weight @layers.0.gate {{.*}}] : tensor<64x64xbf16>
 // KEEP: llm.weight @layers.0.up {{.*}}] : tensor<64x64xbf16>
+// Q464: llm.weight @layers.0.gate {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 64, 4>
 // Q8: llm.weight @layers.0.gate {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>
 // Q8: llm.weight @layers.0.up {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>
 func.func @mixed(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
