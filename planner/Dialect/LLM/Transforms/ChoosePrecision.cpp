@@ -147,12 +147,12 @@ struct ChoosePrecisionPass
       WeightOp first = entry.first.misfit;
       int64_t columns = getColumns(first.getType());
       int64_t leaf = first.getLeafColumns() ? first.getLeafColumns() : columns;
+      size_t names = entry.names.size();
       std::string change = llvm::formatv(
-          "{0} weights are packed as {1}, not {2}: rows of "
-          "'{3}' have {4} columns in leaves of {5}, not "
-          "multiples of {6}",
-          entry.names.size(), types.second, types.first, first.getSymName(),
-          columns, leaf, entry.first.refusedGroup);
+          "{0} weight{1} packed as {2}, not {3}: rows of '{4}' have {5} "
+          "columns in leaves of {6}, not multiples of {7}",
+          names, names == 1 ? " is" : "s are", types.second, types.first,
+          first.getSymName(), columns, leaf, entry.first.refusedGroup);
       module.emitRemark() << change;
       changes += "; " + change;
     }
