@@ -20,22 +20,9 @@ using kernels::kPanelRows;
 using kernels::SourceRow;
 
 StatusOr<Encoding> EncodingOf(plan::DType dtype) {
-  switch (dtype) {
-    case plan::DType::f32:
-      return Encoding::kF32;
-    case plan::DType::f16:
-      return Encoding::kF16;
-    case plan::DType::bf16:
-      return Encoding::kBF16;
-    case plan::DType::q8_0:
-      return Encoding::kQ8_0;
-    case plan::DType::q4_0:
-      return Encoding::kQ4_0;
-    case plan::DType::q4_1:
-      return Encoding::kQ4_1;
-    default:
-      return Incompatible("dtype {} is not a weight's", plan::DTypeName(dtype));
-  }
+  const std::optional<Encoding> encoding = kernels::FindEncoding(plan::DTypeName(dtype));
+  if (!encoding) return Incompatible("dtype {} is not a weight's", plan::DTypeName(dtype));
+  return *encoding;
 }
 
 uint64_t StorageBytesRead() {

@@ -16,6 +16,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 namespace llmir::kernels {
 
@@ -47,6 +49,8 @@ struct Format {
   bool minimum;      // has a minimum, else a middle: 2^(bits - 1), 0 for q8_0
 };
 const Format& FormatOf(Encoding encoding);
+// By name, "q5_1"; none: unknown.
+std::optional<Encoding> FindEncoding(std::string_view name);
 inline constexpr int kMaxGroup = 64;
 
 // Bytes of a row of `columns` values.

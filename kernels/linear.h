@@ -7,9 +7,11 @@
 // Order of sums, the same in every kernel of a weight type (one row, few, many) and for every
 // number of threads:
 //   f32, f16, bf16 weights: acc = fma(w[k], x[k], acc) for k ascending, within a K leaf, from 0;
-//   q weights: per group of 32, an exact int32 dot; then acc = fma(float(dot), w_scale * x_scale,
-//   acc), and for q4_1
+//   q weights: per group of 32 columns, an exact int32 dot; then
+//     acc = fma(float(dot), w_scale * x_scale, acc), and for types with a minimum
 //     acc = fma(w_minimum, x_scale * float(x_sum), acc), groups ascending, within a K leaf, from 0;
+//     where 64 columns share scale and minimum, both groups of 32 take these steps, each with its
+//     own x_scale and x_sum;
 //   leaves: the pairwise tree of TreeOrder below; residual added after it.
 // "One rounding per line as written" holds on all ISA families.
 //
@@ -45,8 +47,8 @@ struct LinearArgs {
   const std::byte* weights;  // packed panels, 64-byte aligned
   int64_t rows;              // N, all rows of the weight on this rank (both pieces when silu_mul)
   int64_t columns;           // K
-  int64_t
-      leaf_columns;  // columns per K leaf; 0: all of K is one leaf. A multiple of 32 for q weights
+  int64_t leaf_columns;  // columns per K leaf; 0: all of K is one leaf. A multiple of the group's
+                         // values for q weights
   const std::byte* activations;  // token rows: float[K], or int8 rows (activations.h) for q
                                  // weights; 64-byte aligned
   int64_t activation_stride;     // bytes from token to token

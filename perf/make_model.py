@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SAFETENSORS_TYPES = {"F32": 4, "F16": 2, "BF16": 2}
-GGUF_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+GGUF_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 MODELS_FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs" / "models"
 
 

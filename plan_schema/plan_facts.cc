@@ -54,6 +54,10 @@ uint64_t RowBytes(DType dtype, uint64_t columns) {
 
 bool IsQuantized(DType dtype) { return QuantGroup(dtype) != 0; }
 
+bool IsFewBits(DType dtype) {
+  return IsQuantized(dtype) && dtype != DType::q8_0 && dtype != DType::q4_0 && dtype != DType::q4_1;
+}
+
 uint32_t QuantGroup(DType dtype) {
   switch (dtype) {
     case DType::q8_0:

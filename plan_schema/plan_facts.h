@@ -22,6 +22,8 @@ uint64_t RowBytes(DType dtype, uint64_t columns);
 const char* DTypeName(DType dtype);
 // The block formats, whose linear kernels read activations in int8.
 bool IsQuantized(DType dtype);
+// Those that need Feature::few_bit_weights: all but q8_0, q4_0 and q4_1.
+bool IsFewBits(DType dtype);
 // Columns that share a scale in a block format, 32 or 64; 0: not a block format.
 uint32_t QuantGroup(DType dtype);
 

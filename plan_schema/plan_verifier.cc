@@ -153,9 +153,10 @@ Status VerifyTensor(const Plan& plan, const Tensor& tensor, const std::string& w
   }
   LLMIR_RETURN_IF_ERROR(CheckCount(where + ".rows", tensor.rows()));
   LLMIR_RETURN_IF_ERROR(CheckCount(where + ".columns", tensor.columns()));
-  if (IsQuantized(tensor.dtype()) && tensor.columns() % 32 != 0) {
-    return InvalidArgument("{}.columns: {}, not a multiple of 32 as {} needs", where,
-                           tensor.columns(), DTypeName(tensor.dtype()));
+  const uint32_t group = QuantGroup(tensor.dtype());
+  if (group != 0 && tensor.columns() % group != 0) {
+    return InvalidArgument("{}.columns: {}, not a multiple of {} as {} needs", where,
+                           tensor.columns(), group, DTypeName(tensor.dtype()));
   }
   const uint64_t bytes = tensor.rows() * RowBytes(tensor.dtype(), tensor.columns());
   if (tensor.bytes() != bytes) {
@@ -184,9 +185,9 @@ Status VerifyTensor(const Plan& plan, const Tensor& tensor, const std::string& w
                              EnumNameAxis(tensor.axis()), divided, unit.total,
                              EnumNameUnit(tensor.unit()));
     }
-    if (!by_rows && IsQuantized(tensor.dtype()) && tensor.leaf_size() % 32 != 0) {
-      return InvalidArgument("{}.leaf_size: {}, not a multiple of 32 as columns of {} need", where,
-                             tensor.leaf_size(), DTypeName(tensor.dtype()));
+    if (!by_rows && group != 0 && tensor.leaf_size() % group != 0) {
+      return InvalidArgument("{}.leaf_size: {}, not a multiple of {} as columns of {} need", where,
+                             tensor.leaf_size(), group, DTypeName(tensor.dtype()));
     }
   }
   const uint32_t leaves = LeafCount(*plan.model(), tensor.unit());
@@ -244,12 +245,11 @@ Status VerifyWeight(const Plan& plan, const Weight& weight, const std::string& w
     return InvalidArgument("{}.pieces: {}, but a weight divided by columns has one", where,
                            weight.pieces()->size());
   }
-  if (IsQuantized(weight.dtype())) {
-    if (first->columns() % 32 != 0 || weight.leaf_columns() % 32 != 0) {
-      return InvalidArgument("{}: {} columns in leaves of {}, not multiples of 32 as {} needs",
-                             where, first->columns(), weight.leaf_columns(),
-                             DTypeName(weight.dtype()));
-    }
+  const uint32_t group = QuantGroup(weight.dtype());
+  if (group != 0 && (first->columns() % group != 0 || weight.leaf_columns() % group != 0)) {
+    return InvalidArgument("{}: {} columns in leaves of {}, not multiples of {} as {} needs", where,
+                           first->columns(), weight.leaf_columns(), group,
+                           DTypeName(weight.dtype()));
   }
   return Status();
 }
@@ -356,9 +356,10 @@ Status VerifyRankWeights(const Plan& plan, const Rank& rank, const std::string& 
     }
     const Weight& weight = *plan.weights()->Get(index);
     const WeightShape shape = RankWeightShape(plan, weight, rank);
-    if (IsQuantized(weight.dtype()) && shape.columns % 32 != 0) {
-      return InvalidArgument("{}: {} columns of {} on this rank, not a multiple of 32", place,
-                             shape.columns, DTypeName(weight.dtype()));
+    const uint32_t group = QuantGroup(weight.dtype());
+    if (group != 0 && shape.columns % group != 0) {
+      return InvalidArgument("{}: {} columns of {} on this rank, not a multiple of {}", place,
+                             shape.columns, DTypeName(weight.dtype()), group);
     }
   }
   return Status();
@@ -548,6 +549,7 @@ Status VerifyFeatures(const Plan& plan) {
   }
   for (const Weight* weight : *plan.weights()) {
     use(IsQuantized(weight->dtype()), Feature::quantized_weights);
+    use(IsFewBits(weight->dtype()), Feature::few_bit_weights);
   }
   use(plan.kv()->dtype() == DType::bf16, Feature::bf16_kv_cache);
   use(Count(plan.prefixes()) > 0, Feature::pinned_prefixes);

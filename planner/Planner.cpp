@@ -68,9 +68,9 @@ Status checkLayout(const checkpoint::ModelConfig &config,
 Status checkOptions(const checkpoint::ModelConfig &config,
                     const PlannerOptions &options) {
   LLMIR_RETURN_IF_ERROR(checkLayout(config, options));
-  if (!llvm::is_contained({"keep", "f32", "bf16", "q8", "q4"}, options.weights))
-    return InvalidArgument("--weights {}: expected keep, f32, bf16, q8 or q4",
-                           options.weights);
+  if (llm::getRequestedEncoding(options.weights).empty())
+    return InvalidArgument("--weights {}: expected {}", options.weights,
+                           llm::kWeightChoices.str());
   if (!llvm::is_contained({"", "f32", "bf16"}, options.kvType))
     return InvalidArgument("--kv-dtype {}: expected f32 or bf16",
                            options.kvType);

@@ -30,7 +30,7 @@ struct PlannerOptions {
   int64_t ranks = 0;             // of the job: tp and pp are chosen; 0: given
   std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
   int64_t pp = 1;                     // stages
-  std::string weights = "keep";       // keep, f32, bf16, q8, q4
+  std::string weights = "keep";       // as of llm-choose-precision
   std::string kvType;                 // f32, bf16; empty: by weights
   std::optional<int64_t> blockSize;   // tokens of a KV block; else by workload
   std::optional<int64_t> kvBlocks;    // per rank; else by kvMemory

@@ -14,15 +14,16 @@
 namespace llmir::checkpoint {
 namespace {
 
-// By SourceType. A q block is its scales and 32 values: q8_0 f16 + 32, q4_0 f16 + 16, q4_1 two f16
-// + 16 bytes.
-constexpr std::array<SourceTypeTraits, 6> kTraits = {{
+// By SourceType. A q block is its scale, _1 also a minimum, in f16, and the bits of 32 values.
+constexpr std::array<SourceTypeTraits, 8> kTraits = {{
     {"f32", 1, 4},
     {"f16", 1, 2},
     {"bf16", 1, 2},
     {"q8_0", 32, 34},
     {"q4_0", 32, 18},
     {"q4_1", 32, 20},
+    {"q5_0", 32, 22},
+    {"q5_1", 32, 24},
 }};
 
 struct RoleNames {

@@ -19,7 +19,7 @@ namespace llmir::checkpoint {
 
 // Element encodings that a checkpoint can hold and LLMIR can read. The q types are GGUF's blocks of
 // 32 along a row.
-enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1 };
 
 struct SourceTypeTraits {
   const char* name;      // "q4_1"

@@ -71,10 +71,10 @@ constexpr TensorEncoding kEncodings[] = {
     {1, "F16", SourceType::kF16},
     {2, "Q4_0", SourceType::kQ4_0},
     {3, "Q4_1", SourceType::kQ4_1},
+    {6, "Q5_0", SourceType::kQ5_0},
+    {7, "Q5_1", SourceType::kQ5_1},
     {8, "Q8_0", SourceType::kQ8_0},
     {30, "BF16", SourceType::kBF16},
-    {6, "Q5_0", {}},
-    {7, "Q5_1", {}},
     {9, "Q8_1", {}},
     {10, "Q2_K", {}},
     {11, "Q3_K", {}},
@@ -105,8 +105,8 @@ StatusOr<SourceType> TensorType(uint32_t number, std::string_view tensor, std::s
   const auto* encoding = std::ranges::find(kEncodings, number, &TensorEncoding::number);
   if (encoding != std::end(kEncodings) && encoding->type) return *encoding->type;
   return Incompatible(
-      "{}: tensor {}: encoding {} ({}) cannot be read; expected F32, F16, BF16, Q8_0, Q4_0 or "
-      "Q4_1: use a file of one of "
+      "{}: tensor {}: encoding {} ({}) cannot be read; expected F32, F16, BF16, Q8_0, Q4_0, "
+      "Q4_1, Q5_0 or Q5_1: use a file of one of "
       "these, or requantize this one",
       path, tensor, number, encoding == std::end(kEncodings) ? "unknown" : encoding->name);
 }

@@ -155,3 +155,30 @@ def from_gguf(path):
     if factors is not None:
         model.frequencies = model.frequencies / factors
     return model
+
+
+def in_block_format(model, bits, minimum, group):
+    """The model with every matrix rounded to groups of few bits along its rows, as kernels/block_formats.h defines them.
+    Where groups of 64 don't divide the rows, or the columns of a head that the attention output is cut at, they are of 32."""
+
+    def rounded(name, values):
+        if values.ndim < 2:
+            return values
+        cut = model.head_dim if name.endswith("o_proj.weight") else values.shape[1]
+        size = group if values.shape[1] % group == 0 and cut % group == 0 else 32
+        groups = values.astype(np.float32).reshape(len(values), -1, size)
+        low, high = groups.min(axis=-1, keepdims=True), groups.max(axis=-1, keepdims=True)
+        if minimum:
+            steps, offset, least = (high - low) / np.float32(2**bits - 1), as_half(low), 0
+        else:
+            least = -(2 ** (bits - 1))
+            steps, offset = np.where(high > -low, high, low) / np.float32(least), 0
+        steps = as_half(steps)
+        numbers = np.clip(np.rint((groups - offset) / np.where(steps == 0, 1, steps)), least, least + 2**bits - 1)
+        return (numbers * steps + offset).reshape(values.shape)
+
+    return Model(model.config, {name: rounded(name, values) for name, values in model.weights.items()})
+
+
+def as_half(values):
+    return values.astype(np.float16).astype(np.float64)

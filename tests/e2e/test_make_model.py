@@ -71,7 +71,7 @@ def test_parts_hold_what_one_file_holds(models):
 
 
 def test_quantized_gguf_has_the_type_asked_for(models):
-    for wanted in ("Q8_0", "Q4_0", "Q4_1"):
+    for wanted in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"):
         _, file = models.random(*TINY, gguf_type=wanted)
         types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
         assert types["blk.0.ffn_down.weight"] == wanted

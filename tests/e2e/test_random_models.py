@@ -75,7 +75,7 @@ def test_safetensors_parts_equal_one_file(models):
 # Relative root mean square error of the logits against a double-precision pass over the same stored weights: what is left is
 # activations in int8 (or the KV cache in bf16), a few per mille per layer.
 @pytest.mark.sanitizer
-@pytest.mark.parametrize("stored", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("stored", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_quantized_checkpoints_stay_within_the_error_of_int8_activations(models, stored):
     _, file = models.random("tiny-test", gguf_type=stored)
     expected = expected_logits(reference.from_gguf(file))
@@ -92,6 +92,25 @@ def test_conversion_at_load_stays_within_the_error_of_the_format(models, weights
     for model in (folder, file):
         error = relative_error(forced_logits(models.job(model, "--weights", weights, *OPTIONS)), expected)
         assert 0 < error < bound
+
+
+# Name: bits, whether groups have a minimum, values that share a scale.
+FEW_BITS = {
+    "q3_0": (3, False, 32), "q3_1": (3, True, 32), "q5_0": (5, False, 32), "q5_1": (5, True, 32), "q6_0": (6, False, 32),
+    "q6_1": (6, True, 32), "q3_1_64": (3, True, 64), "q4_1_64": (4, True, 64), "q5_1_64": (5, True, 64), "q6_1_64": (6, True, 64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", FEW_BITS)
+def test_few_bit_weights_are_rounded_to_the_nearest(models, weights):
+    """Close to the model whose weights NumPy rounded, closer than that is to the model as it was."""
+    folder, file = models.random(*SHAPES["4-heads-1-kv-tied"])
+    exact = reference.from_hugging_face(folder)
+    rounded = expected_logits(reference.in_block_format(exact, *FEW_BITS[weights]))
+    of_the_format = relative_error(rounded, expected_logits(exact))
+    for model in (folder, file):
+        logits = forced_logits(models.job(model, "--weights", weights, *OPTIONS))
+        assert relative_error(logits, rounded) < min(0.03, of_the_format)
 
 
 def relative_error(got, expected):
@@ -129,10 +148,11 @@ def supported_families():
     return families
 
 
-@pytest.mark.parametrize("stored", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"])
-def test_isa_families_agree(models, stored):
-    _, file = models.random("tiny-test", gguf_type=stored)
-    job = models.job(file, "--weights", "keep", *OPTIONS)
+@pytest.mark.parametrize(("stored", "weights"), [(t, "keep") for t in ("F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")]
+                                                + [("F32", t) for t in FEW_BITS])  # fmt: skip
+def test_isa_families_agree(models, stored, weights):
+    _, file = models.random(*SHAPES["4-heads-1-kv-tied"], gguf_type=stored)
+    job = models.job(file, "--weights", weights, *OPTIONS)
     portable, *others = (forced_logits(job, environment={"LLMIR_CPU_ISA": isa}) for isa in supported_families())
     for logits in others:
         np.testing.assert_allclose(logits, portable, atol=5e-4)

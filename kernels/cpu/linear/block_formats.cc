@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cpu/linear/half.h"
+#include "kernels/cpu/linear/panel_layouts.h"
 
 namespace llmir::kernels {
 namespace {
@@ -25,18 +26,18 @@ uint16_t LoadU16(const std::byte* from) {
 
 void StoreU16(std::byte* to, uint16_t value) { std::memcpy(to, &value, sizeof value); }
 
-int LowBits(int bits) { return bits == 8 ? 8 : bits >= 4 ? 4 : 2; }
-
-// Where the field of value i lies among `count` fields of `width` bits.
-struct Field {
-  Field(int i, int count, int width) {
-    const int bytes = count * width / 8;
-    byte = width == 1 ? i / 8 : i % bytes;
-    shift = width == 1 ? i % 8 : i / bytes * width;
+// Calls visit(byte, shift, i) for the field of each value i of a plane.
+template <typename Visit>
+void ForEachField(int count, int width, Visit visit) {
+  const int bytes = count * width / 8;
+  if (width == 1) {
+    for (int i = 0; i < count; ++i) visit(i / 8, i % 8, i);
+    return;
   }
-  int byte;
-  int shift;
-};
+  for (int shift = 0, i = 0; shift < 8; shift += width) {
+    for (int byte = 0; byte < bytes; ++byte, ++i) visit(byte, shift, i);
+  }
+}
 
 // What is subtracted from a quant.
 int Middle(const Format& format) {
@@ -78,6 +79,13 @@ class Rounding {
 }  // namespace
 
 const Format& FormatOf(Encoding encoding) { return kFormats[static_cast<int>(encoding)]; }
+
+std::optional<Encoding> FindEncoding(std::string_view name) {
+  for (int i = 0; i < kEncodingCount; ++i) {
+    if (kFormats[i].name == name) return static_cast<Encoding>(i);
+  }
+  return std::nullopt;
+}
 
 int64_t BlockRowBytes(Encoding encoding, int64_t columns) {
   const Format& format = FormatOf(encoding);
@@ -168,16 +176,15 @@ void WriteBlock(Encoding encoding, const Grid& grid, const int8_t* quants, std::
   }
   const int low_bits = LowBits(format.bits);
   const int high_bits = format.bits - low_bits;
-  std::byte* low = block + format.group * high_bits / 8;
-  for (int i = 0; i < format.group; ++i) {
-    const int quant = static_cast<uint8_t>(quants[i]);
-    const Field at(i, format.group, low_bits);
-    low[at.byte] |= static_cast<std::byte>((quant & ((1 << low_bits) - 1)) << at.shift);
-    if (high_bits != 0) {
-      const Field above(i, format.group, high_bits);
-      block[above.byte] |= static_cast<std::byte>(quant >> low_bits << above.shift);
-    }
+  if (high_bits != 0) {
+    ForEachField(format.group, high_bits, [&](int byte, int shift, int i) {
+      block[byte] |= static_cast<std::byte>(quants[i] >> low_bits << shift);
+    });
+    block += format.group * high_bits / 8;
   }
+  ForEachField(format.group, low_bits, [&](int byte, int shift, int i) {
+    block[byte] |= static_cast<std::byte>((quants[i] & ((1 << low_bits) - 1)) << shift);
+  });
 }
 
 Grid ReadBlock(Encoding encoding, const std::byte* block, int8_t* quants) {
@@ -192,15 +199,15 @@ Grid ReadBlock(Encoding encoding, const std::byte* block, int8_t* quants) {
   const int low_bits = LowBits(format.bits);
   const int high_bits = format.bits - low_bits;
   const std::byte* low = block + format.group * high_bits / 8;
-  for (int i = 0; i < format.group; ++i) {
-    const Field at(i, format.group, low_bits);
-    int quant = std::to_integer<int>(low[at.byte]) >> at.shift & ((1 << low_bits) - 1);
-    if (high_bits != 0) {
-      const Field above(i, format.group, high_bits);
-      quant |= (std::to_integer<int>(block[above.byte]) >> above.shift & ((1 << high_bits) - 1))
-               << low_bits;
-    }
-    quants[i] = static_cast<int8_t>(quant);
+  ForEachField(format.group, low_bits, [&](int byte, int shift, int i) {
+    quants[i] =
+        static_cast<int8_t>(std::to_integer<int>(low[byte]) >> shift & ((1 << low_bits) - 1));
+  });
+  if (high_bits != 0) {
+    ForEachField(format.group, high_bits, [&](int byte, int shift, int i) {
+      const int high = std::to_integer<int>(block[byte]) >> shift & ((1 << high_bits) - 1);
+      quants[i] = static_cast<int8_t>(quants[i] | high << low_bits);
+    });
   }
   return grid;
 }

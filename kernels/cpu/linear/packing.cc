@@ -15,12 +15,6 @@ uint16_t LoadU16(const std::byte* from) {
 
 void StoreU16(std::byte* to, uint16_t value) { std::memcpy(to, &value, sizeof value); }
 
-// A group of 32 values: its grid and their places on it.
-struct Group {
-  Grid grid;
-  int8_t quants[kGroup] = {};
-};
-
 // -------------------------------------------------------------------------------------------
 // source rows
 
@@ -45,127 +39,140 @@ void ForEachDecodedRow(std::span<const SourceRow> rows, int64_t columns, std::by
 }
 
 // -------------------------------------------------------------------------------------------
-// placing quants
+// q layouts
 
-void PutQ8(std::byte* quants, int64_t r, const Group& group, int offset) {
-  for (int64_t k = 0; k < kGroup; ++k) {
-    quants[k / 4 * kLine + r * 4 + k % 4] =
-        static_cast<std::byte>(static_cast<uint8_t>(group.quants[k] + offset));
+// Where a plane of `width` bits has column k of row r of a group.
+struct Field {
+  Field(int width, int64_t r, int64_t k) {
+    const int64_t bit = k / 4 * width;
+    byte = bit / 8 * kLine + r * 4 + k % 4;
+    shift = static_cast<int>(bit % 8);
+    mask = (1 << width) - 1;
   }
-}
-
-void GetQ8(const std::byte* quants, int64_t r, int offset, Group* group) {
-  for (int64_t k = 0; k < kGroup; ++k) {
-    const auto value = std::to_integer<uint8_t>(quants[k / 4 * kLine + r * 4 + k % 4]);
-    group->quants[k] = static_cast<int8_t>(static_cast<uint8_t>(value - offset));
+  void Put(std::byte* plane, int value) const {
+    plane[byte] |= static_cast<std::byte>((value & mask) << shift);
   }
-}
+  int Get(const std::byte* plane) const {
+    return std::to_integer<int>(plane[byte]) >> shift & mask;
+  }
+  int64_t byte;
+  int shift;
+  int mask;
+};
 
-void PutQ4(std::byte* quants, int64_t r, const Group& group) {
-  for (int64_t o = 0; o < kGroup / 8; ++o) {
-    for (int64_t j = 0; j < 4; ++j) {
-      const int low = group.quants[8 * o + j];
-      const int high = group.quants[8 * o + 4 + j];
-      quants[o * kLine + r * 4 + j] = static_cast<std::byte>(low | high << 4);
+// `quants`: the planes of a group, zero so far.
+void PutQuants(int bits, int offset, const int8_t* values, int64_t r, std::byte* quants) {
+  const int low_bits = LowBits(bits);
+  for (int64_t k = 0; k < kGroup; ++k) {
+    const int value = values[k] + offset;
+    Field(low_bits, r, k).Put(quants, value);
+    if (bits > low_bits) {
+      Field(bits - low_bits, r, k).Put(quants + low_bits * kLine, value >> low_bits);
     }
   }
 }
 
-void GetQ4(const std::byte* quants, int64_t r, Group* group) {
-  for (int64_t o = 0; o < kGroup / 8; ++o) {
-    for (int64_t j = 0; j < 4; ++j) {
-      const auto pair = std::to_integer<uint8_t>(quants[o * kLine + r * 4 + j]);
-      group->quants[8 * o + j] = static_cast<int8_t>(pair & 15);
-      group->quants[8 * o + 4 + j] = static_cast<int8_t>(pair >> 4);
+void GetQuants(int bits, int offset, const std::byte* quants, int64_t r, int8_t* values) {
+  const int low_bits = LowBits(bits);
+  for (int64_t k = 0; k < kGroup; ++k) {
+    int value = Field(low_bits, r, k).Get(quants);
+    if (bits > low_bits) {
+      value |= Field(bits - low_bits, r, k).Get(quants + low_bits * kLine) << low_bits;
     }
+    values[k] = static_cast<int8_t>(value - offset);
   }
 }
 
-// What differs among the q layouts.
+// What differs among the q layouts. kOffset is added to a quant before it is stored.
+template <Encoding kEncodingValue, typename GroupsType, int kOffsetValue = 0>
+struct QuantLayout {
+  static constexpr Encoding kEncoding = kEncodingValue;
+  using Groups = GroupsType;
+  static constexpr int kOffset = kOffsetValue;
+};
+
 template <PanelLayout kLayout>
-struct QuantLayout;
-
+struct QuantLayoutOf;
 template <>
-struct QuantLayout<PanelLayout::kQ8Signed> {
-  using Groups = Q8Groups;
-  static constexpr Encoding kEncoding = Encoding::kQ8_0;
-  static void Put(std::byte* quants, int64_t r, const Group& group) { PutQ8(quants, r, group, 0); }
-  static void Get(const std::byte* quants, int64_t r, Group* group) { GetQ8(quants, r, 0, group); }
-};
-
+struct QuantLayoutOf<PanelLayout::kQ8Signed> : QuantLayout<Encoding::kQ8_0, PairedGroups<8>> {};
 template <>
-struct QuantLayout<PanelLayout::kQ8Offset> {
-  using Groups = Q8Groups;
-  static constexpr Encoding kEncoding = Encoding::kQ8_0;
-  static void Put(std::byte* quants, int64_t r, const Group& group) {
-    PutQ8(quants, r, group, 128);
-  }
-  static void Get(const std::byte* quants, int64_t r, Group* group) {
-    GetQ8(quants, r, 128, group);
-  }
+struct QuantLayoutOf<PanelLayout::kQ8Offset> : QuantLayout<Encoding::kQ8_0, PairedGroups<8>, 128> {
 };
-
 template <>
-struct QuantLayout<PanelLayout::kQ4_0> {
-  using Groups = Q4_0Groups;
-  static constexpr Encoding kEncoding = Encoding::kQ4_0;
-  static void Put(std::byte* quants, int64_t r, const Group& group) { PutQ4(quants, r, group); }
-  static void Get(const std::byte* quants, int64_t r, Group* group) { GetQ4(quants, r, group); }
-};
-
+struct QuantLayoutOf<PanelLayout::kQ3_0> : QuantLayout<Encoding::kQ3_0, PairedGroups<3>> {};
 template <>
-struct QuantLayout<PanelLayout::kQ4_1> {
-  using Groups = Q4_1Groups;
-  static constexpr Encoding kEncoding = Encoding::kQ4_1;
-  static void Put(std::byte* quants, int64_t r, const Group& group) { PutQ4(quants, r, group); }
-  static void Get(const std::byte* quants, int64_t r, Group* group) { GetQ4(quants, r, group); }
-};
+struct QuantLayoutOf<PanelLayout::kQ4_0> : QuantLayout<Encoding::kQ4_0, PairedGroups<4>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ5_0> : QuantLayout<Encoding::kQ5_0, PairedGroups<5>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ6_0> : QuantLayout<Encoding::kQ6_0, PairedGroups<6>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ3_1> : QuantLayout<Encoding::kQ3_1, SingleGroups<3>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ4_1> : QuantLayout<Encoding::kQ4_1, SingleGroups<4>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ5_1> : QuantLayout<Encoding::kQ5_1, SingleGroups<5>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ6_1> : QuantLayout<Encoding::kQ6_1, SingleGroups<6>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ3_1_64> : QuantLayout<Encoding::kQ3_1_64, JointGroups<3>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ4_1_64> : QuantLayout<Encoding::kQ4_1_64, JointGroups<4>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ5_1_64> : QuantLayout<Encoding::kQ5_1_64, JointGroups<5>> {};
+template <>
+struct QuantLayoutOf<PanelLayout::kQ6_1_64> : QuantLayout<Encoding::kQ6_1_64, JointGroups<6>> {};
 
 template <PanelLayout kLayout>
 void PackQuants(std::span<const SourceRow> rows, int64_t columns, std::byte* panel,
                 std::byte* scratch) {
-  using Layout = QuantLayout<kLayout>;
+  using Layout = QuantLayoutOf<kLayout>;
+  using Groups = typename Layout::Groups;
   constexpr Encoding kEncoding = Layout::kEncoding;
-  const int64_t block_bytes = BlockRowBytes(kEncoding, kGroup);
-  const int64_t groups = columns / kGroup;
+  const int64_t block_values = FormatOf(kEncoding).group;
+  const int64_t block_bytes = BlockRowBytes(kEncoding, block_values);
   auto* values = reinterpret_cast<float*>(scratch);
-  std::memset(panel, 0, static_cast<size_t>(Layout::Groups::PanelBytes(groups)));
+  std::memset(panel, 0, static_cast<size_t>(Groups::PanelBytes(columns / kGroup)));
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const SourceRow row = RowOrZeros(rows, r);
     const bool as_stored = row.data != nullptr && row.encoding == kEncoding;
     if (!as_stored) DecodeOrZeros(row, columns, values);
-    for (int64_t g = 0; g < groups; ++g) {
-      std::byte block[kGroup + 4];
-      if (!as_stored) EncodeRow(kEncoding, values + g * kGroup, kGroup, block);
-      Group group;
-      group.grid =
-          ReadBlock(kEncoding, as_stored ? row.data + g * block_bytes : block, group.quants);
-      const GroupPlace place = Layout::Groups::At(g);
-      StoreU16(panel + place.scale + 2 * r, FloatToHalf(group.grid.scale));
-      if (kEncoding == Encoding::kQ4_1) {
-        StoreU16(panel + place.scale + kLine / 2 + 2 * r, FloatToHalf(group.grid.minimum));
+    for (int64_t k = 0; k < columns; k += block_values) {
+      std::byte encoded[kMaxGroup + 4];
+      if (!as_stored) EncodeRow(kEncoding, values + k, block_values, encoded);
+      int8_t quants[kMaxGroup];
+      const Grid grid = ReadBlock(
+          kEncoding, as_stored ? row.data + k / block_values * block_bytes : encoded, quants);
+      for (int64_t i = 0; i < block_values; i += kGroup) {
+        const GroupPlace place = Groups::At((k + i) / kGroup);
+        StoreU16(panel + place.scale + 2 * r, FloatToHalf(grid.scale));
+        if (Groups::kMinimum) {
+          StoreU16(panel + place.scale + kLine / 2 + 2 * r, FloatToHalf(grid.minimum));
+        }
+        PutQuants(Groups::kBits, Layout::kOffset, quants + i, r, panel + place.quants);
       }
-      Layout::Put(panel + place.quants, r, group);
     }
   }
 }
 
 template <PanelLayout kLayout>
 void UnpackQuants(const std::byte* weights, int64_t row, int64_t columns, float* out) {
-  using Layout = QuantLayout<kLayout>;
-  constexpr Encoding kEncoding = Layout::kEncoding;
+  using Layout = QuantLayoutOf<kLayout>;
+  using Groups = typename Layout::Groups;
   const int64_t groups = columns / kGroup;
   const int64_t r = row % kPanelRows;
-  const std::byte* panel = weights + row / kPanelRows * Layout::Groups::PanelBytes(groups);
+  const std::byte* panel = weights + row / kPanelRows * Groups::PanelBytes(groups);
   for (int64_t g = 0; g < groups; ++g) {
-    const GroupPlace place = Layout::Groups::At(g);
-    Group group;
-    group.grid.scale = HalfToFloat(LoadU16(panel + place.scale + 2 * r));
-    if (kEncoding == Encoding::kQ4_1)
-      group.grid.minimum = HalfToFloat(LoadU16(panel + place.scale + kLine / 2 + 2 * r));
-    Layout::Get(panel + place.quants, r, &group);
+    const GroupPlace place = Groups::At(g);
+    Grid grid;
+    grid.scale = HalfToFloat(LoadU16(panel + place.scale + 2 * r));
+    if (Groups::kMinimum) {
+      grid.minimum = HalfToFloat(LoadU16(panel + place.scale + kLine / 2 + 2 * r));
+    }
+    int8_t quants[kGroup];
+    GetQuants(Groups::kBits, Layout::kOffset, panel + place.quants, r, quants);
     for (int64_t i = 0; i < kGroup; ++i) {
-      out[g * kGroup + i] = Dequantize(kEncoding, group.grid, group.quants[i]);
+      out[g * kGroup + i] = Dequantize(Layout::kEncoding, grid, quants[i]);
     }
   }
 }
@@ -244,12 +251,11 @@ void Packing<PanelLayout::kBF16>::UnpackRow(const std::byte* weights, int64_t ro
   }
 }
 
-// ------------------------------------------------------------------------------------------- q8_0,
-// q4_0, q4_1
+// ------------------------------------------------------------------------------------------- q
 
 template <PanelLayout kLayout>
 int64_t Packing<kLayout>::PanelBytes(int64_t columns) {
-  return QuantLayout<kLayout>::Groups::PanelBytes(columns / kGroup);
+  return QuantLayoutOf<kLayout>::Groups::PanelBytes(columns / kGroup);
 }
 template <PanelLayout kLayout>
 void Packing<kLayout>::PackPanel(std::span<const SourceRow> rows, int64_t columns, std::byte* panel,
@@ -266,5 +272,15 @@ template struct Packing<PanelLayout::kQ8Signed>;
 template struct Packing<PanelLayout::kQ8Offset>;
 template struct Packing<PanelLayout::kQ4_0>;
 template struct Packing<PanelLayout::kQ4_1>;
+template struct Packing<PanelLayout::kQ3_0>;
+template struct Packing<PanelLayout::kQ3_1>;
+template struct Packing<PanelLayout::kQ5_0>;
+template struct Packing<PanelLayout::kQ5_1>;
+template struct Packing<PanelLayout::kQ6_0>;
+template struct Packing<PanelLayout::kQ6_1>;
+template struct Packing<PanelLayout::kQ3_1_64>;
+template struct Packing<PanelLayout::kQ4_1_64>;
+template struct Packing<PanelLayout::kQ5_1_64>;
+template struct Packing<PanelLayout::kQ6_1_64>;
 
 }  // namespace llmir::kernels

@@ -7,17 +7,15 @@
 //   bf16   line k / 2: 16 words of 32 bits, word r holds columns k (low half) and k + 1 (high half)
 //   of row r, so that a
 //          shift and a mask make two float vectors of one load
-//   q8_0   per pair of groups: a line of f16 scales (16 rows of the even group, 16 of the odd),
-//   then 2 x 8 lines of
-//          quants, line o: 4 bytes a row, columns 4 * o ... 4 * o + 3 of the group. Signed or, for
-//          VNNI whose first operand is unsigned, plus 128
-//   q4_0   per pair of groups: a line of scales as q8_0, then 2 x 4 lines of quants, line o: 4
-//   bytes a row, byte j holds
-//          column 8 * o + j (low nibble) and 8 * o + 4 + j (high nibble), so that a mask gives 4
-//          consecutive columns
-//   q4_1   per group: a line of 16 scales and 16 minimums, then 4 lines of quants as q4_0
-//
-// A last group without a partner has a scale line of its own, half empty.
+//   q      per group of 32 columns, a plane of the low bits of the quants and a plane of the high
+//   bits (LowBits below). A plane of w bits has w lines; a quad is 4 consecutive columns, and quad
+//   i of row r is in bytes 4 * r ... 4 * r + 3 of line i * w / 8, from bit i * w % 8, so that a
+//   shift and a mask give it. q8 is signed or, for VNNI whose first operand is unsigned, plus 128
+//          scales and minimums are f16, 16 rows in half a line:
+//   q_0    per pair of groups: a line with the scales of the even group and those of the odd, then
+//   the planes of both. A last group without a partner has a scale line of its own, half empty
+//   q_1    per group: a line of scales and minimums, then its planes
+//   q_1_64 per pair of groups: a line of scales and minimums for both, then the planes of both
 #pragma once
 
 #include <cstdint>
@@ -37,7 +35,21 @@ enum class PanelLayout : uint32_t {
   kQ8Offset = 5,
   kQ4_0 = 6,
   kQ4_1 = 7,
+  kQ3_0 = 8,
+  kQ3_1 = 9,
+  kQ5_0 = 10,
+  kQ5_1 = 11,
+  kQ6_0 = 12,
+  kQ6_1 = 13,
+  kQ3_1_64 = 14,
+  kQ4_1_64 = 15,
+  kQ5_1_64 = 16,
+  kQ6_1_64 = 17,
 };
+
+// Of `bits` bits, those in the low plane; the others are in the high plane. 1, 2, 4 or 8 divide a
+// byte.
+constexpr LLMIR_INLINE int LowBits(int bits) { return bits == 8 ? 8 : bits >= 4 ? 4 : 2; }
 
 // Byte offsets of a group within its panel. Minimums follow at scale + 32.
 struct GroupPlace {
@@ -45,11 +57,12 @@ struct GroupPlace {
   int64_t quants;
 };
 
-// Two groups share a line of scales.
-template <int kLines>
+// Two groups share a line of scales: q_0.
+template <int kBitsValue>
 struct PairedGroups {
-  static constexpr int kQuantLines = kLines;
-  static constexpr int64_t kQuantBytes = kLines * kLine;
+  static constexpr int kBits = kBitsValue;
+  static constexpr bool kMinimum = false;
+  static constexpr int64_t kQuantBytes = kBits * kLine;
   static constexpr int64_t kPairBytes = kLine + 2 * kQuantBytes;
   static constexpr LLMIR_INLINE GroupPlace At(int64_t group) {
     const int64_t pair = (group >> 1) * kPairBytes;
@@ -61,19 +74,32 @@ struct PairedGroups {
   }
 };
 
-// Each group has a line of scales and minimums.
-template <int kLines>
+// Each group has a line of scales and minimums: q_1.
+template <int kBitsValue>
 struct SingleGroups {
-  static constexpr int kQuantLines = kLines;
-  static constexpr int64_t kBytes = kLine + kLines * kLine;
+  static constexpr int kBits = kBitsValue;
+  static constexpr bool kMinimum = true;
+  static constexpr int64_t kBytes = kLine + kBits * kLine;
   static constexpr LLMIR_INLINE GroupPlace At(int64_t group) {
     return {group * kBytes, group * kBytes + kLine};
   }
   static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t groups) { return groups * kBytes; }
 };
 
-using Q8Groups = PairedGroups<8>;
-using Q4_0Groups = PairedGroups<4>;
-using Q4_1Groups = SingleGroups<4>;
+// Two groups have one scale and minimum: q_1_64.
+template <int kBitsValue>
+struct JointGroups {
+  static constexpr int kBits = kBitsValue;
+  static constexpr bool kMinimum = true;
+  static constexpr int64_t kQuantBytes = kBits * kLine;
+  static constexpr int64_t kPairBytes = kLine + 2 * kQuantBytes;
+  static constexpr LLMIR_INLINE GroupPlace At(int64_t group) {
+    const int64_t pair = (group >> 1) * kPairBytes;
+    return {pair, pair + kLine + (group & 1) * kQuantBytes};
+  }
+  static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t groups) {
+    return (groups >> 1) * kPairBytes;
+  }
+};
 
 }  // namespace llmir::kernels

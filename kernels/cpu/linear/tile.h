@@ -222,8 +222,8 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
         x_sum[t] = reinterpret_cast<const int32_t*>(x[t] + sums_at)[group];
       }
       if constexpr (Dot::kPrefetch && kTokens >= kPrefetchTokens) {
-        // The line after a group's quants has scales.
-        PrefetchLines<Dot::Groups::kQuantLines + 1>(panels, place.quants + args.prefetch);
+        // The quants, a line per bit; the line after them has scales.
+        PrefetchLines<Dot::Groups::kBits + 1>(panels, place.quants + args.prefetch);
       }
       I dots[kPanels][kTokens];
       Dot::template Group<kPanels, kTokens>(quants, xq, x_sum, dots);
@@ -237,7 +237,7 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
           const std::byte* w_scale = panels[p] + place.scale;
           sums[p][t] = Lanes::Fma(Lanes::ToFloat(dots[p][t]),
                                   Lanes::Mul(Lanes::LoadHalf(w_scale), scale), sums[p][t]);
-          if constexpr (Dot::kMinimum) {
+          if constexpr (Dot::Groups::kMinimum) {
             sums[p][t] =
                 Lanes::Fma(Lanes::LoadHalf(w_scale + kLine / 2), minimum_factor, sums[p][t]);
           }

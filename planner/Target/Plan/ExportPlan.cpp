@@ -824,8 +824,11 @@ private:
           use(plan::IsSplitCollective(step->kind),
               plan::Feature::split_collectives);
       }
-    for (auto &[name, op] : weightOps)
+    for (auto &[name, op] : weightOps) {
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
+      use(plan::IsFewBits(getPlanDType(op.getType())),
+          plan::Feature::few_bit_weights);
+    }
     use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
     use(!plan->prefixes.empty(), plan::Feature::pinned_prefixes);
     return features;

@@ -60,7 +60,7 @@ func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 0, 8>)
 
 // -----
 
-// expected-error @+1 {{1 to 16 bits per element, got 0}}
+// expected-error @+1 {{2 to 8 bits per element, got 0}}
 func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 32, 0>)
 
 // -----

@@ -3,6 +3,10 @@
 // RUN: llmir-opt %s --llm-choose-precision=weights=bf16 | FileCheck %s --check-prefixes=CHECK,BF16
 // RUN: llmir-opt %s --llm-choose-precision=weights=q8 | FileCheck %s --check-prefixes=CHECK,Q8
 // RUN: llmir-opt %s --llm-choose-precision=weights=q4 | FileCheck %s --check-prefixes=CHECK,Q4
+// RUN: llmir-opt %s --llm-choose-precision=weights=q3 | FileCheck %s --check-prefixes=CHECK,Q3
+// RUN: llmir-opt %s --llm-choose-precision=weights=q5_0 | FileCheck %s --check-prefixes=CHECK,Q50
+// RUN: llmir-opt %s --llm-choose-precision=weights=q6 | FileCheck %s --check-prefixes=CHECK,Q6
+// RUN: llmir-opt %s --llm-choose-precision=weights=q4_1_64 | FileCheck %s --check-prefixes=CHECK,Q464
 
 // Vectors are f32 whatever is asked for.
 // CHECK-LABEL: func.func @vector
@@ -18,6 +22,11 @@ func.func @vector(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 // F32: llm.weight @layers.0.o {{.*}}] : tensor<64x64xf32>
 // BF16: llm.weight @layers.0.o {{.*}}] : tensor<64x64xbf16>
 // Q8: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>
+// Q3: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 3>
+// Q50: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 5>
+// Q6: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 6>
+// Leaves of 32 columns take no groups of 64.
+// Q464: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
 // Q4: llm.weight @layers.0.o {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
 func.func @matrix(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
   %0 = llm.weight @layers.0.o layer 0 pieces [#llm.piece<"layers.0.o" : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>, query_head columns 32>] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 32, 4>
@@ -29,6 +38,7 @@ func.func @matrix(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
 // CHECK-LABEL: func.func @mixed
 // KEEP: llm.weight @layers.0.gate {{.*}}] : tensor<64x64xbf16>
 // KEEP: llm.weight @layers.0.up {{.*}}] : tensor<64x64xbf16>
+// Q464: llm.weight @layers.0.gate {{.*}}] : !llm.quantized_tensor<f16, [64, 64], false, false, 1, 64, 4>
 // Q8: llm.weight @layers.0.gate {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>
 // Q8: llm.weight @layers.0.up {{.*}}] : !llm.quantized_tensor<f16, [64, 64], true, false, 1, 32, 8>
 func.func @mixed(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {

@@ -24,9 +24,30 @@ TEST(PlanFacts, RowBytesAreThoseOfTheBlockFormats) {
   EXPECT_EQ(RowBytes(DType::q8_0, 64), 68u);
   EXPECT_EQ(RowBytes(DType::q4_0, 64), 36u);
   EXPECT_EQ(RowBytes(DType::q4_1, 64), 40u);
+  EXPECT_EQ(RowBytes(DType::q3_0, 64), 28u);
+  EXPECT_EQ(RowBytes(DType::q3_1, 64), 32u);
+  EXPECT_EQ(RowBytes(DType::q5_0, 64), 44u);
+  EXPECT_EQ(RowBytes(DType::q5_1, 64), 48u);
+  EXPECT_EQ(RowBytes(DType::q6_0, 64), 52u);
+  EXPECT_EQ(RowBytes(DType::q6_1, 64), 56u);
+  EXPECT_EQ(RowBytes(DType::q3_1_64, 128), 56u);
+  EXPECT_EQ(RowBytes(DType::q4_1_64, 128), 72u);
+  EXPECT_EQ(RowBytes(DType::q5_1_64, 128), 88u);
+  EXPECT_EQ(RowBytes(DType::q6_1_64, 128), 104u);
   EXPECT_EQ(RowBytes(DType::q8_rows, 64), 64u + 2 * (4 + 4));
   EXPECT_EQ(RowBytes(DType::none, 64), 0u);
   EXPECT_EQ(RowBytes(static_cast<DType>(200), 64), 0u);
+}
+
+TEST(PlanFacts, OnlyBlockFormatsAreQuantizedAndFewOfThemOld) {
+  for (const DType dtype : EnumValuesDType()) {
+    const std::string name = DTypeName(dtype);
+    const bool is_format = name.starts_with("q") && dtype != DType::q8_rows;
+    EXPECT_EQ(IsQuantized(dtype), is_format) << name;
+    EXPECT_EQ(QuantGroup(dtype), !is_format ? 0u : name.ends_with("_64") ? 64u : 32u) << name;
+    EXPECT_EQ(IsFewBits(dtype), is_format && name != "q8_0" && name != "q4_0" && name != "q4_1")
+        << name;
+  }
 }
 
 TEST(PlanFacts, TheLastLeafMayBeShort) {

@@ -385,6 +385,25 @@ const std::vector<Mutation>& Mutations() {
       {"LeafSplitsAScale", kOne,
        [](P p) { WeightOf(p, "layers.0.mlp.down").leaf_columns = 48; },
        "in leaves of 48, not multiples of 32"},
+      {"LeafSplitsAScaleOf64", kOne,
+       [](P p) {
+         plan::WeightT& down = WeightOf(p, "layers.0.mlp.down");
+         down.dtype = DType::q5_1_64;
+         down.leaf_columns = 32;
+       },
+       "in leaves of 32, not multiples of 64 as q5_1_64 needs"},
+      {"TensorOfHalfAScale", kOne,
+       [](P p) {
+         p.tensors[0]->dtype = DType::q4_1_64;
+         p.tensors[0]->columns = 96;
+       },
+       "tensors[0].columns: 96, not a multiple of 64 as q4_1_64 needs"},
+      {"FewBitsWithoutFeature", kOne,
+       [](P p) {
+         WeightOf(p, "layers.0.mlp.down").dtype = DType::q5_1;
+         p.required_features &= ~static_cast<uint64_t>(Feature::few_bit_weights);
+       },
+       "lacks few_bit_weights, which the plan uses"},
       // KV cache and limits
       {"KvOfQuants", kOne, [](P p) { p.kv->dtype = DType::q8_0; }, "kv.dtype: 8 (q8_0)"},
       {"BlockSizeNoPowerOfTwo", kOne, [](P p) { p.kv->block_size = 24; }, "kv.block_size: 24"},

@@ -162,7 +162,8 @@ const plan::StepT& FindStep(const plan::ProgramT& program, const std::string& na
 
 TEST_F(PlannerTest, EveryLayoutAndPrecisionGivesAValidPlan) {
   Write(ModelFile(kQ4_1));
-  for (const std::string weights : {"keep", "f32", "bf16", "q8", "q4"}) {
+  for (const std::string weights :
+       {"keep", "f32", "bf16", "q8", "q4", "q3", "q5", "q6", "q3_0", "q5_1_64"}) {
     for (int64_t tp = 1; tp <= 3; ++tp) {
       for (int64_t pp = 1; pp <= 2; ++pp) {
         SCOPED_TRACE(fmt::format("--weights {} --tp {} --pp {}", weights, tp, pp));
@@ -185,6 +186,23 @@ TEST_F(PlannerTest, EveryLayoutAndPrecisionGivesAValidPlan) {
       }
     }
   }
+}
+
+// Kernels and plan_schema, which use nothing of each other, must mean the same by a type's name.
+TEST(WeightTypes, PlansAndKernelsAgreeOnBytesAndGroups) {
+  int known = 0;
+  for (const plan::DType dtype : plan::EnumValuesDType()) {
+    const auto encoding = kernels::FindEncoding(plan::DTypeName(dtype));
+    if (!encoding) {
+      EXPECT_FALSE(plan::IsQuantized(dtype)) << plan::DTypeName(dtype);
+      continue;
+    }
+    ++known;
+    EXPECT_EQ(plan::QuantGroup(dtype), kernels::FormatOf(*encoding).group);
+    EXPECT_EQ(plan::RowBytes(dtype, 192), kernels::BlockRowBytes(*encoding, 192))
+        << plan::DTypeName(dtype);
+  }
+  EXPECT_EQ(known, kernels::kEncodingCount);
 }
 
 TEST_F(PlannerTest, OneRankRunsALayerWithoutMessages) {

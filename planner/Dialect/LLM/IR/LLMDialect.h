@@ -27,7 +27,7 @@
 
 namespace llmir::llm {
 
-/// Values per scale of every block format, weights and activations alike.
+/// Values per scale of int8 activations.
 inline constexpr int64_t kQuantGroup = 32;
 
 struct KVCacheResource
@@ -63,10 +63,10 @@ bool isIdMatrix(mlir::Type type);
 bool isWeightType(mlir::Type type);
 /// Bytes of a weight as packed, without padding; all shards together.
 int64_t getWeightBytes(mlir::Type type);
-/// "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_1"; empty for other types.
+/// As in kernels::FormatOf: "bf16", "q4_1", "q5_1_64"; empty for other types.
 mlir::StringRef getEncoding(mlir::Type weight);
 /// A weight of `shape` in one of these encodings; a q encoding needs a multiple
-/// of kQuantGroup columns.
+/// of its group's columns.
 mlir::Type getWeightType(mlir::MLIRContext *context, mlir::StringRef encoding,
                          mlir::ArrayRef<int64_t> shape);
 

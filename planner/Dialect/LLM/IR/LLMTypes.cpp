@@ -2,12 +2,16 @@
 
 #include "planner/Dialect/LLM/IR/LLMDialect.h"
 
+#include "kernels/block_formats.h"
+
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace mlir;
 using namespace llmir::llm;
+namespace kernels = llmir::kernels;
+using kernels::Encoding;
 
 #define GET_TYPEDEF_CLASSES
 #include "planner/Dialect/LLM/IR/LLMTypes.cpp.inc"
@@ -138,8 +142,8 @@ LogicalResult QuantizedTensorType::verify(
   if (quantAxis < 0 || quantAxis >= static_cast<int64_t>(shape.size()))
     return emitError() << "quantization axis " << quantAxis
                        << " of a tensor with " << shape.size() << " dimensions";
-  if (numBits < 1 || numBits > 16)
-    return emitError() << "1 to 16 bits per element, got " << numBits;
+  if (numBits < 2 || numBits > 8)
+    return emitError() << "2 to 8 bits per element, got " << numBits;
   if (groupSize < 0 || (groupSize == 0) != isPerChannel)
     return emitError() << "needs a group size, or 0 with scales per channel";
   int64_t size = shape[quantAxis];
@@ -220,43 +224,46 @@ bool llmir::llm::isIdMatrix(Type type) {
          tensor.getElementType().isInteger(32);
 }
 
+/// The block format of a matrix whose rows are quantized in groups.
+static std::optional<Encoding> findBlockFormat(QuantizedTensorType type) {
+  if (type.getShape().size() != 2 || type.getQuantAxis() != 1 ||
+      !type.getElementType().isF16())
+    return std::nullopt;
+  for (int i = 0; i < kernels::kEncodingCount; ++i) {
+    auto encoding = static_cast<Encoding>(i);
+    const kernels::Format &format = kernels::FormatOf(encoding);
+    if (format.group != 0 && format.group == type.getGroupSize() &&
+        format.bits == type.getNumBits() &&
+        format.minimum != type.getIsSymmetric())
+      return encoding;
+  }
+  return std::nullopt;
+}
+
 bool llmir::llm::isWeightType(Type type) {
   ArrayRef<int64_t> shape = getShape(type);
   if (shape.empty() || shape.size() > 2 || ShapedType::isDynamicShape(shape))
     return false;
   Type whole = getWholeType(type);
   if (auto quantized = dyn_cast<QuantizedTensorType>(whole))
-    return shape.size() == 2 && quantized.getElementType().isF16() &&
-           quantized.getQuantAxis() == 1 &&
-           quantized.getGroupSize() == kQuantGroup &&
-           (quantized.getNumBits() == 4 ||
-            (quantized.getNumBits() == 8 && quantized.getIsSymmetric()));
+    return findBlockFormat(quantized).has_value();
   Type element = cast<RankedTensorType>(whole).getElementType();
   return element.isF32() || element.isF16() || element.isBF16();
 }
 
 int64_t llmir::llm::getWeightBytes(Type type) {
-  Type whole = getWholeType(type);
-  int64_t elements = 1;
-  for (int64_t size : getShape(whole))
-    elements *= size;
-  if (auto quantized = dyn_cast<QuantizedTensorType>(whole)) {
-    int64_t scaleBytes = quantized.getIsSymmetric() ? 2 : 4;
-    return elements / kQuantGroup *
-           (kQuantGroup * quantized.getNumBits() / 8 + scaleBytes);
-  }
-  return elements * cast<RankedTensorType>(whole).getElementTypeBitWidth() / 8;
+  std::optional<Encoding> encoding = kernels::FindEncoding(getEncoding(type));
+  ArrayRef<int64_t> shape = getShape(type);
+  int64_t rows = shape.size() < 2 ? 1 : shape.front();
+  return rows * kernels::BlockRowBytes(*encoding, shape.back());
 }
 
 StringRef llmir::llm::getEncoding(Type weight) {
   if (!isWeightType(weight))
     return "";
   Type whole = getWholeType(weight);
-  if (auto quantized = dyn_cast<QuantizedTensorType>(whole)) {
-    if (quantized.getNumBits() == 8)
-      return "q8_0";
-    return quantized.getIsSymmetric() ? "q4_0" : "q4_1";
-  }
+  if (auto quantized = dyn_cast<QuantizedTensorType>(whole))
+    return kernels::FormatOf(*findBlockFormat(quantized)).name;
   Type element = cast<RankedTensorType>(whole).getElementType();
   if (element.isF32())
     return "f32";
@@ -271,11 +278,12 @@ Type llmir::llm::getWeightType(MLIRContext *context, StringRef encoding,
     return RankedTensorType::get(shape, Float16Type::get(context));
   if (encoding == "bf16")
     return RankedTensorType::get(shape, BFloat16Type::get(context));
+  const kernels::Format &format =
+      kernels::FormatOf(*kernels::FindEncoding(encoding));
   return QuantizedTensorType::get(
       context, Float16Type::get(context), shape,
-      /*isSymmetric=*/encoding != "q4_1", /*isPerChannel=*/false,
-      /*quantAxis=*/shape.size() - 1, /*groupSize=*/kQuantGroup,
-      /*numBits=*/encoding == "q8_0" ? 8 : 4);
+      /*isSymmetric=*/!format.minimum, /*isPerChannel=*/false,
+      /*quantAxis=*/shape.size() - 1, format.group, format.bits);
 }
 
 Type llmir::llm::getActivationType(Type element, int64_t columns) {

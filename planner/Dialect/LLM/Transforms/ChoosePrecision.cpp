@@ -3,10 +3,12 @@
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
+#include "kernels/block_formats.h"
 #include "llvm/ADT/EquivalenceClasses.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSwitch.h"
+#include "llvm/Support/FormatVariadic.h"
 
 namespace llmir::llm {
 #define GEN_PASS_DEF_CHOOSEPRECISION
@@ -15,19 +17,24 @@ namespace llmir::llm {
 
 using namespace mlir;
 using namespace llmir::llm;
+namespace kernels = llmir::kernels;
+
+StringRef llmir::llm::getRequestedEncoding(StringRef choice) {
+  StringRef encoding = llvm::StringSwitch<StringRef>(choice)
+                           .Case("q3", "q3_1")
+                           .Case("q4", "q4_1")
+                           .Case("q5", "q5_1")
+                           .Case("q6", "q6_0")
+                           .Case("q8", "q8_0")
+                           .Default(choice);
+  if (encoding == "keep")
+    return "keep";
+  if (auto known = kernels::FindEncoding(encoding))
+    return kernels::FormatOf(*known).name;
+  return "";
+}
 
 namespace {
-
-/// The encoding that --weights asks for; empty for an unknown choice.
-StringRef getRequestedEncoding(StringRef choice) {
-  return llvm::StringSwitch<StringRef>(choice)
-      .Case("keep", "keep")
-      .Case("f32", "f32")
-      .Case("bf16", "bf16")
-      .Case("q8", "q8_0")
-      .Case("q4", "q4_1")
-      .Default("");
-}
 
 /// The encoding in which the checkpoint stores all of `weights`, else bf16.
 StringRef getStoredEncoding(ArrayRef<WeightOp> weights) {
@@ -43,9 +50,37 @@ StringRef getStoredEncoding(ArrayRef<WeightOp> weights) {
 }
 
 /// Rows, and leaves of rows, are whole groups.
-bool fitsGroups(WeightOp weight) {
-  return getColumns(weight.getType()) % kQuantGroup == 0 &&
-         weight.getLeafColumns() % kQuantGroup == 0;
+bool fitsGroups(WeightOp weight, int64_t group) {
+  return getColumns(weight.getType()) % group == 0 &&
+         weight.getLeafColumns() % group == 0;
+}
+
+/// An encoding, and the weight whose rows refused another, if one did.
+struct FittedEncoding {
+  StringRef encoding;
+  WeightOp misfit;
+  int64_t refusedGroup = 0;
+};
+
+/// `wanted`, or what gives way to the rows of `weights`: groups of 64 become
+/// groups of 32, and those bf16.
+FittedEncoding fitEncoding(ArrayRef<WeightOp> weights, StringRef wanted) {
+  FittedEncoding fitted = {wanted, {}};
+  while (int64_t group =
+             kernels::FormatOf(*kernels::FindEncoding(fitted.encoding)).group) {
+    const auto *misfit = llvm::find_if(
+        weights, [&](WeightOp weight) { return !fitsGroups(weight, group); });
+    if (misfit == weights.end())
+      break;
+    StringRef smaller = fitted.encoding;
+    fitted = {smaller.consume_back("_64") ? smaller : "bf16", *misfit, group};
+  }
+  return fitted;
+}
+
+/// "4.5 bits": per element of `elements` that take `bytes`.
+std::string formatBits(int64_t bytes, int64_t elements) {
+  return llvm::formatv("{0:F2} bits", 8.0 * bytes / elements);
 }
 
 struct ChoosePrecisionPass
@@ -57,7 +92,7 @@ struct ChoosePrecisionPass
     StringRef requested = getRequestedEncoding(weights);
     if (requested.empty()) {
       module.emitError() << "unknown choice of weights '" << weights
-                         << "': expected keep, f32, bf16, q8 or q4";
+                         << "': expected " << kWeightChoices;
       return signalPassFailure();
     }
 
@@ -85,64 +120,75 @@ struct ChoosePrecisionPass
     for (auto &[name, ops] : references)
       groups[alike.getLeaderValue(name)].append(ops.begin(), ops.end());
 
-    WeightOp firstMisfit;
-    StringRef refused;
-    llvm::SetVector<StringRef> misfits;
+    // What gave way, by what was wanted and what was taken.
+    struct Misfits {
+      llvm::SetVector<StringRef> names;
+      FittedEncoding first;
+    };
+    llvm::MapVector<std::pair<StringRef, StringRef>, Misfits> misfits;
     for (auto &[leader, ops] : groups) {
       bool isVector = getShape(ops.front().getType()).size() == 1;
-      StringRef encoding = isVector              ? "f32"
-                           : requested == "keep" ? getStoredEncoding(ops)
-                                                 : requested;
-      bool inGroups = encoding.starts_with("q");
-      auto misfit =
-          llvm::find_if(ops, [](WeightOp op) { return !fitsGroups(op); });
-      if (inGroups && misfit != ops.end()) {
-        if (!firstMisfit) {
-          firstMisfit = *misfit;
-          refused = encoding;
-        }
+      StringRef wanted = isVector              ? "f32"
+                         : requested == "keep" ? getStoredEncoding(ops)
+                                               : requested;
+      FittedEncoding fitted = fitEncoding(ops, wanted);
+      if (fitted.misfit) {
+        Misfits &entry = misfits[{wanted, fitted.encoding}];
+        if (entry.names.empty())
+          entry.first = fitted;
         for (WeightOp op : ops)
-          misfits.insert(op.getSymName());
-        encoding = "bf16";
+          entry.names.insert(op.getSymName());
       }
       for (WeightOp op : ops)
-        op.getResult().setType(
-            getWeightType(&getContext(), encoding, getShape(op.getType())));
+        op.getResult().setType(getWeightType(&getContext(), fitted.encoding,
+                                             getShape(op.getType())));
     }
-    explainChoice(references);
-    if (firstMisfit)
-      module.emitRemark() << misfits.size() << " weights are packed as bf16, "
-                          << "not " << refused << ": rows of '"
-                          << firstMisfit.getSymName() << "' have "
-                          << getColumns(firstMisfit.getType())
-                          << " columns in leaves of "
-                          << (firstMisfit.getLeafColumns()
-                                  ? firstMisfit.getLeafColumns()
-                                  : getColumns(firstMisfit.getType()))
-                          << ", not multiples of " << kQuantGroup;
+    std::string changes;
+    for (auto &[types, entry] : misfits) {
+      WeightOp first = entry.first.misfit;
+      int64_t columns = getColumns(first.getType());
+      int64_t leaf = first.getLeafColumns() ? first.getLeafColumns() : columns;
+      size_t names = entry.names.size();
+      std::string change = llvm::formatv(
+          "{0} weight{1} packed as {2}, not {3}: rows of '{4}' have {5} "
+          "columns in leaves of {6}, not multiples of {7}",
+          names, names == 1 ? " is" : "s are", types.second, types.first,
+          first.getSymName(), columns, leaf, entry.first.refusedGroup);
+      module.emitRemark() << change;
+      changes += "; " + change;
+    }
+    explainSizes(module, references, changes);
   }
 
-  void explainChoice(
-      const llvm::MapVector<StringRef, SmallVector<WeightOp>> &references) {
-    llvm::MapVector<StringRef, std::pair<int64_t, double>> counts;
-    double stored = 0, packed = 0;
+  /// Says how many bytes the weights take, as packed and as stored.
+  void explainSizes(
+      ModuleOp module,
+      const llvm::MapVector<StringRef, SmallVector<WeightOp>> &references,
+      StringRef changes) {
+    llvm::MapVector<StringRef, int64_t> count;
+    int64_t packed = 0, stored = 0, elements = 0;
     for (auto &[name, ops] : references) {
       WeightOp weight = ops.front();
-      auto &[number, bytes] = counts[getEncoding(weight.getType())];
-      ++number;
-      bytes += getWeightBytes(weight.getType());
-      packed += getWeightBytes(weight.getType());
+      Type type = weight.getType();
+      if (getShape(type).size() < 2)
+        continue;
+      ++count[getEncoding(type)];
+      packed += getWeightBytes(type);
       for (PieceAttr piece : weight.getPieceList())
         stored += getWeightBytes(piece.getType());
+      elements += getShape(type)[0] * getShape(type)[1];
     }
-    SmallVector<std::string> list;
-    for (auto &[encoding, count] : counts)
-      list.push_back(fmt::format("{} {} ({})", count.first, encoding.str(),
-                                 formatBytes(count.second)));
-    explain(getOperation(), "llm-choose-precision",
-            "weights: " + llvm::join(list, ", "),
-            fmt::format("{} packed, {} in the checkpoint", formatBytes(packed),
-                        formatBytes(stored)));
+    if (count.empty())
+      return;
+    std::string text;
+    for (auto &[encoding, matrices] : count)
+      text += llvm::formatv("{0}{1} matrices as {2}", text.empty() ? "" : ", ",
+                            matrices, encoding);
+    explain(module, getArgument(), text + changes,
+            llvm::formatv("weights take {0:F1} MB, {1} each; as stored {2:F1} "
+                          "MB, {3}",
+                          packed * 1e-6, formatBits(packed, elements),
+                          stored * 1e-6, formatBits(stored, elements)));
   }
 };
 

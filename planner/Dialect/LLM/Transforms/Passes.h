@@ -19,6 +19,13 @@ namespace llmir::llm {
 #define GEN_PASS_REGISTRATION
 #include "planner/Dialect/LLM/Transforms/Passes.h.inc"
 
+/// What `--weights` takes, for messages.
+inline constexpr llvm::StringLiteral kWeightChoices =
+    "keep, q3, q4, q5, q6, q8, or a type by name, such as bf16 or q4_1_64";
+/// The encoding that such a choice means (kernels/block_formats.h), or "keep";
+/// empty for an unknown one.
+mlir::StringRef getRequestedEncoding(mlir::StringRef choice);
+
 /// What the pipeline decides by; the defaults are those of llmir-plan.
 struct PipelineOptions {
   std::string weights = "keep"; // as of llm-choose-precision

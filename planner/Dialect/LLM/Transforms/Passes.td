@@ -76,12 +76,14 @@ def ChoosePrecision : Pass<"llm-choose-precision", "::mlir::ModuleOp"> {
     one weight, get one encoding, so that they can be joined and share int8
     activations. `keep` takes the encoding in which the checkpoint stores them
     all, or bf16 where it stores them differently. An encoding in groups of 32
-    columns needs rows, and leaves of rows, that are multiples of 32: where they
-    aren't, bf16 is taken and a remark says so.
+    or 64 columns needs rows, and leaves of rows, that are multiples of these:
+    where they aren't, groups of 64 give way to 32 and those to bf16, and a
+    remark says so.
   }];
   let options = [
     Option<"weights", "weights", "std::string", "\"keep\"",
-           "keep, f32, bf16, q8 (q8_0) or q4 (q4_1)">
+           "keep, q3 (q3_1), q4 (q4_1), q5 (q5_1), q6 (q6_0), q8 (q8_0), or a "
+           "type by name: f32, f16, bf16, q4_0, q5_1_64, ...">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }

@@ -102,8 +102,11 @@ inline int QuantOf(Encoding encoding, const std::byte* block, int i) {
   return shape.minimum ? q : q - (1 << (shape.bits - 1));
 }
 
-inline constexpr Encoding kEncodings[] = {Encoding::kF32,  Encoding::kF16,  Encoding::kBF16,
-                                          Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1};
+inline std::vector<Encoding> AllEncodings() {
+  std::vector<Encoding> encodings;
+  for (int i = 0; i < kEncodingCount; ++i) encodings.push_back(static_cast<Encoding>(i));
+  return encodings;
+}
 
 // 64-byte aligned bytes.
 class AlignedBytes {

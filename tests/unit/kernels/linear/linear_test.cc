@@ -24,6 +24,10 @@ class LinearTest : public testing::TestWithParam<const LinearKernel*> {
   const LinearKernel& kernel() const { return *GetParam(); }
   const LinearKernel& portable() const { return *FindLinear(kernel().name, Isa::kPortable); }
   bool float_weights() const { return !IsBlockFormat(kernel().weight); }
+  // `columns`, a multiple of 32, or twice as many where 64 values share a scale.
+  int64_t Wide(int64_t columns) const {
+    return ShapeOf(kernel().weight).group == 64 ? 2 * columns : columns;
+  }
   std::mt19937 random_{20240229};
 };
 
@@ -55,24 +59,18 @@ float SumAsDocumented(const Matrix& w, int64_t n, const Activations& x, int64_t 
     return sum;
   }
   for (int64_t g = begin / 32; g < end / 32; ++g) {
-    const std::byte* block = w.Row(n).data + g * RowBytes(w.encoding, 32);
+    const BlockShape shape = ShapeOf(w.encoding);
+    const int64_t first = g * 32 % shape.group;  // within its block
+    const std::byte* block = w.Row(n).data + RowBytes(w.encoding, g * 32 - first);
     uint16_t half[2];
     std::memcpy(half, block, 4);
     const auto scale = static_cast<float>(HalfValue(half[0]));
     int32_t dot = 0;
-    for (int64_t i = 0; i < 32; ++i) {
-      int q = 0;
-      if (w.encoding == Encoding::kQ8_0) {
-        q = static_cast<int8_t>(block[2 + i]);
-      } else {
-        const int pair =
-            std::to_integer<int>(block[(w.encoding == Encoding::kQ4_1 ? 4 : 2) + i % 16]);
-        q = (i < 16 ? pair & 15 : pair >> 4) - (w.encoding == Encoding::kQ4_0 ? 8 : 0);
-      }
-      dot += q * x.Quants(t)[g * 32 + i];
+    for (int i = 0; i < 32; ++i) {
+      dot += QuantOf(w.encoding, block, static_cast<int>(first) + i) * x.Quants(t)[g * 32 + i];
     }
     sum = std::fma(static_cast<float>(dot), scale * x.Scale(t, g), sum);
-    if (w.encoding == Encoding::kQ4_1) {
+    if (shape.minimum) {
       const auto minimum = static_cast<float>(HalfValue(half[1]));
       sum = std::fma(minimum, x.Scale(t, g) * static_cast<float>(x.Sum(t, g)), sum);
     }
@@ -106,10 +104,10 @@ TEST_P(LinearTest, SumsInTheDocumentedOrder) {
   std::vector<Size> sizes(std::begin(kSizes), std::end(kSizes));
   if (float_weights()) sizes.insert(sizes.end(), std::begin(kFloatSizes), std::end(kFloatSizes));
   for (const Size& size : sizes) {
-    const Matrix w(kernel().weight, size.rows, size.columns, random_);
-    const Activations x(size.tokens, size.columns, random_);
+    const Matrix w(kernel().weight, size.rows, Wide(size.columns), random_);
+    const Activations x(size.tokens, w.columns, random_);
     const AlignedBytes packed = Pack(kernel(), w);
-    for (const int64_t leaf : {0, 32, 64}) {
+    for (const int64_t leaf : {int64_t{0}, Wide(32), Wide(64)}) {
       EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
                 Bits(OutputAsDocumented(w, x, leaf)))
           << size.rows << "x" << size.columns << ", " << size.tokens << " tokens, leaf " << leaf;
@@ -133,9 +131,9 @@ TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
 }
 
 TEST_P(LinearTest, StaysWithinTheErrorOfItsRoundings) {
-  const Matrix w(kernel().weight, 70, 352, random_);
-  const Activations x(9, 352, random_);
-  for (const int64_t leaf : {0, 64}) {
+  const Matrix w(kernel().weight, 70, Wide(352), random_);
+  const Activations x(9, w.columns, random_);
+  for (const int64_t leaf : {int64_t{0}, Wide(64)}) {
     const std::vector<float> output =
         Multiply(kernel(), Pack(kernel(), w), w.rows, x, {.leaf_columns = leaf});
     for (int64_t t = 0; t < x.tokens; ++t) {
@@ -159,8 +157,34 @@ TEST_P(LinearTest, StaysWithinTheErrorOfItsRoundings) {
   }
 }
 
+TEST_P(LinearTest, TheGreatestProductsDoNotSaturate) {
+  Matrix w(kernel().weight, 33, Wide(96), random_);
+  for (const int fill : {0xff, 0x80, 0x7f, 0x00}) {
+    if (!float_weights()) {
+      const BlockShape shape = ShapeOf(w.encoding);
+      const int64_t block_bytes = RowBytes(w.encoding, shape.group);
+      const int64_t head = shape.minimum ? 4 : 2;
+      for (int64_t at = 0; at < w.rows * w.row_bytes; at += block_bytes) {
+        std::memset(w.bytes.data() + at + head, fill, static_cast<size_t>(block_bytes - head));
+      }
+    }
+    const AlignedBytes packed = Pack(kernel(), w);
+    for (const int64_t tokens : {1, 4, 9}) {
+      Activations x(tokens, w.columns, random_);
+      for (int64_t t = 0; t < tokens; ++t) {
+        // All of them 127, -127, or both.
+        for (int64_t k = 0; k < w.columns; ++k) x.Float(t)[k] = t % 3 == k % 2 ? -2.0f : 2.0f;
+        if (t % 3 == 2) std::fill_n(x.Float(t), w.columns, -2.0f);
+      }
+      x.Quantize();
+      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x)), Bits(OutputAsDocumented(w, x, 0)))
+          << fill << ", " << tokens << " tokens";
+    }
+  }
+}
+
 TEST_P(LinearTest, GivesTheBitsOfPortableForEveryEpilogue) {
-  const Matrix w(kernel().weight, 160, 192, random_);
+  const Matrix w(kernel().weight, 160, Wide(192), random_);
   const AlignedBytes packed = Pack(kernel(), w);
   const AlignedBytes reference = Pack(portable(), w);
   for (const int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 40}) {
@@ -169,8 +193,8 @@ TEST_P(LinearTest, GivesTheBitsOfPortableForEveryEpilogue) {
     for (float& value : residual) value = std::normal_distribution<float>()(random_);
     for (const MultiplyOptions& options :
          {MultiplyOptions{.residual = residual.data()}, MultiplyOptions{.silu_mul = true},
-          MultiplyOptions{.leaf_columns = 64, .residual = residual.data()},
-          MultiplyOptions{.leaf_columns = 32, .silu_mul = true},
+          MultiplyOptions{.leaf_columns = Wide(64), .residual = residual.data()},
+          MultiplyOptions{.leaf_columns = Wide(32), .silu_mul = true},
           MultiplyOptions{.silu_mul = true, .residual = residual.data()}}) {
       EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, options)),
                 Bits(Multiply(portable(), reference, w.rows, x, options)))
@@ -180,24 +204,24 @@ TEST_P(LinearTest, GivesTheBitsOfPortableForEveryEpilogue) {
 }
 
 TEST_P(LinearTest, ARowDoesNotDependOnItsBatch) {
-  const Matrix w(kernel().weight, 100, 160, random_);
+  const Matrix w(kernel().weight, 100, Wide(160), random_);
   const Activations x(40, w.columns, random_);
   const AlignedBytes packed = Pack(kernel(), w);
   std::vector<float> alone;
   for (int64_t t = 0; t < x.tokens; ++t) {
-    const std::vector<float> row =
-        Multiply(kernel(), packed, w.rows, x, {.leaf_columns = 64, .first_token = t, .tokens = 1});
+    const std::vector<float> row = Multiply(
+        kernel(), packed, w.rows, x, {.leaf_columns = Wide(64), .first_token = t, .tokens = 1});
     alone.insert(alone.end(), row.begin(), row.end());
   }
   for (int64_t tokens = 1; tokens <= x.tokens; ++tokens) {
     const std::vector<float> batch =
-        Multiply(kernel(), packed, w.rows, x, {.leaf_columns = 64, .tokens = tokens});
+        Multiply(kernel(), packed, w.rows, x, {.leaf_columns = Wide(64), .tokens = tokens});
     EXPECT_EQ(Bits(batch), Bits({alone.begin(), alone.begin() + tokens * w.rows})) << tokens;
   }
 }
 
 TEST_P(LinearTest, TheSharesOfPanelsDoNotMatter) {
-  const Matrix w(kernel().weight, 288, 96, random_);
+  const Matrix w(kernel().weight, 288, Wide(96), random_);
   const AlignedBytes packed = Pack(kernel(), w);
   for (const int64_t tokens : {1, 3, 20}) {
     const Activations x(tokens, w.columns, random_);
@@ -312,7 +336,7 @@ TEST(LinearRegistry, HoldsEveryWeightTypeForEveryFamily) {
     EXPECT_EQ(kernel.int8_activations, IsBlockFormat(kernel.weight)) << kernel.name;
   }
   std::vector<std::string> expected;
-  for (const Encoding encoding : kEncodings) {
+  for (const Encoding encoding : AllEncodings()) {
     for (const char* isa : {"portable", "avx2", "avx512"}) {
       expected.push_back((IsBlockFormat(encoding) ? "linear_q8_" : "linear_f32_") +
                          EncodingName(encoding) + " " + isa);

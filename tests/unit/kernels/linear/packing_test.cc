@@ -56,8 +56,10 @@ INSTANTIATE_TEST_SUITE_P(Kernels, PackingTest, testing::ValuesIn(AllKernels()),
                          });
 
 TEST_P(PackingTest, EverySourceEncodingSurvivesWithinItsRounding) {
-  for (const Encoding source : kEncodings) {
-    for (const int64_t columns : {32, 96, 256}) {
+  for (const Encoding source : AllEncodings()) {
+    const int64_t group = std::max(ShapeOf(kernel().weight).group, 32);
+    for (const int64_t groups : {1, 3, 8}) {
+      const int64_t columns = groups * std::max<int64_t>(group, ShapeOf(source).group);
       const Matrix matrix(source, 37, columns, random_);
       const std::vector<float> unpacked =
           UnpackAll(kernel(), Pack(kernel(), matrix), matrix.rows, columns);
@@ -66,9 +68,9 @@ TEST_P(PackingTest, EverySourceEncodingSurvivesWithinItsRounding) {
         const double exact = matrix.values[i];
         // The source's own decoding rounds its product and its sum to float.
         const double decoding = IsBlockFormat(source) ? (std::fabs(exact) + 2.0) * 0x1p-23 : 0.0;
-        const double bound =
-            same ? decoding
-                 : decoding + Tolerance(kernel().weight, exact, &matrix.values[i / 32 * 32], 32);
+        const double bound = same ? decoding
+                                  : decoding + Tolerance(kernel().weight, exact,
+                                                         &matrix.values[i / group * group], group);
         ASSERT_NEAR(unpacked[i], exact, bound)
             << EncodingName(source) << " to " << EncodingName(kernel().weight) << ", element " << i;
       }
@@ -77,16 +79,17 @@ TEST_P(PackingTest, EverySourceEncodingSurvivesWithinItsRounding) {
 }
 
 TEST_P(PackingTest, OwnEncodingIsKeptBitForBit) {
-  const Matrix matrix(kernel().weight, 16, 96, random_);
+  const int64_t columns = 3 * std::max(ShapeOf(kernel().weight).group, 32);
+  const Matrix matrix(kernel().weight, 16, columns, random_);
   const AlignedBytes packed = Pack(kernel(), matrix);
-  const std::vector<float> unpacked = UnpackAll(kernel(), packed, 16, 96);
+  const std::vector<float> unpacked = UnpackAll(kernel(), packed, 16, columns);
   for (size_t i = 0; i < unpacked.size(); ++i) {
     ASSERT_EQ(unpacked[i], static_cast<float>(matrix.values[i])) << i;
   }
 }
 
 TEST_P(PackingTest, MissingAndNullRowsAreZeros) {
-  const int64_t columns = 96;
+  const int64_t columns = 192;
   const Matrix matrix(Encoding::kF32, 3, columns, random_);
   AlignedBytes packed(kernel().panel_bytes(columns));
   std::memset(packed.data(), 0xff, packed.size());
@@ -102,6 +105,13 @@ TEST_P(PackingTest, MissingAndNullRowsAreZeros) {
     } else {
       EXPECT_THAT(row, testing::Each(0.0f)) << r;
     }
+  }
+}
+
+TEST_P(PackingTest, PackedWeightsTakeTheBytesOfTheirFormat) {
+  for (const int64_t columns : {64, 576, 1536}) {
+    EXPECT_EQ(kernel().panel_bytes(columns), kPanelRows * RowBytes(kernel().weight, columns))
+        << columns;
   }
 }
 
@@ -125,12 +135,12 @@ TEST_P(PackingTest, ConstantAndHugeGroupsStayInRange) {
     return;
   }
   for (const float value : {0.0f, -0.0f, 3.0f, -3.0f, 1e-8f, 60000.0f, -60000.0f}) {
-    Matrix matrix(Encoding::kF32, 1, 32, random_);
-    for (int64_t k = 0; k < 32; ++k) {
+    Matrix matrix(Encoding::kF32, 1, 64, random_);
+    for (int64_t k = 0; k < 64; ++k) {
       std::memcpy(matrix.bytes.data() + 4 * k, &value, 4);
       matrix.values[k] = value;
     }
-    const std::vector<float> unpacked = UnpackAll(kernel(), Pack(kernel(), matrix), 1, 32);
+    const std::vector<float> unpacked = UnpackAll(kernel(), Pack(kernel(), matrix), 1, 64);
     // 1e-8 lies below the smallest f16 scale: it may become zero.
     for (const float got : unpacked) {
       EXPECT_NEAR(got, value, std::fabs(value) * 0x1p-10 + 1e-8) << value;
@@ -142,8 +152,8 @@ TEST(PackingLayouts, EqualIdsMeanEqualBytes) {
   std::mt19937 random(11);
   std::map<uint32_t, std::vector<std::byte>> by_layout;
   std::map<Encoding, Matrix> matrices;
-  for (const Encoding encoding : kEncodings) {
-    matrices.emplace(encoding, Matrix(encoding, 20, 160, random));
+  for (const Encoding encoding : AllEncodings()) {
+    matrices.emplace(encoding, Matrix(encoding, 20, 192, random));
   }
   for (const LinearKernel& kernel : LinearKernels()) {
     const AlignedBytes packed = Pack(kernel, matrices.at(kernel.weight));
@@ -151,7 +161,7 @@ TEST(PackingLayouts, EqualIdsMeanEqualBytes) {
     const auto [at, inserted] = by_layout.emplace(kernel.layout, bytes);
     EXPECT_TRUE(inserted || at->second == bytes) << kernel.name << " " << IsaName(kernel.isa);
   }
-  EXPECT_EQ(by_layout.size(), 7u);
+  EXPECT_EQ(by_layout.size(), 17u);
 }
 
 }  // namespace

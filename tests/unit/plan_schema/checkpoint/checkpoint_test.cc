@@ -22,7 +22,10 @@ TEST(Checkpoint, TraitsAreThoseOfGguf) {
   EXPECT_EQ(RowBytes(SourceType::kQ8_0, 64), 68);
   EXPECT_EQ(RowBytes(SourceType::kQ4_0, 64), 36);
   EXPECT_EQ(RowBytes(SourceType::kQ4_1, 64), 40);
+  EXPECT_EQ(RowBytes(SourceType::kQ5_0, 64), 44);
+  EXPECT_EQ(RowBytes(SourceType::kQ5_1, 64), 48);
   EXPECT_STREQ(Traits(SourceType::kQ4_1).name, "q4_1");
+  EXPECT_STREQ(Traits(SourceType::kQ5_1).name, "q5_1");
 }
 
 // Numbers as the `gguf` Python package prints them for the same file.

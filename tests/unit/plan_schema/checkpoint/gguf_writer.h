@@ -132,7 +132,8 @@ inline GgufWriter TinyLlamaMetadata() {
 // The tensors of that model, of every encoding that can be read; without those named in `left_out`.
 inline GgufWriter& AddTinyLlamaTensors(GgufWriter& writer,
                                        const std::vector<std::string>& left_out = {}) {
-  constexpr uint32_t kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBF16 = 30;
+  constexpr uint32_t kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
+                     kBF16 = 30;
   const auto add = [&](const std::string& name, std::vector<uint64_t> extents, uint32_t type,
                        uint64_t bytes) {
     for (const std::string& skipped : left_out) {
@@ -148,8 +149,8 @@ inline GgufWriter& AddTinyLlamaTensors(GgufWriter& writer,
     add(layer + "attn_v.weight", {64, 32}, kF16, 64 * 2 * 32);
     add(layer + "attn_output.weight", {64, 64}, kBF16, 64 * 2 * 64);
     add(layer + "ffn_norm.weight", {64}, kF32, 64 * 4);
-    add(layer + "ffn_gate.weight", {64, 96}, kQ4_1, 64 / 32 * 20 * 96);
-    add(layer + "ffn_up.weight", {64, 96}, kQ8_0, 64 / 32 * 34 * 96);
+    add(layer + "ffn_gate.weight", {64, 96}, kQ5_1, 64 / 32 * 24 * 96);
+    add(layer + "ffn_up.weight", {64, 96}, kQ5_0, 64 / 32 * 22 * 96);
     add(layer + "ffn_down.weight", {96, 64}, kF32, 96 * 4 * 64);
   }
   add("output_norm.weight", {64}, kF32, 64 * 4);
