@@ -48,6 +48,7 @@ struct BoundStep {
   bool residual = false;
   bool silu_mul = false;
   bool main_only = false;      // only thread 0 has work
+  bool barrier = true;         // what it wrote, other threads read in the next step
   int64_t prefetch_bytes = 0;  // per thread
   kernels::Activation activation{};
   float softcap = 0;
@@ -98,12 +99,12 @@ struct RunContext {
   int64_t tokens;
   int64_t sampled;
   kernels::SequenceTable table;
-  std::atomic<bool> failed{false};
-  Status status;  // written by thread 0 alone, read after the run
+  std::atomic<size_t> failed_at{SIZE_MAX};  // the first step that failed
+  Status status;                            // written by thread 0 alone, read after the run
 
   void Fail(const BoundStep& step, const Status& error) {
-    status = error.WithContext(fmt::format("step {}", step.name));
-    failed.store(true, std::memory_order_release);
+    // Up to the next barrier steps go on after an error; the first one counts.
+    if (status.ok()) status = error.WithContext(fmt::format("step {}", step.name));
   }
   // The rows that a step on `buffer` works on.
   plan::Extent RowsOf(plan::Rows rows) const {
@@ -479,7 +480,7 @@ void RunPrefetch(const BoundStep& step, RunContext& run, int thread) {
 void RunGather(const BoundStep& step, RunContext& run, int thread) {
   if (run.Rows(step.in[0]) == 0) return;
   RunWhole<StartGather>(step, run, thread);
-  if (!run.failed.load(std::memory_order_relaxed)) PlaceColumns(step, run);
+  if (run.status.ok()) PlaceColumns(step, run);
 }
 
 void RunSendStart(const BoundStep& step, RunContext& run, int) {
@@ -517,6 +518,7 @@ void RunRecv(const BoundStep& step, RunContext& run, int) {
 struct StepRule {
   StepFunction function;
   bool main_only;
+  bool barrier = true;
 };
 
 StepRule RuleOf(const plan::Step& step, plan::DType output) {
@@ -540,21 +542,21 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
     case plan::StepKind::all_reduce:
       return {RunWhole<StartAllReduce>, true};
     case plan::StepKind::all_reduce_start:
-      return {RunStart<StartAllReduce>, true};
+      return {RunStart<StartAllReduce>, true, false};
     case plan::StepKind::reduce_scatter:
       return {RunWhole<StartReduceScatter>, true};
     case plan::StepKind::reduce_scatter_start:
-      return {RunStart<StartReduceScatter>, true};
+      return {RunStart<StartReduceScatter>, true, false};
     case plan::StepKind::all_gather:
       return {RunWhole<StartAllGather>, true};
     case plan::StepKind::all_gather_start:
-      return {RunStart<StartAllGather>, true};
+      return {RunStart<StartAllGather>, true, false};
     case plan::StepKind::broadcast:
       return {RunWhole<StartBroadcast>, true};
     case plan::StepKind::broadcast_start:
-      return {RunStart<StartBroadcast>, true};
+      return {RunStart<StartBroadcast>, true, false};
     case plan::StepKind::prefetch:
-      return {RunPrefetch, false};
+      return {RunPrefetch, false, false};
     case plan::StepKind::wait:
       return {RunWait, true};
     case plan::StepKind::gather:
@@ -747,6 +749,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
 
     bound.function = rule.function;
     bound.main_only = rule.main_only;
+    bound.barrier = rule.barrier;
     bound.kind = step.kind();
     bound.name = step.name()->str();
     bound.layer = step.layer();
@@ -865,7 +868,7 @@ Status Program::Run(StepDescriptor& descriptor) {
                  header.sampled,
                  {header.sequences, descriptor.query_indptr().data(), descriptor.kv_indptr().data(),
                   descriptor.kv_indices().data(), descriptor.kv_tokens().data()},
-                 {},
+                 {SIZE_MAX},
                  {}};
   state.sampled = header.sampled;
   const bool timing = state.timing;
@@ -884,13 +887,15 @@ Status Program::Run(StepDescriptor& descriptor) {
       const BoundStep& step = state.steps[i];
       if (thread == 0 || !step.main_only) step.function(step, run, thread);
       if (thread == 0 && state.started > 0) state.collectives->Progress();
+      if (thread == 0 && !run.status.ok() && run.failed_at.load(std::memory_order_relaxed) > i) {
+        run.failed_at.store(i, std::memory_order_release);
+      }
       // One barrier after every step: what a step wrote is the next one's input, by other threads'
-      // rows or columns.
-      if (run.threads > 1) {
-        resources.pool->Barrier();
-        if (run.failed.load(std::memory_order_acquire)) return;
-      } else if (run.failed.load(std::memory_order_relaxed)) {
-        return;
+      // rows or columns. Not after what writes nothing that anyone reads before a wait.
+      if (run.threads == 1 || step.barrier) {
+        if (run.threads > 1) resources.pool->Barrier();
+        // A later step's error is for a later barrier: all threads must leave at the same one.
+        if (run.failed_at.load(std::memory_order_acquire) <= i) return;
       }
       if (timing && thread == 0) {
         const auto now = Clock::now();

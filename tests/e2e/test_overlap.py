@@ -38,8 +38,12 @@ def program_of(job, kind):
     return program
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("stored", ["F32", "Q8_0"])
+QUICK = {("tp2", "Q8_0"), ("tp3", "F32")}
+CASES = [pytest.param(layout, stored, marks=[] if (layout, stored) in QUICK else pytest.mark.slow)
+         for layout in LAYOUTS for stored in ("F32", "Q8_0")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "stored"), CASES)
 def test_overlap_keeps_every_bit(models, layout, stored):
     _, file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192", gguf_type=stored)
     tp, pp = LAYOUTS[layout]
