@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+#include <fstream>
+#include <iterator>
 
 #include <cstring>
 #include <filesystem>
@@ -31,6 +34,21 @@ TEST(JsonLinesFileTest, LinesComeInOrderWhateverTheOrderOfWriting) {
   EXPECT_TRUE(file->Write(5, "five").ok());
   EXPECT_TRUE(file->Close().ok());
   EXPECT_EQ(ReadAll(path), "zero\none\ntwo\nfive\n");
+}
+
+TEST(WriteWholeFileTest, ReplacesTheOldFileOrLeavesItAlone) {
+  const std::filesystem::path folder =
+      std::filesystem::path(testing::TempDir()) / ("whole." + std::to_string(getpid()));
+  const std::string path = folder / "new" / "file.json";
+  ASSERT_TRUE(WriteWholeFile(path, "one").ok());
+  ASSERT_TRUE(WriteWholeFile(path, "two").ok());
+  EXPECT_EQ(ReadAll(path), "two");
+  EXPECT_FALSE(WriteWholeFile(folder / "new", "a folder is in the way").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(folder / "new"));
+  // Nothing else was left behind.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / "new"), {}), 1);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(JsonLinesFileTest, AFullDiskIsAnError) {
