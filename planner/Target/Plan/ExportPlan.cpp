@@ -104,12 +104,6 @@ WeightOp getWeight(Operation *op) {
   return {};
 }
 
-/// The linear kernel for a weight type: int8 activations for q types.
-std::string getLinearKernel(Type weight) {
-  return fmt::format("linear_{}_{}", llm::isQuantized(weight) ? "q8" : "f32",
-                     std::string_view(llm::getEncoding(weight)));
-}
-
 plan::Unit getPlanUnit(llm::Unit unit) { return static_cast<plan::Unit>(unit); }
 plan::Axis getPlanAxis(llm::Axis axis) { return static_cast<plan::Axis>(axis); }
 

@@ -2,6 +2,8 @@
 
 #include "planner/Target/Plan/PlanTypes.h"
 
+#include <fmt/format.h>
+
 #include "plan_schema/plan_facts.h"
 
 using namespace mlir;
@@ -18,6 +20,11 @@ plan::DType llmir::getPlanDType(Type type) {
     if (encoding == plan::EnumNameDType(dtype))
       return dtype;
   return plan::DType::none;
+}
+
+std::string llmir::getLinearKernel(Type weight) {
+  return fmt::format("linear_{}_{}", llm::isQuantized(weight) ? "q8" : "f32",
+                     std::string_view(llm::getEncoding(weight)));
 }
 
 int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {

@@ -3,6 +3,8 @@
 #ifndef LLMIR_TARGET_PLAN_PLANTYPES_H
 #define LLMIR_TARGET_PLAN_PLANTYPES_H
 
+#include <string>
+
 #include "plan_schema/plan_generated.h"
 #include "planner/Dialect/LLM/IR/LLMDialect.h"
 
@@ -10,6 +12,10 @@ namespace llmir {
 
 /// How a plan names the elements of a weight or of activations.
 plan::DType getPlanDType(mlir::Type type);
+
+/// The linear kernel for a weight type: int8 activations for q types
+/// (kernels/NAMING.md, without tile and ISA).
+std::string getLinearKernel(mlir::Type weight);
 
 /// Bytes of one row of activations on `rank`.
 int64_t getActivationRowBytes(mlir::Type type, int64_t rank);

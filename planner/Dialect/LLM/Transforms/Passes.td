@@ -143,13 +143,19 @@ def SplitStages : Pass<"llm-split-stages", "::mlir::ModuleOp"> {
   let description = [{
     Replaces `@model` by functions `@stage0`, `@stage1`, ..., with a `llm.send`
     at the end of one and a `llm.recv` at the start of the next. The cuts make
-    the slowest stage as fast as possible; the cost of a stage is the bytes of
-    weights that one token reads there (of the embedding: one row).
+    the slowest stage as fast as possible; the cost of a stage is the time that
+    one token takes there by the calibration, without one the bytes of weights
+    that it reads and the operations on them (of the embedding: one row).
   }];
   let options = [
     Option<"stages", "stages", "int64_t", "1", "number of stages">,
     ListOption<"ranks", "ranks", "int64_t",
-               "ranks that share each stage, if not equally many">
+               "ranks that share each stage, if not equally many">,
+    Option<"calibration", "calibration", "std::string", "\"\"",
+           "what llmir-exec --calibrate measured; empty: bytes and operations">,
+    Option<"flopsPerByte", "flops-per-byte", "double", "16",
+           "operations in the time of reading a byte, where nothing was "
+           "measured">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect",
                            "::mlir::func::FuncDialect"];

@@ -131,6 +131,7 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   SplitStagesOptions splitting;
   splitting.stages = options.stages;
   splitting.ranks.assign(options.ranks.begin(), options.ranks.end());
+  splitting.calibration = options.calibration;
   pipeline.need(createSplitStages(splitting));
   ShardStagesOptions sharding;
   sharding.ranks.assign(options.ranks.begin(), options.ranks.end());

@@ -1,7 +1,9 @@
 //===- SplitStages.cpp - Cut the model between layers ---------------------===//
 
+#include "planner/Calibration.h"
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
+#include "planner/Target/Plan/PlanTypes.h"
 
 #include "mlir/IR/IRMapping.h"
 #include "llvm/ADT/StringSet.h"
@@ -13,51 +15,71 @@ namespace llmir::llm {
 
 using namespace mlir;
 using namespace llmir::llm;
+using llmir::Calibration;
+using llmir::getLinearKernel;
 
 namespace {
 
-/// What one token costs: the bytes of weights that it reads.
-struct ReadBytes {
-  SmallVector<int64_t> layers;
-  int64_t before = 0; // the embedding: one row
-  int64_t after = 0;  // the output norm and the head
+/// What one token costs, in microseconds where they were measured, else in
+/// bytes: those that it reads, and operations in those of their time.
+struct Costs {
+  SmallVector<double> layers;
+  double before = 0; // the embedding: one row
+  double after = 0;  // the output norm and the head
 };
 
-ReadBytes getReadBytes(func::FuncOp model, int64_t layers) {
-  ReadBytes bytes;
-  bytes.layers.assign(layers, 0);
+/// Of one row through `weight`.
+double getCost(Type weight, double flopsPerByte,
+               const std::optional<Calibration> &measured) {
+  double bytes = getWeightBytes(weight);
+  double rows = getRows(weight), columns = getColumns(weight);
+  bool isMatrix = getShape(weight).size() == 2;
+  if (measured) {
+    std::optional<double> us;
+    if (isMatrix)
+      us = measured->getLinearUs(getLinearKernel(weight), rows, columns, 1);
+    return us.value_or(measured->getMemoryUs(bytes));
+  }
+  return bytes + (isMatrix ? 2 * rows * columns / flopsPerByte : 0);
+}
+
+Costs getCosts(func::FuncOp model, int64_t layers, double flopsPerByte,
+               const std::optional<Calibration> &measured) {
+  Costs costs;
+  costs.layers.assign(layers, 0);
   llvm::StringSet<> seen;
   model.walk([&](Operation *op) {
     for (Value operand : op->getOperands()) {
       auto weight = operand.getDefiningOp<WeightOp>();
       if (!weight)
         continue;
+      Type type = weight.getType();
       if (isa<EmbeddingOp>(op)) {
-        bytes.before +=
-            getWeightBytes(weight.getType()) / getRows(weight.getType());
+        double bytes = getWeightBytes(type) / getRows(type);
+        costs.before += measured ? measured->getMemoryUs(bytes) : bytes;
         continue;
       }
       if (!seen.insert(weight.getSymName()).second)
         continue;
-      int64_t size = getWeightBytes(weight.getType());
+      double cost = getCost(type, flopsPerByte, measured);
       if (std::optional<int64_t> layer = weight.getLayer())
-        bytes.layers[*layer] += size;
+        costs.layers[*layer] += cost;
       else
-        bytes.after += size;
+        costs.after += cost;
     }
   });
-  return bytes;
+  return costs;
 }
 
 /// Boundaries [0, ..., layers] of stages of which the costliest per rank costs
 /// least (`ranks`: of each stage, or one number for all);
 /// among those the ones with the least sum of squares, the most even.
-SmallVector<int64_t> balance(const ReadBytes &bytes, int64_t stages,
+SmallVector<int64_t> balance(const Costs &costs, int64_t stages,
                              ArrayRef<int64_t> ranks) {
-  int64_t layers = bytes.layers.size();
+  int64_t layers = costs.layers.size();
   SmallVector<double> sums = {0};
-  for (int64_t size : bytes.layers)
-    sums.push_back(sums.back() + size);
+  for (double cost : costs.layers)
+    sums.push_back(sums.back() + cost);
   // Costs and best predecessors for the first `end` layers in `stage` stages.
   using Cost = std::pair<double, double>;
   constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -70,8 +92,8 @@ SmallVector<int64_t> balance(const ReadBytes &bytes, int64_t stages,
     for (int64_t end = stage + 1; end <= layers; ++end)
       for (int64_t begin = stage; begin < end; ++begin) {
         double cost = sums[end] - sums[begin];
-        cost += begin == 0 ? bytes.before : 0;
-        cost += end == layers ? bytes.after : 0;
+        cost += begin == 0 ? costs.before : 0;
+        cost += end == layers ? costs.after : 0;
         if (ranks.size() > 1)
           cost /= ranks[stage];
         Cost candidate = {std::max(best[begin].first, cost),
@@ -122,10 +144,19 @@ struct SplitStagesPass
                          << int64_t(stages) << " stages";
       return signalPassFailure();
     }
-    ReadBytes bytes = getReadBytes(model, shape.getLayers());
-    SmallVector<int64_t> cuts = balance(bytes, stages, ranks);
+    std::optional<Calibration> measured;
+    if (!calibration.empty()) {
+      llmir::StatusOr<Calibration> read = Calibration::read(calibration);
+      if (!read.ok()) {
+        module.emitError() << read.status().message();
+        return signalPassFailure();
+      }
+      measured = std::move(read).value();
+    }
+    Costs costs = getCosts(model, shape.getLayers(), flopsPerByte, measured);
+    SmallVector<int64_t> cuts = balance(costs, stages, ranks);
     if (stages > 1)
-      explainCuts(bytes, cuts);
+      explainCuts(costs, cuts, measured.has_value());
 
     OpBuilder builder(&getContext());
     builder.setInsertionPoint(model);
@@ -137,26 +168,28 @@ struct SplitStagesPass
     model.erase();
   }
 
-  void explainCuts(const ReadBytes &bytes, ArrayRef<int64_t> cuts) {
+  void explainCuts(const Costs &costs, ArrayRef<int64_t> cuts, bool areTimes) {
     std::string layers;
-    double slowest = 0, all = bytes.before + bytes.after;
+    double slowest = 0, all = costs.before + costs.after;
     for (int64_t i = 0; i < stages; ++i) {
-      double cost = i == 0 ? bytes.before : 0;
-      cost += i + 1 == stages ? bytes.after : 0;
+      double cost = i == 0 ? costs.before : 0;
+      cost += i + 1 == stages ? costs.after : 0;
       for (int64_t layer = cuts[i]; layer < cuts[i + 1]; ++layer) {
-        cost += bytes.layers[layer];
-        all += bytes.layers[layer];
+        cost += costs.layers[layer];
+        all += costs.layers[layer];
       }
       if (ranks.size() > 1)
         cost /= ranks[i];
       slowest = std::max(slowest, cost);
       layers += fmt::format("{}{}", i > 0 ? ", " : "", cuts[i + 1] - cuts[i]);
     }
+    auto format = [&](double cost) {
+      return areTimes ? fmt::format("{:.0f} us", cost) : formatBytes(cost);
+    };
     explain(getOperation(), "llm-split-stages",
-            fmt::format("{} stages of {} layers; the slowest reads {} of {} "
+            fmt::format("{} stages of {} layers; the slowest costs {} of {} "
                         "per token",
-                        int64_t(stages), layers, formatBytes(slowest),
-                        formatBytes(all)),
+                        int64_t(stages), layers, format(slowest), format(all)),
             fmt::format("up to {:.2f} times the tokens of one stage, with all "
                         "stages at work",
                         all / slowest));
