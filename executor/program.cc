@@ -40,6 +40,10 @@ struct BoundStep {
   BoundBuffer out[2];
   const PackedWeight* weight = nullptr;
   kernels::KvLayer kv{};
+  kernels::AttentionForm form{};
+  int64_t window = 0;
+  bool share_kv = true;
+  float softcap = 0;
   comm::Channel* channel = nullptr;
   std::vector<int> peers;              // ranks in `channel`
   std::vector<size_t> gather_columns;  // per rank of the group
@@ -216,7 +220,7 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   if (args.tokens > 0 && share.begin < share.end) step.weight->kernel->run(args);
 }
 
-void RunRopeAppend(const BoundStep& step, RunContext& run, int thread) {
+kernels::RopeAppendArgs AppendArgsOf(const BoundStep& step, RunContext& run, int thread) {
   const auto share = kernels::ShareOf(run.tokens, 1, thread, run.threads);
   const plan::Rank& rank = *run.resources.rank;
   kernels::RopeAppendArgs args{};
@@ -231,10 +235,15 @@ void RunRopeAppend(const BoundStep& step, RunContext& run, int thread) {
   args.table = run.table;
   args.token_begin = share.begin;
   args.token_end = share.end;
-  if (share.begin < share.end) run.state.attention->rope_append(args);
+  return args;
 }
 
-void RunAttention(const BoundStep& step, RunContext& run, int thread) {
+void RunRopeAppend(const BoundStep& step, RunContext& run, int thread) {
+  const kernels::RopeAppendArgs args = AppendArgsOf(step, run, thread);
+  if (args.token_begin < args.token_end) run.state.attention->rope_append(args);
+}
+
+kernels::AttentionArgs AttentionArgsOf(const BoundStep& step, RunContext& run, int thread) {
   const plan::Model& model = *run.resources.plan->model();
   const plan::Rank& rank = *run.resources.rank;
   kernels::AttentionArgs args{};
@@ -253,9 +262,32 @@ void RunAttention(const BoundStep& step, RunContext& run, int thread) {
   args.scratch = run.state.scratch[thread].data();
   args.thread = thread;
   args.threads = run.threads;
-  run.state.attention->attend(args);
+  args.window = step.window;
+  args.form = step.form;
+  args.share_kv = step.share_kv;
+  args.softcap = step.softcap;
+  return args;
+}
+
+// Where every sequence has one split, attention has written every row: nobody waits.
+void MergeSplits(const kernels::AttentionArgs& args, RunContext& run) {
+  const int32_t* tokens = args.table.kv_tokens;
+  const int32_t* end = tokens + args.table.sequences;
+  if (std::all_of(tokens, end, [](int32_t count) { return count <= kernels::kKvSplit; })) return;
   run.resources.pool->Barrier();
   run.state.attention->merge(args);
+}
+
+void RunAttention(const BoundStep& step, RunContext& run, int thread) {
+  const kernels::AttentionArgs args = AttentionArgsOf(step, run, thread);
+  run.state.attention->attend(args);
+  MergeSplits(args, run);
+}
+
+void RunAppendAttend(const BoundStep& step, RunContext& run, int thread) {
+  const kernels::AttentionArgs args = AttentionArgsOf(step, run, thread);
+  run.state.attention->append_attend(AppendArgsOf(step, run, thread), args);
+  MergeSplits(args, run);
 }
 
 void RunAdd(const BoundStep& step, RunContext& run, int thread) {
@@ -535,6 +567,8 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
       return {RunRopeAppend, false};
     case plan::StepKind::paged_attention:
       return {RunAttention, false};
+    case plan::StepKind::append_attend:
+      return {RunAppendAttend, false};
     case plan::StepKind::add:
       return {RunAdd, false};
     case plan::StepKind::gather_rows:
@@ -588,6 +622,33 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
     default:
       return {nullptr, false};
   }
+}
+
+kernels::KvType KvTypeOf(plan::DType dtype) {
+  switch (dtype) {
+    case plan::DType::bf16:
+      return kernels::KvType::kBF16;
+    case plan::DType::i8:
+      return kernels::KvType::kI8;
+    case plan::DType::f8_e4m3:
+      return kernels::KvType::kF8E4M3;
+    default:
+      return kernels::KvType::kF32;
+  }
+}
+
+kernels::AttentionForm AttentionFormOf(plan::AttentionForm form) {
+  switch (form) {
+    case plan::AttentionForm::flash:
+      return kernels::AttentionForm::kFlash;
+    case plan::AttentionForm::fused_softmax:
+      return kernels::AttentionForm::kFusedSoftmax;
+    case plan::AttentionForm::masked:
+      return kernels::AttentionForm::kMasked;
+    case plan::AttentionForm::standard:
+      return kernels::AttentionForm::kStandard;
+  }
+  return kernels::AttentionForm::kFlash;
 }
 
 bool IsCommunication(plan::StepKind kind) {
@@ -657,6 +718,8 @@ std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan:
       return fmt::format("rope_append_{}", kv);
     case plan::StepKind::paged_attention:
       return fmt::format("paged_attention_{}", kv);
+    case plan::StepKind::append_attend:
+      return fmt::format("append_attend_{}", kv);
     case plan::StepKind::add:
       return "add_f32";
     case plan::StepKind::gather_rows:
@@ -715,8 +778,8 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
   const int64_t layer_bytes = kv_heads.count() * head_bytes;
   const int64_t layers = resources->stage->layer_end() - resources->stage->layer_begin();
 
-  int64_t scratch_bytes =
-      state->attention->scratch_bytes(model.head_dim(), model.query_heads() / model.kv_heads());
+  int64_t scratch_bytes = 0;
+  int64_t partial_bytes = 0;
   std::vector<int> started_by(program.events(), -1);  // event -> index in state->steps
   int32_t send_count = 0;
   int32_t recv_count = 0;
@@ -776,8 +839,25 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
                                                     bound.weight->columns, program.max_tokens()));
       }
     }
-    if (step.kind() == plan::StepKind::rope_append ||
-        step.kind() == plan::StepKind::paged_attention) {
+    const bool attention = step.kind() == plan::StepKind::paged_attention ||
+                           step.kind() == plan::StepKind::append_attend;
+    if (attention) {
+      if (const plan::AttentionChoice* choice = step.attention()) {
+        bound.form = AttentionFormOf(choice->form());
+        bound.window = choice->window();
+        bound.share_kv = choice->share_kv();
+        bound.softcap = choice->softcap();
+      }
+      const int64_t context = plan.limits()->context();
+      scratch_bytes = std::max(
+          scratch_bytes, state->attention->scratch_bytes(model.head_dim(), bound.form, context));
+      partial_bytes = std::max(
+          partial_bytes, kernels::AttentionPartialBytes(
+                             program.max_tokens(),
+                             plan::RankLeaves(*resources->rank, plan::Unit::query_head).count(),
+                             model.head_dim(), context, bound.window));
+    }
+    if (attention || step.kind() == plan::StepKind::rope_append) {
       attends = true;
       bound.kv.data =
           resources->kv_data + (step.layer() - resources->stage->layer_begin()) * layer_bytes;
@@ -785,8 +865,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       bound.kv.head_bytes = head_bytes;
       bound.kv.block_size = plan.kv()->block_size();
       bound.kv.head_dim = model.head_dim();
-      bound.kv.type =
-          plan.kv()->dtype() == plan::DType::bf16 ? kernels::KvType::kBF16 : kernels::KvType::kF32;
+      bound.kv.type = KvTypeOf(plan.kv()->dtype());
     }
     if (step.kind() == plan::StepKind::prefetch) bound.prefetch_bytes = PrefetchBytes();
     if (step.signals() >= 0) {
@@ -839,10 +918,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
   state->cosines = reinterpret_cast<float*>(state->rope_tables.data());
   state->sines = state->cosines + tables / sizeof(float);
   if (attends) {
-    const int64_t bytes = kernels::AttentionPartialBytes(
-        program.max_tokens(), plan::RankLeaves(*resources->rank, plan::Unit::query_head).count(),
-        model.head_dim(), plan.limits()->context());
-    LLMIR_ASSIGN_OR_RETURN(state->partials, MemoryMap::Create(bytes, "attention partials"));
+    LLMIR_ASSIGN_OR_RETURN(state->partials, MemoryMap::Create(partial_bytes, "attention partials"));
   }
   for (int t = 0; t < resources->pool->threads(); ++t) {
     LLMIR_ASSIGN_OR_RETURN(MemoryMap scratch, MemoryMap::Create(scratch_bytes, "kernel scratch"));

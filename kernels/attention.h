@@ -1,14 +1,24 @@
 // Paged attention over the KV cache, and the appending of keys and values to it.
 //
-// Orders, the same for prefill and decode, any batch and any number of threads: score = fma(q[d],
-// k[d], s) for d ascending from 0, then * scale; keys are taken in tiles of kKvTile tokens at
-// absolute multiples of it, one online softmax state (maximum m, sum l, accumulator o[d]) over the
-// tiles of a split, splits being kKvSplit tokens at absolute multiples of it, each from the empty
-// state; o = fma(p[j], v[j], o) for j ascending; within a tile the sum of p is taken over 16 lanes
-// (token mod 16) and then folded 8, 4, 2, 1; splits are merged in ascending order. Masked tokens
-// count as p = 0. A tile with the new maximum m' first scales o by c = exp(m - m'), and l = fma(l,
-// c, sum of p). A merge with split s scales both sides to m' = max(m, m_s): o = fma(o_s, exp(m_s -
-// m'), o * exp(m - m')), l likewise. At the end, output = o * (1 / l).
+// Orders, the same for prefill and decode, any batch and any number of threads, whichever heads
+// share a read: score = fma(q[d], k[d], s) for d ascending from 0, times the key's scale where the
+// cache has scales, then * scale, then softcap * tanh(score / softcap) where there is a softcap.
+//
+// Flash: keys are taken in tiles of kKvTile tokens at absolute multiples of it, one online softmax
+// state (maximum m, sum l, accumulator o[d]) over the tiles of a split, splits being kKvSplit
+// tokens at absolute multiples of it, each from the empty state; o = fma(p[j], v[j], o) for j
+// ascending; within a tile the sum of p is taken over 16 lanes (token mod 16) and then folded 8, 4,
+// 2, 1; splits are merged in ascending order. Masked tokens count as p = 0, and tiles and splits of
+// masked tokens alone aren't there. A tile with the new maximum m' first scales o by c = exp(m -
+// m'), and l = fma(l, c, sum of p). A merge with split s scales both sides to m' = max(m, m_s): o =
+// fma(o_s, exp(m_s - m'), o * exp(m - m')), l likewise. At the end, output = o * (1 / l).
+//
+// Fused softmax and masked: m is the maximum of the whole row, l the sum of p = exp(score - m) over
+// 16 lanes (token mod 16), then folded; o = fma(p[j], v[j], o) for j ascending over the whole row;
+// output = o * (1 / l). Standard: the same, but p becomes p / l before it meets the values.
+//
+// Where the cache has scales, p[j] is multiplied by the value's scale after it went into l. A
+// window only masks: it moves no tile and no split.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +32,28 @@ inline constexpr int64_t kKvTile = 64;
 inline constexpr int64_t kKvSplit = 256;
 inline constexpr int64_t kKvLanes = 16;  // tokens that lie side by side in K
 
-enum class KvType : uint8_t { kF32, kBF16 };
+// How keys and values are stored; float rows become them rounded to nearest even.
+//   kF8E4M3: OCP FP8, saturating at 448.
+//   kI8: times a scale per token and KV head, max |x| / 127 of the token's head row, so that later
+//   tokens never change earlier ones. A row with a NaN or an infinity gets the scale NaN.
+enum class KvType : uint8_t { kF32, kBF16, kI8, kF8E4M3 };
+
+// How a row of attention is computed. All give the same values up to the order of sums, above.
+//   kFlash: tile by tile with an online softmax; tiles that are masked for a row are skipped.
+//   kFusedSoftmax: all scores of a row, then one pass over them, then the values.
+//   kMasked: the same over whole KV blocks: a mask makes p of the tokens that the row doesn't
+//   attend to 0, and blocks that are masked altogether are skipped. kStandard: scores, scale, mask,
+//   maximum, exponential, sum, division and values each in a pass over all tokens of the sequence,
+//   and each query head by itself: what the others are compared with.
+enum class AttentionForm : uint8_t { kFlash, kFusedSoftmax, kMasked, kStandard };
 
 // One layer of a rank's cache. A block holds, per KV head, K as [block_size / 16][head_dim][16
-// tokens] and then V as [block_size][head_dim]. block_size is a power of two and a multiple of 16.
+// tokens] and then V as [block_size][head_dim]; int8 also the scales of K and then those of V, each
+// [block_size] floats. block_size is a power of two and a multiple of 16.
 struct KvLayer {
   std::byte* data;      // this layer's first head in block 0
   int64_t block_bytes;  // from block to block
-  int64_t head_bytes;   // from head to head: 2 * block_size * head_dim elements
+  int64_t head_bytes;   // from head to head: 2 * block_size * head_dim elements, and scales
   int64_t block_size;   // tokens
   int64_t head_dim;
   KvType type;
@@ -42,7 +66,7 @@ struct SequenceTable {
   int64_t sequences;
   const int32_t* query_indptr;  // [sequences + 1] token rows
   const int32_t* kv_indptr;     // [sequences + 1] into kv_indices
-  const int32_t* kv_indices;    // block ids
+  const int32_t* kv_indices;    // block ids; -1: given back, out of every window
   const int32_t* kv_tokens;     // [sequences] tokens in the cache after this step's append
 };
 
@@ -85,12 +109,16 @@ struct AttentionArgs {
   std::byte* scratch;   // this thread's: scratch_bytes()
   int64_t thread;       // this call's share: thread of threads
   int64_t threads;
+  int64_t window = 0;  // tokens that a token attends to, itself included; 0: all
+  AttentionForm form = AttentionForm::kFlash;
+  bool share_kv = true;  // query heads of a KV head read it once
+  float softcap = 0;     // 0: none
 };
 
 // Bytes of split states for a step of `tokens` rows whose longest sequence has `max_kv_tokens`
 // tokens in the cache.
 int64_t AttentionPartialBytes(int64_t tokens, int64_t query_heads, int64_t head_dim,
-                              int64_t max_kv_tokens);
+                              int64_t max_kv_tokens, int64_t window = 0);
 
 struct AttentionKernels {
   Isa isa;
@@ -100,10 +128,16 @@ struct AttentionKernels {
                       float* cosines, float* sines);
   void (*rope_append)(const RopeAppendArgs& args);
   // Two phases with a barrier of all threads between them; the second does nothing for rows with
-  // one split.
+  // one split, and for forms other than flash.
   void (*attend)(const AttentionArgs& args);
   void (*merge)(const AttentionArgs& args);
-  int64_t (*scratch_bytes)(int64_t head_dim, int64_t heads_per_kv);
+  // rope_append and attend (flash) of steps with one token per sequence, in one pass and to the
+  // same bits: the new token's key and value are attended to as they are written, not read back.
+  // `attention.q` are the rows of `append.qkv`, which are left unrotated; its share of the work is
+  // `attention.thread`'s. merge must follow as after attend.
+  void (*append_attend)(const RopeAppendArgs& append, const AttentionArgs& attention);
+  // Of a thread, for a step whose longest sequence has `max_kv_tokens` tokens in the cache.
+  int64_t (*scratch_bytes)(int64_t head_dim, AttentionForm form, int64_t max_kv_tokens);
 };
 
 const AttentionKernels& FindAttention(Isa isa);

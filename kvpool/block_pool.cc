@@ -81,7 +81,7 @@ int32_t BlockPool::Start(SequenceId sequence) const {
   return static_cast<int32_t>(std::max<int64_t>(0, total_ - later * run_));
 }
 
-Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
+Status BlockPool::Grow(SequenceId sequence, int32_t tokens, int32_t window) {
   Sequence& grown = Live(sequence);
   if (tokens < grown.tokens) {
     return InvalidArgument("sequence {} has {} tokens and cannot shrink to {}", sequence,
@@ -91,6 +91,12 @@ Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
   if (needed > max_blocks_per_sequence_) {
     return OutOfRange("sequence {}: {} tokens need {} blocks of {} tokens, at most {} are allowed",
                       sequence, tokens, needed, block_size_, max_blocks_per_sequence_);
+  }
+  if (window > 0 && grown.tokens + 1 > window) {
+    const int32_t unread = (grown.tokens + 1 - window) / block_size_;
+    for (; grown.given_back < unread; ++grown.given_back) {
+      Drop(std::exchange(grown.blocks[static_cast<size_t>(grown.given_back)], -1));
+    }
   }
   const size_t missing = static_cast<size_t>(needed) - grown.blocks.size();
   if (missing > free_count_) {
@@ -102,9 +108,10 @@ Status BlockPool::Grow(SequenceId sequence, int32_t tokens) {
   for (size_t i = 0; i < missing; ++i) {
     // After its own last block a sequence is contiguous in memory. Blocks that it shares are
     // followed by those of their other holders.
-    const bool begins =
-        grown.blocks.empty() || holders_[static_cast<size_t>(grown.blocks.back())] > 1;
-    const int32_t start = begins ? Start(sequence) : (grown.blocks.back() + 1) % total_;
+    // What it has given back tells nothing.
+    const int32_t last = grown.blocks.empty() ? -1 : grown.blocks.back();
+    const bool begins = last < 0 || holders_[static_cast<size_t>(last)] > 1;
+    const int32_t start = begins ? Start(sequence) : (last + 1) % total_;
     const int32_t block = FirstSetFrom(free_bits_, start);
     free_bits_[static_cast<size_t>(block / kBitsPerWord)] &=
         ~(uint64_t{1} << (block % kBitsPerWord));
@@ -122,6 +129,10 @@ Status BlockPool::Share(SequenceId sequence, SequenceId holder, int32_t blocks) 
   if (sharing.tokens > 0) {
     return InvalidArgument("sequence {} has {} tokens; only an empty one can begin with another's",
                            sequence, sharing.tokens);
+  }
+  if (held.given_back > 0) {
+    return InvalidArgument("sequence {} has given its first {} blocks back", holder,
+                           held.given_back);
   }
   if (blocks < 0 || blocks > held.tokens / block_size_) {
     return InvalidArgument("sequence {} has {} full blocks of {} tokens, of which {} are asked for",
@@ -141,9 +152,12 @@ void BlockPool::Drop(int32_t block) {
 
 void BlockPool::Release(SequenceId sequence) {
   Sequence& ended = Live(sequence);
-  for (const int32_t block : ended.blocks) Drop(block);
+  for (size_t i = static_cast<size_t>(ended.given_back); i < ended.blocks.size(); ++i) {
+    Drop(ended.blocks[i]);
+  }
   ended.blocks.clear();
   ended.tokens = 0;
+  ended.given_back = 0;
   ended.live = false;
   free_sequences_.push_back(sequence);
 }
@@ -182,7 +196,12 @@ void BlockPool::CheckInvariants() const {
     Check(static_cast<int32_t>(sequence.blocks.size()) == BlocksFor(sequence.tokens, block_size_),
           "sequence {} holds {} blocks of {} tokens for {} tokens", id, sequence.blocks.size(),
           block_size_, sequence.tokens);
-    std::vector<int32_t> own(sequence.blocks);
+    const auto given_back = static_cast<size_t>(sequence.given_back);
+    Check(given_back <= sequence.blocks.size() &&
+              std::count(sequence.blocks.begin(), sequence.blocks.end(), -1) == sequence.given_back,
+          "sequence {} has given {} of {} blocks back, but not as many are marked", id, given_back,
+          sequence.blocks.size());
+    std::vector<int32_t> own(sequence.blocks.begin() + sequence.given_back, sequence.blocks.end());
     std::sort(own.begin(), own.end());
     Check(std::adjacent_find(own.begin(), own.end()) == own.end(),
           "sequence {} holds a block twice", id);

@@ -22,7 +22,7 @@ using SequenceId = int32_t;  // slot in the pool, reused after Release
 // Compressed sparse rows over sequences, as attention kernels read it.
 struct PageTable {
   std::vector<int32_t> indptr;   // [sequences + 1], the first 0
-  std::vector<int32_t> indices;  // [indptr.back()] block ids, in token order
+  std::vector<int32_t> indices;  // [indptr.back()] block ids, in token order; -1: given back
   std::vector<int32_t>
       last_page_len;  // [sequences] tokens in the last block, 1..block_size; 0 without tokens
 };
@@ -40,18 +40,22 @@ class BlockPool {
   // A new, empty sequence. RESOURCE_EXHAUSTED when all slots are taken.
   StatusOr<SequenceId> Create();
   // Makes room for `tokens` tokens in all, taking blocks as needed, next to the sequence's last one
-  // where free. RESOURCE_EXHAUSTED (nothing changed) when there are not enough; OUT_OF_RANGE beyond
-  // max_blocks_per_sequence; INVALID_ARGUMENT when the sequence has more tokens already.
-  Status Grow(SequenceId sequence, int32_t tokens);
+  // where free. With a window (tokens that a token attends to, itself included; 0: all) it first
+  // gives back the blocks that no new token attends to: they stay in the page table as -1, so that
+  // positions don't move. RESOURCE_EXHAUSTED (no block taken) when there are not enough;
+  // OUT_OF_RANGE beyond max_blocks_per_sequence; INVALID_ARGUMENT when the sequence has more tokens
+  // already.
+  Status Grow(SequenceId sequence, int32_t tokens, int32_t window = 0);
   // `sequence`, still empty, begins with the first `blocks` blocks of `holder`, all full, as if it
   // had computed their tokens: both hold them from now on, and neither's Release frees them for the
-  // other. INVALID_ARGUMENT (nothing changed) when it isn't empty or the holder has fewer.
+  // other. INVALID_ARGUMENT (nothing changed) when it isn't empty, or the holder has fewer or has
+  // given some back.
   Status Share(SequenceId sequence, SequenceId holder, int32_t blocks);
   // Gives its blocks back, those that no other sequence holds to be free, and ends the sequence.
   void Release(SequenceId sequence);
 
   int32_t tokens(SequenceId sequence) const;
-  std::span<const int32_t> blocks(SequenceId sequence) const;
+  std::span<const int32_t> blocks(SequenceId sequence) const;  // -1: given back
   int32_t free_blocks() const { return static_cast<int32_t>(free_count_); }
   int32_t total_blocks() const { return total_; }
   int32_t block_size() const { return block_size_; }
@@ -70,6 +74,7 @@ class BlockPool {
   struct Sequence {
     bool live = false;
     int32_t tokens = 0;
+    int32_t given_back = 0;  // leading blocks
     std::vector<int32_t> blocks;
   };
   const Sequence& Live(SequenceId sequence) const;

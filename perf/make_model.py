@@ -33,8 +33,11 @@ SHAPE_KEYS = {
     "rope_theta": float,
     "tied_head": bool,
     "rope_scaling": dict,
+    "sliding_window": int,  # tokens; of all layers in the GGUF file
+    "max_window_layers": int,  # leading layers without it, Hugging Face alone
+    "attention_softcap": float,  # GGUF alone
 }
-OPTIONAL_KEYS = {"rope_scaling"}
+OPTIONAL_KEYS = {"rope_scaling", "sliding_window", "max_window_layers", "attention_softcap"}
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -297,6 +300,9 @@ def write_hugging_face_files(folder, shape, dtype, tokens, merges):
         "eos_token_id": 2,
         "torch_dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype],
     }
+    if "sliding_window" in shape:
+        config.update(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=shape["sliding_window"])
+        config.update({key: shape[key] for key in ("max_window_layers",) if key in shape})
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
     write_json(folder / "tokenizer.json", tokenizer_json(tokens, merges))
@@ -350,6 +356,10 @@ def open_gguf(path, shape, wanted, tokens, merges, tensors):
     writer.add_rope_freq_base(shape["rope_theta"])
     writer.add_rope_dimension_count(shape["head_dim"])
     writer.add_vocab_size(shape["vocabulary"])
+    if "sliding_window" in shape:
+        writer.add_sliding_window(shape["sliding_window"])
+    if "attention_softcap" in shape:
+        writer.add_attn_logit_softcapping(shape["attention_softcap"])
     scaling = shape.get("rope_scaling") or {}
     if scaling.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)

@@ -186,6 +186,33 @@ uint64_t PinnedBlocks(const Plan& plan) {
   return tokens / plan.kv()->block_size();
 }
 
+uint64_t KvHeadBytes(DType dtype, uint64_t block_size, uint64_t head_dim) {
+  const uint64_t scale = dtype == DType::i8 ? sizeof(float) : 0;
+  return 2 * block_size * (RowBytes(dtype, head_dim) + scale);
+}
+
+uint32_t AttentionWindow(const Model& model, uint32_t layer) {
+  const auto* windows = model.attention_windows();
+  return windows == nullptr || layer >= windows->size() ? 0 : windows->Get(layer);
+}
+
+uint32_t KvWindow(const Model& model) {
+  uint32_t widest = 0;
+  for (uint32_t layer = 0; layer < model.layers(); ++layer) {
+    const uint32_t window = AttentionWindow(model, layer);
+    if (window == 0) return 0;
+    widest = std::max(widest, window);
+  }
+  return widest;
+}
+
+uint64_t SequenceBlocks(uint64_t tokens, uint64_t block_size, uint64_t window, uint64_t chunk) {
+  const uint64_t all = (tokens + block_size - 1) / block_size;
+  if (window == 0) return all;
+  // A step's rows reach from window - 1 tokens before its first to its last, anywhere in a block.
+  return std::min(all, (window + chunk - 1 + block_size - 2) / block_size + 1);
+}
+
 uint32_t WorldSize(const Plan& plan) {
   uint32_t ranks = 0;
   for (const Replica* replica : *plan.replicas()) {

@@ -82,6 +82,15 @@ uint64_t PeakBytes(const Memory& memory, uint64_t blocks);
 int32_t LongestPrefix(const Plan& plan, std::span<const int32_t> ids);
 // KV blocks that the prefixes hold; one that starts with another shares that one's.
 uint64_t PinnedBlocks(const Plan& plan);
+// Bytes of K and V of one head of one layer in a block, scales included.
+uint64_t KvHeadBytes(DType dtype, uint64_t block_size, uint64_t head_dim);
+// Tokens that a token of `layer` attends to, itself included; 0: all.
+uint32_t AttentionWindow(const Model& model, uint32_t layer);
+// The same over all layers: what a sequence's cache must keep. 0: everything.
+uint32_t KvWindow(const Model& model);
+// The most blocks that a sequence of `tokens` tokens in the end holds at a time, where blocks that
+// are out of `window` (0: none are) are given back before each step of at most `chunk` tokens.
+uint64_t SequenceBlocks(uint64_t tokens, uint64_t block_size, uint64_t window, uint64_t chunk);
 
 // World ranks named by all replicas (those that run); the job needs exactly this many.
 uint32_t WorldSize(const Plan& plan);

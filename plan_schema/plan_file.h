@@ -17,10 +17,7 @@ namespace llmir::plan {
 inline constexpr uint16_t kMajorVersion = 0;
 inline constexpr uint16_t kMinorVersion = 1;
 // Feature bits that this build can run.
-inline constexpr uint64_t kKnownFeatures = 0x1f | static_cast<uint64_t>(Feature::row_views) |
-                                           static_cast<uint64_t>(Feature::split_collectives) |
-                                           static_cast<uint64_t>(Feature::pinned_prefixes) |
-                                           static_cast<uint64_t>(Feature::other_layers);
+inline constexpr uint64_t kKnownFeatures = static_cast<uint64_t>(Feature::ANY);
 
 // The last 32 bytes of a plan file, little endian.
 struct PlanTrailer {

@@ -340,6 +340,14 @@ class TextPrinter {
   std::vector<std::string> StepCells(const Stage& stage, const Step& step, bool timed) const {
     const StepCost cost = CostOf(step);
     std::string kind = EnumNameStepKind(step.kind());
+    if (const AttentionChoice* choice = step.attention()) {
+      if (choice->form() != AttentionForm::flash) {
+        kind += fmt::format("+{}", EnumNameAttentionForm(choice->form()));
+      }
+      if (choice->window() > 0) kind += fmt::format("+window {}", choice->window());
+      if (!choice->share_kv()) kind += "+no_share_kv";
+      if (choice->softcap() > 0) kind += fmt::format("+softcap {}", choice->softcap());
+    }
     if (step.epilogue() != Epilogue::none) {
       kind += fmt::format("+{}", EnumNameEpilogue(step.epilogue()));
     }

@@ -69,6 +69,18 @@ Status VerifyModel(const Model& model) {
                              model.rope_frequencies()->Get(i));
     }
   }
+  const uint32_t windows = Count(model.attention_windows());
+  if (windows != 0 && windows != model.layers()) {
+    return InvalidArgument(
+        "model.attention_windows: {}, expected none or one for each of {} layers", windows,
+        model.layers());
+  }
+  for (uint32_t i = 0; i < windows; ++i) {
+    if (model.attention_windows()->Get(i) > kLargestCount) {
+      return InvalidArgument("model.attention_windows[{}]: {}, expected at most {}", i,
+                             model.attention_windows()->Get(i), kLargestCount);
+    }
+  }
   return Status();
 }
 
@@ -255,8 +267,9 @@ Status VerifyWeight(const Plan& plan, const Weight& weight, const std::string& w
 }
 
 Status VerifyKv(const KvGeometry& kv, const Model& model) {
-  if (kv.dtype() != DType::f32 && kv.dtype() != DType::bf16) {
-    return InvalidArgument("kv.dtype: {} ({}), expected f32 or bf16",
+  if (kv.dtype() != DType::f32 && kv.dtype() != DType::bf16 && kv.dtype() != DType::i8 &&
+      kv.dtype() != DType::f8_e4m3) {
+    return InvalidArgument("kv.dtype: {} ({}), expected f32, bf16, i8 or f8_e4m3",
                            static_cast<unsigned>(kv.dtype()), DTypeName(kv.dtype()));
   }
   LLMIR_RETURN_IF_ERROR(CheckCount("kv.blocks", kv.blocks()));
@@ -269,7 +282,7 @@ Status VerifyKv(const KvGeometry& kv, const Model& model) {
     return InvalidArgument("kv.head_dim: {}, but model.head_dim is {}", kv.head_dim(),
                            model.head_dim());
   }
-  const uint64_t head_bytes = 2 * kv.block_size() * RowBytes(kv.dtype(), kv.head_dim());
+  const uint64_t head_bytes = KvHeadBytes(kv.dtype(), kv.block_size(), kv.head_dim());
   if (kv.head_bytes() != head_bytes) {
     return InvalidArgument("kv.head_bytes: {}, but K and V of {} tokens x {} of {} take {}",
                            kv.head_bytes(), kv.block_size(), kv.head_dim(), DTypeName(kv.dtype()),
@@ -543,6 +556,11 @@ Status VerifyFeatures(const Plan& plan) {
         for (const Step* step : *program->steps()) {
           use(IsSplitCollective(step->kind()), Feature::split_collectives);
           use(IsOtherLayer(step->kind()), Feature::other_layers);
+          const AttentionChoice* choice = step->attention();
+          use(choice != nullptr &&
+                  (choice->form() != AttentionForm::flash || choice->softcap() != 0),
+              Feature::attention_form);
+          use(step->kind() == StepKind::append_attend, Feature::append_attend);
         }
       }
     }
@@ -551,8 +569,13 @@ Status VerifyFeatures(const Plan& plan) {
     use(IsQuantized(weight->dtype()), Feature::quantized_weights);
     use(IsFewBits(weight->dtype()), Feature::few_bit_weights);
   }
+  for (uint32_t layer = 0; layer < plan.model()->layers(); ++layer) {
+    use(AttentionWindow(*plan.model(), layer) > 0, Feature::attention_window);
+  }
   use(plan.kv()->dtype() == DType::bf16, Feature::bf16_kv_cache);
   use(Count(plan.prefixes()) > 0, Feature::pinned_prefixes);
+  use(plan.kv()->dtype() == DType::i8, Feature::int8_kv_cache);
+  use(plan.kv()->dtype() == DType::f8_e4m3, Feature::fp8_kv_cache);
   for (const Feature feature : EnumValuesFeature()) {
     const auto bit = static_cast<uint64_t>(feature);
     if ((used & bit) != 0 && (plan.required_features() & bit) == 0) {

@@ -76,6 +76,7 @@ Signature SignatureOf(const Step& step) {
     case StepKind::rope_append:
       return {1, 0, false, true, true};
     case StepKind::paged_attention:
+    case StepKind::append_attend:
       return {1, 1, false, true, false};
     case StepKind::add:
       return {2, 1, false, true, false};
@@ -373,10 +374,15 @@ class ProgramVerifier {
                              step.group(), stage_.group());
     }
     const bool attends =
-        step.kind() == StepKind::rope_append || step.kind() == StepKind::paged_attention;
-    if (attends && step.layer() < 0) {
+        step.kind() == StepKind::paged_attention || step.kind() == StepKind::append_attend;
+    if ((attends || step.kind() == StepKind::rope_append) && step.layer() < 0) {
       return InvalidArgument("{}.layer: {}, but the KV cache is kept by layer", where,
                              step.layer());
+    }
+    if (attends) {
+      LLMIR_RETURN_IF_ERROR(VerifyAttention(step, where));
+    } else if (step.attention() != nullptr) {
+      return InvalidArgument("{}.attention: given, which only attention has", where);
     }
     if (!last_stage_ && (step.kind() == StepKind::sample || step.kind() == StepKind::score ||
                          step.kind() == StepKind::score_merge)) {
@@ -388,6 +394,37 @@ class ProgramVerifier {
   static bool CutsRows(StepKind kind) {
     return kind == StepKind::reduce_scatter || kind == StepKind::reduce_scatter_start ||
            kind == StepKind::all_gather || kind == StepKind::all_gather_start;
+  }
+
+  Status VerifyAttention(const Step& step, const std::string& where) const {
+    const AttentionChoice* choice = step.attention();
+    const AttentionForm form = choice == nullptr ? AttentionForm::flash : choice->form();
+    LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".attention.form", EnumNameAttentionForm(form),
+                                    static_cast<unsigned>(form)));
+    // Blocks out of the model's windows are given back: no step may reach further, and none less.
+    const uint32_t window = choice == nullptr ? 0 : choice->window();
+    const uint32_t expected = AttentionWindow(*plan_.model(), static_cast<uint32_t>(step.layer()));
+    if (window != expected) {
+      return InvalidArgument(
+          "{}.attention.window: {}, but model.attention_windows gives layer {} {}", where, window,
+          step.layer(), expected);
+    }
+    if (choice != nullptr && !(std::isfinite(choice->softcap()) && choice->softcap() >= 0)) {
+      return InvalidArgument("{}.attention.softcap: {}, expected a number from 0", where,
+                             choice->softcap());
+    }
+    if (step.kind() != StepKind::append_attend) return Status();
+    if (form != AttentionForm::flash) {
+      return InvalidArgument(
+          "{}.attention.form: {}, but the step that also appends has flash alone", where,
+          EnumNameAttentionForm(form));
+    }
+    if (program_.kind() != ProgramKind::decode) {
+      return InvalidArgument(
+          "{}: in a {} program, but it takes one token per sequence, as decode has", where,
+          EnumNameProgramKind(program_.kind()));
+    }
+    return Status();
   }
 
   // Only sums of whole rows may write what they read: linear's residual, add, and what works in
@@ -466,6 +503,7 @@ class ProgramVerifier {
       case StepKind::rope_append:
         return input(0, DType::f32, Rows::tokens);
       case StepKind::paged_attention:
+      case StepKind::append_attend:
         LLMIR_RETURN_IF_ERROR(input(0, DType::f32, Rows::tokens));
         return output(0, DType::f32, Rows::tokens);
       case StepKind::add:
@@ -640,6 +678,7 @@ class ProgramVerifier {
       case StepKind::rope_append:
         return input(0, (query + 2 * kv) * model.head_dim());
       case StepKind::paged_attention:
+      case StepKind::append_attend:
         LLMIR_RETURN_IF_ERROR(input(0, (query + 2 * kv) * model.head_dim()));
         return output(0, query * model.head_dim());
       case StepKind::add:

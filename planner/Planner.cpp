@@ -71,8 +71,8 @@ Status checkOptions(const checkpoint::ModelConfig &config,
   if (llm::getRequestedEncoding(options.weights).empty())
     return InvalidArgument("--weights {}: expected {}", options.weights,
                            llm::kWeightChoices.str());
-  if (!llvm::is_contained({"", "f32", "bf16"}, options.kvType))
-    return InvalidArgument("--kv-dtype {}: expected f32 or bf16",
+  if (!llvm::is_contained({"", "f32", "bf16", "int8", "fp8"}, options.kvType))
+    return InvalidArgument("--kv-dtype {}: expected f32, bf16, int8 or fp8",
                            options.kvType);
   if (options.blockSize &&
       (*options.blockSize < 16 || *options.blockSize > kLargest ||
@@ -104,6 +104,43 @@ std::string getFileName(const std::string &path) {
   return std::filesystem::path(path).filename();
 }
 
+/// "flash,no-share-kv,window=128" into the pipeline's options.
+Status parseAttention(const std::string &text, llm::PipelineOptions &options) {
+  auto wrong = [&](StringRef part) {
+    return InvalidArgument("--attention {}: \"{}\", expected auto, flash, "
+                           "fused-softmax, masked or standard, and after it "
+                           "any of ,no-share-kv and ,window=N",
+                           text, part.str());
+  };
+  SmallVector<StringRef> parts;
+  StringRef(text).split(parts, ',');
+  StringRef form = parts.front();
+  if (!llvm::is_contained(
+          {"auto", "flash", "fused-softmax", "masked", "standard"}, form))
+    return wrong(form);
+  options.attention = form == "fused-softmax" ? "fused_softmax" : form.str();
+  for (StringRef part : ArrayRef(parts).drop_front()) {
+    StringRef number = part;
+    if (part == "no-share-kv")
+      options.shareKv = false;
+    else if (!number.consume_front("window=") ||
+             number.getAsInteger(10, options.attentionWindow) ||
+             options.attentionWindow < 1 || options.attentionWindow > kLargest)
+      return wrong(part);
+  }
+  return Status();
+}
+
+Type getKvElement(Builder &builder, StringRef name) {
+  if (name == "f32")
+    return builder.getF32Type();
+  if (name == "int8")
+    return builder.getI8Type();
+  if (name == "fp8")
+    return Float8E4M3FNType::get(builder.getContext());
+  return builder.getBF16Type();
+}
+
 /// Every option with the value used, defaults included.
 std::vector<std::string> listOptions(const PlannerOptions &options,
                                      const std::string &kvType,
@@ -118,6 +155,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("rank-memory={}", options.rankMemory.value_or(0)),
           fmt::format("weights={}", options.weights),
           fmt::format("kv-dtype={}", kvType),
+          fmt::format("attention={}", options.attention),
           fmt::format("block-size={}", options.blockSize.value_or(0)),
           fmt::format("kv-blocks={}", options.kvBlocks.value_or(0)),
           fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
@@ -216,8 +254,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
 
   Builder builder(&mlirContext);
   CacheOptions cache;
-  cache.elementType = kvType == "f32" ? Type(builder.getF32Type())
-                                      : Type(builder.getBF16Type());
+  cache.elementType = getKvElement(builder, kvType);
   cache.blockSize = options.blockSize.value_or(kLeastBlockSize);
   cache.context = context;
   auto imported = importCheckpoint(&mlirContext, checkpoint, cache);
@@ -234,6 +271,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
     explainLayout(*module, *layout);
 
   llm::PipelineOptions pipeline;
+  LLMIR_RETURN_IF_ERROR(parseAttention(options.attention, pipeline));
   pipeline.weights = options.weights;
   pipeline.stages = options.pp;
   pipeline.ranks.assign(options.tp.begin(), options.tp.end());

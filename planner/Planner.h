@@ -31,7 +31,8 @@ struct PlannerOptions {
   std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
   int64_t pp = 1;                     // stages
   std::string weights = "keep";       // as of llm-choose-precision
-  std::string kvType;                 // f32, bf16; empty: by weights
+  std::string kvType;                 // f32, bf16, int8, fp8; empty: by weights
+  std::string attention = "auto";     // FORM[,no-share-kv][,window=N]
   std::optional<int64_t> blockSize;   // tokens of a KV block; else by workload
   std::optional<int64_t> kvBlocks;    // per rank; else by kvMemory
   std::optional<uint64_t> kvMemory; // bytes per rank; else by context and batch

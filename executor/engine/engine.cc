@@ -47,9 +47,19 @@ Engine::Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<i
             // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
             static_cast<int32_t>((rank.plan().kv()->blocks() - plan::PinnedBlocks(rank.plan())) /
                                  limits_.max_batch())),
-      descriptor_(rank.capacity()) {
+      descriptor_(rank.capacity()),
+      window_(static_cast<int32_t>(plan::KvWindow(*rank.plan().model()))) {
   step_.reserve(limits_.max_batch());
   step_ids_.reserve(limits_.max_batch());
+}
+
+int32_t WorstBlocks(const plan::Plan& plan, int64_t tokens, int32_t prefix) {
+  const auto held = static_cast<int32_t>(
+      plan::SequenceBlocks(static_cast<uint64_t>(tokens), plan.kv()->block_size(),
+                           plan::KvWindow(*plan.model()), plan.limits()->prefill_chunk()));
+  const int32_t all = kvpool::BlockPool::BlocksFor(static_cast<int32_t>(tokens),
+                                                   static_cast<int32_t>(plan.kv()->block_size()));
+  return std::min(held, all - PrefixBlocks(plan, prefix));
 }
 
 Status CheckRequest(const plan::Plan& plan, const Request& request) {
@@ -80,9 +90,7 @@ Status CheckRequest(const plan::Plan& plan, const Request& request) {
   }
   const int64_t worst = std::min<int64_t>(tokens + request.max_tokens - 1, context);
   const int32_t blocks =
-      kvpool::BlockPool::BlocksFor(static_cast<int32_t>(worst),
-                                   static_cast<int32_t>(plan.kv()->block_size())) -
-      PrefixBlocks(plan, plan::LongestPrefix(plan, request.prompt_ids));
+      WorstBlocks(plan, worst, plan::LongestPrefix(plan, request.prompt_ids));
   if (blocks > kv_blocks) {
     return ResourceExhausted(
         "prompt and answer need {} KV blocks, the plan has {}; ask for fewer tokens, or plan with "
@@ -114,9 +122,7 @@ StatusOr<size_t> Engine::Submit(Request request) {
                                                       Clock::now(),
                                                       {},
                                                       {}});
-  sequence->worst_blocks =
-      kvpool::BlockPool::BlocksFor(sequence->worst_tokens(), pool_.block_size()) -
-      PrefixBlocks(rank_.plan(), prefix);
+  sequence->worst_blocks = WorstBlocks(rank_.plan(), sequence->worst_tokens(), prefix);
   sequence->completion.ids.reserve(sequence->request.max_tokens);
   waiting_.push_back(std::move(sequence));
   return submitted_ - 1;

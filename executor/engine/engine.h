@@ -47,6 +47,10 @@ struct EngineStatistics {
   uint64_t reused_tokens = 0;  // of their prompts, not computed again
 };
 
+// The most KV blocks that a sequence of `tokens` tokens in the end holds at a time, besides those of
+// the pinned prefix that it starts with (into Plan.prefixes; -1: none).
+int32_t WorstBlocks(const plan::Plan& plan, int64_t tokens, int32_t prefix);
+
 // Whether the plan can run this request at all: ids in the vocabulary, prompt within the context,
 // blocks enough.
 Status CheckRequest(const plan::Plan& plan, const Request& request);
@@ -109,6 +113,7 @@ class Engine {
   std::vector<kvpool::SequenceId> pinned_;  // by Plan.prefixes index, once computed
   std::vector<Sequence*> step_;             // sequences of the step under way, decodes first
   std::vector<kvpool::SequenceId> step_ids_;
+  int32_t window_;  // tokens that a sequence's cache must keep; 0: all
   int32_t reserved_blocks_ = 0;
   size_t submitted_ = 0;
   uint64_t step_number_ = 0;

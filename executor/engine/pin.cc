@@ -34,7 +34,7 @@ Status Engine::Pin(const std::atomic<bool>& cancelled) {
       const int32_t tokens = std::min<int32_t>(static_cast<int32_t>(limits_.prefill_chunk()),
                                                static_cast<int32_t>(ids.size()) - first);
       LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::mixed, ids, first, tokens,
-                                              sequence, &pool_, &page_table_, &descriptor_));
+                                              sequence, 0, &pool_, &page_table_, &descriptor_));
       descriptor_.header().number = step_number_++;
       LLMIR_RETURN_IF_ERROR(rank_.RunStep(descriptor_).status());
       statistics_.pinned_tokens += static_cast<uint64_t>(tokens);

@@ -5,9 +5,10 @@
 namespace llmir::executor {
 
 Status ComposePromptStep(plan::ProgramKind program, std::span<const int32_t> ids, int32_t first,
-                         int32_t tokens, kvpool::SequenceId sequence, kvpool::BlockPool* pool,
-                         kvpool::PageTable* table, StepDescriptor* descriptor) {
-  LLMIR_RETURN_IF_ERROR(pool->Grow(sequence, first + tokens));
+                         int32_t tokens, kvpool::SequenceId sequence, int32_t window,
+                         kvpool::BlockPool* pool, kvpool::PageTable* table,
+                         StepDescriptor* descriptor) {
+  LLMIR_RETURN_IF_ERROR(pool->Grow(sequence, first + tokens, window));
   pool->FillPageTable({&sequence, 1}, table);
   descriptor->Resize(program, tokens, 1, 0, static_cast<int32_t>(table->indices.size()));
   for (int32_t i = 0; i < tokens; ++i) {

@@ -11,11 +11,12 @@
 
 namespace llmir::executor {
 
-// Grows `sequence` in `pool` to first + tokens and lays out a step of `program` over
+// Grows `sequence` in `pool` to first + tokens (giving back what is out of `window`; 0: nothing) and lays out a step of `program` over
 // ids[first .. first + tokens), nothing sampled. A score step's targets are the caller's. `table`
 // is working space. Errors are Grow's.
 Status ComposePromptStep(plan::ProgramKind program, std::span<const int32_t> ids, int32_t first,
-                         int32_t tokens, kvpool::SequenceId sequence, kvpool::BlockPool* pool,
-                         kvpool::PageTable* table, StepDescriptor* descriptor);
+                         int32_t tokens, kvpool::SequenceId sequence, int32_t window,
+                         kvpool::BlockPool* pool, kvpool::PageTable* table,
+                         StepDescriptor* descriptor);
 
 }  // namespace llmir::executor

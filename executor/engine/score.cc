@@ -4,6 +4,7 @@
 
 #include "executor/engine/prompt_step.h"
 #include "kvpool/block_pool.h"
+#include "plan_schema/plan_facts.h"
 
 namespace llmir::executor {
 
@@ -22,9 +23,10 @@ Status CheckScoreText(const plan::Plan& plan, const std::vector<int32_t>& ids) {
                              plan.model()->vocabulary());
     }
   }
-  const auto needed = kvpool::BlockPool::BlocksFor(static_cast<int32_t>(ids.size()),
-                                                   static_cast<int32_t>(plan.kv()->block_size()));
-  if (static_cast<uint32_t>(needed) > plan.kv()->blocks()) {
+  const uint64_t needed =
+      plan::SequenceBlocks(ids.size(), plan.kv()->block_size(), plan::KvWindow(*plan.model()),
+                           plan.limits()->prefill_chunk());
+  if (needed > plan.kv()->blocks()) {
     return ResourceExhausted("{} ids need {} KV blocks, the plan has {}", ids.size(), needed,
                              plan.kv()->blocks());
   }
@@ -39,6 +41,7 @@ Status Score(
   kvpool::BlockPool pool(static_cast<int32_t>(plan.kv()->blocks()),
                          static_cast<int32_t>(plan.kv()->block_size()), 1,
                          static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()));
+  const auto window = static_cast<int32_t>(plan::KvWindow(*plan.model()));
   kvpool::PageTable table;
   StepDescriptor descriptor(rank.capacity());
   std::vector<float> logprobs;
@@ -53,7 +56,7 @@ Status Score(
       if (cancelled.load(std::memory_order_relaxed)) return Cancelled("stopped by a signal");
       const int32_t tokens = std::min<int32_t>(limits.prefill_chunk(), inputs - first);
       LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::score, ids, first, tokens,
-                                              sequence, &pool, &table, &descriptor));
+                                              sequence, window, &pool, &table, &descriptor));
       descriptor.header().number = number++;
       std::copy_n(ids.begin() + first + 1, tokens, descriptor.targets().begin());
       LLMIR_ASSIGN_OR_RETURN(const StepResult result, rank.RunStep(descriptor));

@@ -48,6 +48,37 @@ struct SimdAvx2 {
     return LoadBF16(copy);
   }
 
+  static LLMIR_INLINE F RoundStoreBF16(uint16_t* p, F a) {
+    const __m256i lo = RoundBF16(_mm256_castps_si256(a.lo));
+    const __m256i hi = RoundBF16(_mm256_castps_si256(a.hi));
+    // packus works within 128-bit halves.
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+  }
+  static LLMIR_INLINE F LoadI8(const int8_t* p) {
+    const auto widen = [](const int8_t* bytes) {
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+      return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+    };
+    return {widen(p), widen(p + 8)};
+  }
+  static LLMIR_INLINE F LoadF8(const uint8_t* p) {
+    // As a half, the same fields mean 2^-8 times the value; 0x7f, the NaN, becomes the half's.
+    const __m256i words =
+        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i magnitude =
+        _mm256_slli_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0x7f)), 7);
+    const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80)),
+                                         _mm256_set1_epi16(0x7fff));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0x80)), 8);
+    const __m256i half = _mm256_or_si256(_mm256_or_si256(magnitude, nan), sign);
+    const __m256 factor = _mm256_set1_ps(256.0f);
+    return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), factor),
+            _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), factor)};
+  }
+
   static LLMIR_INLINE F Add(F a, F b) {
     return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
   }
@@ -141,6 +172,16 @@ struct SimdAvx2 {
   }
 
  private:
+  // The upper halves of the rounded values, in the lower ones.
+  static LLMIR_INLINE __m256i RoundBF16(__m256i bits) {
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_srli_epi32(
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)),
+                                           _mm256_set1_epi32(0x7f800000));
+    return _mm256_blendv_epi8(rounded, quiet, nan);
+  }
   static LLMIR_INLINE __m256 Widen(const uint16_t* p) {
     const __m128i bf16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));

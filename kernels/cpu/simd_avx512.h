@@ -33,6 +33,35 @@ struct SimdAvx512 {
     return Widen(_mm256_maskz_loadu_epi16(FirstLanes(count), p));
   }
 
+  static LLMIR_INLINE F RoundStoreBF16(uint16_t* p, F a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i upper = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __mmask16 nan = _mm512_cmpgt_epi32_mask(
+        _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
+    const __m512i words = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  }
+  static LLMIR_INLINE F LoadI8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
+  static LLMIR_INLINE F LoadF8(const uint8_t* p) {
+    // As a half, the same fields mean 2^-8 times the value; 0x7f, the NaN, becomes the half's.
+    const __m256i words =
+        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i magnitude =
+        _mm256_slli_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0x7f)), 7);
+    const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x3f80));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0x80)), 8);
+    const __m256i half =
+        _mm256_or_si256(_mm256_mask_blend_epi16(nan, magnitude, _mm256_set1_epi16(0x7fff)), sign);
+    return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
+  }
+
   static LLMIR_INLINE F Add(F a, F b) { return _mm512_add_ps(a, b); }
   static LLMIR_INLINE F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static LLMIR_INLINE F Mul(F a, F b) { return _mm512_mul_ps(a, b); }

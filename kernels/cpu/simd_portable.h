@@ -59,6 +59,39 @@ struct SimdPortable {
     return r;
   }
 
+  // Rounds to bfloat16, to nearest even with NaN kept, and stores that; returns it as floats.
+  LLMIR_LANES F RoundStoreBF16(uint16_t* p, F a) {
+    for (int i = 0; i < 16; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &a.v[i], 4);
+      const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+      bits = nan ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+      p[i] = static_cast<uint16_t>(bits);
+      bits <<= 16;
+      std::memcpy(&a.v[i], &bits, 4);
+    }
+    return a;
+  }
+  // 16 int8 values.
+  LLMIR_LANES F LoadI8(const int8_t* p) {
+    F r;
+    for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+    return r;
+  }
+  // 16 OCP FP8 E4M3 values.
+  LLMIR_LANES F LoadF8(const uint8_t* p) {
+    F r;
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t magnitude = p[i] & 0x7fu;
+      uint32_t bits = (magnitude << 20) + (120u << 23);
+      if (magnitude == 0x7f) bits = 0x7fffe000u;
+      std::memcpy(&r.v[i], &bits, 4);
+      if (magnitude < 8) r.v[i] = static_cast<float>(magnitude) * 0x1p-9f;
+      if (p[i] & 0x80) r.v[i] = -r.v[i];
+    }
+    return r;
+  }
+
   LLMIR_LANES F Add(F a, F b) {
     for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] + b.v[i];
     return a;

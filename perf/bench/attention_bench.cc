@@ -56,7 +56,8 @@ class Step {
     output_.resize(static_cast<size_t>(tokens_ * heads.query * heads.dim));
     partials_.resize(
         static_cast<size_t>(AttentionPartialBytes(tokens_, heads.query, heads.dim, context)));
-    scratch_bytes_ = (kernels_.scratch_bytes(heads.dim, heads.query / heads.kv) + 63) / 64 * 64;
+    scratch_bytes_ =
+        (kernels_.scratch_bytes(heads.dim, AttentionForm::kFlash, context) + 63) / 64 * 64;
     scratch_.resize(static_cast<size_t>(scratch_bytes_ * threads + 64));
     const SequenceTable table{sequences, query_indptr_.data(), kv_indptr_.data(), indices_.data(),
                               kv_tokens_.data()};

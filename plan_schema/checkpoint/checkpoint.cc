@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 
@@ -159,6 +160,7 @@ std::string TensorName(Format format, Role role, int64_t layer) {
 
 Status CheckConfig(const ModelConfig& config, std::string_view where) {
   constexpr int64_t kMaxExtent = int64_t{1} << 28;
+  constexpr int64_t kMaxLayers = 1 << 16;
   constexpr int64_t kMaxHeadDim = 1 << 14;
   struct Bound {
     const char* name;
@@ -166,7 +168,7 @@ Status CheckConfig(const ModelConfig& config, std::string_view where) {
     int64_t limit;
   };
   for (const auto& [name, value, limit] : {
-           Bound{"layer count", config.layers, kMaxExtent},
+           Bound{"layer count", config.layers, kMaxLayers},
            Bound{"hidden size", config.hidden, kMaxExtent},
            Bound{"query head count", config.query_heads, kMaxExtent},
            Bound{"KV head count", config.kv_heads, kMaxExtent},
@@ -186,6 +188,15 @@ Status CheckConfig(const ModelConfig& config, std::string_view where) {
   if (config.rope_dim % 2 != 0) {
     return InvalidArgument("{}: rope dimension count {}, expected an even number", where,
                            config.rope_dim);
+  }
+  for (const int64_t window : config.attention_windows) {
+    if (window < 0 || window > kMaxExtent)
+      return InvalidArgument("{}: attention window {}, expected 0 to {}", where, window,
+                             kMaxExtent);
+  }
+  if (!(config.attention_softcap >= 0) || !std::isfinite(config.attention_softcap)) {
+    return InvalidArgument("{}: attention softcap {}, expected a number from 0", where,
+                           config.attention_softcap);
   }
   if (!(config.norm_epsilon > 0) || !(config.norm_epsilon < 1)) {
     return InvalidArgument("{}: norm epsilon {}, expected a number between 0 and 1", where,

@@ -72,6 +72,9 @@ struct ModelConfig {
   // [rope_dim / 2] radians per position, scaling (linear, llama3) applied.
   std::vector<float> rope_frequencies;
   bool tied_head;
+  // [layers] tokens that a token attends to, itself included, 0: all; empty: all layers to all.
+  std::vector<int64_t> attention_windows;
+  float attention_softcap = 0;  // scores become cap * tanh(score / cap); 0: they don't
 };
 
 struct FileInfo {

@@ -301,7 +301,6 @@ Status RefuseUnsupported(const GgufMetadata& metadata) {
   };
   static constexpr Feature kFeatures[] = {
       {"llama.expert_count", 0, "mixtures of experts"},
-      {"llama.attention.sliding_window", 0, "sliding-window attention"},
       {"llama.attention.scale", 0, "custom attention scales"},
       {"llama.attention.clamp_kqv", 0, "clamped projections"},
       {"llama.attention.max_alibi_bias", 0, "ALiBi"},
@@ -309,7 +308,6 @@ Status RefuseUnsupported(const GgufMetadata& metadata) {
       {"llama.embedding_scale", 0, "scaled embeddings"},
       {"llama.residual_scale", 0, "scaled residuals"},
       {"llama.final_logit_softcapping", 0, "soft-capped logits"},
-      {"llama.attn_logit_softcapping", 0, "soft-capped attention"},
       {"llama.rope.scaling.attn_factor", 1, "rope attention factors"},
   };
   for (const Feature& feature : kFeatures) {
@@ -588,7 +586,14 @@ StatusOr<ModelConfig> GgufModelConfig(const GgufHeader& header, std::span<const 
       RopeStyle::kInterleaved;  // converters permute q and k rows so that pairs are neighbours
   LLMIR_ASSIGN_OR_RETURN(const auto rope_dim, metadata.Integer("llama.rope.dimension_count"));
   config.rope_dim = rope_dim.value_or(config.head_dim);
+  LLMIR_ASSIGN_OR_RETURN(const auto softcap, metadata.Number("llama.attn_logit_softcapping"));
+  config.attention_softcap = static_cast<float>(softcap.value_or(0));
   LLMIR_RETURN_IF_ERROR(CheckConfig(config, path));
+  LLMIR_ASSIGN_OR_RETURN(const auto window, metadata.Integer("llama.attention.sliding_window"));
+  if (window.value_or(0) != 0) {
+    config.attention_windows.assign(static_cast<size_t>(config.layers), *window);
+    LLMIR_RETURN_IF_ERROR(CheckConfig(config, path));
+  }
   LLMIR_ASSIGN_OR_RETURN(const auto base, metadata.Number("llama.rope.freq_base"));
   if (base && (!(*base > 0) || !std::isfinite(*base))) {
     return InvalidArgument("{}: metadata llama.rope.freq_base = {}, expected a positive number",

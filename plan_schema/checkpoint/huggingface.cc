@@ -34,24 +34,20 @@ StatusOr<std::string> ReadArchitecture(const Json& json, const std::string& wher
     return InvalidArgument("{}: architectures: expected an array of one name", where);
   }
   auto name = (*names)[0].get<std::string>();
-  if (name != "LlamaForCausalLM" && name != "MistralForCausalLM") {
+  if (name != "LlamaForCausalLM" && name != "MistralForCausalLM" &&
+      name != "MinistralForCausalLM") {
     return Incompatible(
-        "{}: architecture {} is not supported; expected LlamaForCausalLM or MistralForCausalLM",
+        "{}: architecture {} is not supported; expected LlamaForCausalLM, MistralForCausalLM or "
+        "MinistralForCausalLM",
         where, name);
   }
   return name;
 }
 
-Status RefuseUnsupported(const Json& json, bool mistral, const std::string& where) {
+Status RefuseUnsupported(const Json& json, const std::string& where) {
   for (const char* key : {"attention_bias", "mlp_bias"}) {
     LLMIR_ASSIGN_OR_RETURN(const auto bias, JsonBool(json, key, where));
     if (bias.value_or(false)) return Incompatible("{}: {}: biases are not supported", where, key);
-  }
-  // Mistral's default, when the key is absent, is a window.
-  if (JsonField(json, "sliding_window") != nullptr ||
-      (mistral && !json.contains("sliding_window"))) {
-    return Incompatible(
-        "{}: sliding_window: sliding-window attention is not supported; expected null", where);
   }
   if (JsonField(json, "quantization_config") != nullptr) {
     return Incompatible(
@@ -65,6 +61,47 @@ Status RefuseUnsupported(const Json& json, bool mistral, const std::string& wher
                         *activation);
   }
   return {};
+}
+
+// Per layer, as `transformers` reads them; empty where no layer has a window. Which layers have it
+// is told by layer_types, or by max_window_layers (those from it on), or else by nothing: all.
+StatusOr<std::vector<int64_t>> ReadWindows(const Json& json, bool mistral, int64_t layers,
+                                           const std::string& where) {
+  LLMIR_ASSIGN_OR_RETURN(auto window, JsonInteger(json, "sliding_window", where));
+  LLMIR_ASSIGN_OR_RETURN(const auto use, JsonBool(json, "use_sliding_window", where));
+  constexpr int64_t kMistralWindow = 4096;  // where the key is absent, not where it is null
+  if (mistral && !json.contains("sliding_window")) window = kMistralWindow;
+  if (!window || !use.value_or(true)) return std::vector<int64_t>();
+  if (!mistral) {
+    return Incompatible(
+        "{}: sliding_window: {}, but a Llama model has no window, so that it isn't clear what is "
+        "meant; expected null, or the architecture MistralForCausalLM",
+        where, *window);
+  }
+  if (*window < 1)
+    return InvalidArgument("{}: sliding_window: {}, expected 1 or more", where, *window);
+  std::vector<int64_t> windows(static_cast<size_t>(layers), *window);
+  if (const Json* types = JsonField(json, "layer_types")) {
+    if (!types->is_array() || types->size() != windows.size()) {
+      return InvalidArgument("{}: layer_types: {}, expected one for each of {} layers", where,
+                             JsonExcerpt(*types), layers);
+    }
+    for (size_t i = 0; i < windows.size(); ++i) {
+      const Json& type = (*types)[i];
+      if (type == "full_attention") {
+        windows[i] = 0;
+      } else if (type != "sliding_attention") {
+        return Incompatible("{}: layer_types[{}]: {}, expected full_attention or sliding_attention",
+                            where, i, JsonExcerpt(type));
+      }
+    }
+  } else {
+    LLMIR_ASSIGN_OR_RETURN(const auto first, JsonInteger(json, "max_window_layers", where));
+    const int64_t full = std::clamp<int64_t>(first.value_or(0), 0, layers);
+    std::fill_n(windows.begin(), full, 0);
+  }
+  if (std::ranges::count(windows, 0) == layers) windows.clear();
+  return windows;
 }
 
 struct Rope {
@@ -162,11 +199,11 @@ StatusOr<TensorFiles> ListTensorFiles(const std::filesystem::path& folder) {
 
 StatusOr<ModelConfig> HuggingFaceModelConfig(const Json& json, const std::string& where) {
   LLMIR_ASSIGN_OR_RETURN(const std::string architecture, ReadArchitecture(json, where));
-  const bool mistral = architecture == "MistralForCausalLM";
-  LLMIR_RETURN_IF_ERROR(RefuseUnsupported(json, mistral, where));
+  const bool mistral = architecture != "LlamaForCausalLM";
+  LLMIR_RETURN_IF_ERROR(RefuseUnsupported(json, where));
 
   ModelConfig config{};
-  config.architecture = "llama";  // Mistral without a window computes the same
+  config.architecture = "llama";  // Mistral is the same beside its windows
   LLMIR_ASSIGN_OR_RETURN(config.layers, RequiredInteger(json, "num_hidden_layers", where));
   LLMIR_ASSIGN_OR_RETURN(config.hidden, RequiredInteger(json, "hidden_size", where));
   LLMIR_ASSIGN_OR_RETURN(config.mlp_columns, RequiredInteger(json, "intermediate_size", where));
@@ -189,6 +226,9 @@ StatusOr<ModelConfig> HuggingFaceModelConfig(const Json& json, const std::string
   config.tied_head = tied.value_or(false);
   config.rope_style = RopeStyle::kHalves;
   config.rope_dim = config.head_dim;
+  LLMIR_RETURN_IF_ERROR(CheckConfig(config, where));
+  LLMIR_ASSIGN_OR_RETURN(config.attention_windows,
+                         ReadWindows(json, mistral, config.layers, where));
   LLMIR_RETURN_IF_ERROR(CheckConfig(config, where));
   LLMIR_ASSIGN_OR_RETURN(const Rope rope, ReadRope(json, where));
   config.rope_frequencies = RopeFrequencies(config.rope_dim, rope.base, rope.scaling);

@@ -104,8 +104,22 @@ private:
     kv = append.getNewCache();
     Value heads = llm::PagedAttentionOp::create(
         builder, loc(), query.getType(), query, kv, append.getIndices(),
-        builder.getI64IntegerAttr(layer));
+        builder.getI64IntegerAttr(layer), attentionOf(layer));
     return add(x, linear(heads, output));
+  }
+
+  /// What the model asks of attention; null where that is nothing.
+  llm::AttentionAttr attentionOf(int64_t layer) {
+    int64_t window =
+        config.attention_windows.empty() ? 0 : config.attention_windows[layer];
+    if (window == 0 && config.attention_softcap == 0)
+      return {};
+    return llm::AttentionAttr::get(
+        builder.getContext(), llm::AttentionForm::Flash, window,
+        /*share_kv=*/true,
+        config.attention_softcap == 0
+            ? FloatAttr()
+            : builder.getF32FloatAttr(config.attention_softcap));
   }
 
   StatusOr<Value> mlp(Value x, int64_t layer) {

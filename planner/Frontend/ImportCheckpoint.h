@@ -17,7 +17,7 @@ inline constexpr int64_t kVocabularyLeaf = 64;
 
 /// What the imported model keeps keys and values in.
 struct CacheOptions {
-  mlir::Type elementType; // f32 or bf16
+  mlir::Type elementType; // f32, bf16, i8 or f8E4M3FN
   int64_t blockSize;      // tokens
   int64_t context;        // tokens of the longest sequence
 };

@@ -59,9 +59,15 @@ cl::opt<std::string>
             cl::cat(category));
 cl::opt<std::string>
     kvType("kv-dtype", cl::value_desc("type"),
-           cl::desc("Keys and values: f32 or bf16 (default: f32 with "
-                    "--weights f32, else bf16)"),
+           cl::desc("Keys and values: f32, bf16, int8 or fp8 (default: f32 "
+                    "with --weights f32, else bf16)"),
            cl::cat(category));
+cl::opt<std::string> attention(
+    "attention", cl::value_desc("form"), cl::init("auto"),
+    cl::desc("How attention is computed: auto, flash, fused-softmax, masked or "
+             "standard; then, with commas, no-share-kv, window=N (attend to "
+             "the last N tokens)"),
+    cl::cat(category));
 cl::opt<int64_t>
     blockSize("block-size", cl::value_desc("tokens"), cl::init(0),
               cl::desc("Tokens of a KV block, a power of two (default: chosen "
@@ -243,6 +249,7 @@ Status run(int argc, char **argv) {
   }
   options.weights = weights;
   options.kvType = kvType;
+  options.attention = attention;
   if (blockSize.getNumOccurrences() > 0)
     options.blockSize = blockSize;
   if (kvBlocks.getNumOccurrences() > 0)

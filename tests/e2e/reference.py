@@ -35,13 +35,14 @@ class Model:
         self.head_dim = config["head_dim"]
         self.frequencies = rope_frequencies(config)
 
-    def logits(self, ids):
-        """Logits [len(ids), vocabulary] after each of the ids."""
+    def logits(self, ids, window=0):
+        """Logits [len(ids), vocabulary] after each of the ids; `window` narrows the model's own."""
         w = self.weights
         positions = np.arange(len(ids))
         angles = positions[:, None] * self.frequencies
         cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        future = positions[None, :] > positions[:, None]
+        distance = positions[:, None] - positions[None, :]
+        softcap = self.config.get("attention_softcap")
         x = w["model.embed_tokens.weight"][ids]
         for layer in range(self.config["num_hidden_layers"]):
             p = f"model.layers.{layer}."
@@ -52,7 +53,10 @@ class Model:
             q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
             k, v = (np.repeat(t, self.heads // self.kv_heads, axis=1) for t in (k, v))
             scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(self.head_dim)
-            scores[:, future] = -np.inf
+            if softcap:
+                scores = softcap * np.tanh(scores / softcap)
+            widths = [width for width in (self.window(layer), window) if width]
+            scores[:, (distance < 0) | (distance >= min(widths, default=len(ids)))] = -np.inf
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             scores /= scores.sum(axis=-1, keepdims=True)
             y = np.einsum("hqk,khd->qhd", scores, v).reshape(len(ids), -1)
@@ -63,6 +67,10 @@ class Model:
             x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
         x = self.norm(x, w["model.norm.weight"])
         return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+    def window(self, layer):
+        """Tokens that a token attends to, itself included, or None."""
+        return None if layer < self.config.get("max_window_layers", 0) else self.config.get("sliding_window")
 
     def norm(self, x, weight):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config["rms_norm_eps"]) * weight
@@ -134,6 +142,8 @@ def from_gguf(path):
         "rms_norm_eps": field("llama.attention.layer_norm_rms_epsilon"),
         "rope_theta": field("llama.rope.freq_base"),
     }
+    config["sliding_window"] = field("llama.attention.sliding_window")
+    config["attention_softcap"] = field("llama.attn_logit_softcapping")
     if field("llama.rope.scaling.type") == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": field("llama.rope.scaling.factor")}
     weights, factors = {}, None

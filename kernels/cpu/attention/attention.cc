@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/attention/attention_kernels.h"
@@ -7,9 +8,11 @@
 namespace llmir::kernels {
 
 int64_t AttentionPartialBytes(int64_t tokens, int64_t query_heads, int64_t head_dim,
-                              int64_t max_kv_tokens) {
-  const int64_t splits = (max_kv_tokens + kKvSplit - 1) / kKvSplit;
+                              int64_t max_kv_tokens, int64_t window) {
+  int64_t splits = (max_kv_tokens + kKvSplit - 1) / kKvSplit;
   if (splits <= 1) return 0;
+  // The tokens that a step's rows of one sequence attend to begin and end anywhere in a split.
+  if (window > 0) splits = std::min(splits, (window + tokens - 1 + kKvSplit - 2) / kKvSplit + 1);
   return tokens * query_heads * splits * (head_dim + kPartialExtra) *
          static_cast<int64_t>(sizeof(float));
 }

@@ -5,7 +5,8 @@
 // token-major, so that neighbours have like causal limits, and are taken in blocks; a block goes
 // through a split tile by tile, and each tile of K and V, read once, serves all rows of the block,
 // a few at a time in registers. Every row does its own arithmetic in its own order: which rows
-// share a block, or a thread, changes nothing in its bits.
+// share a block, or a thread, changes nothing in its bits. The forms other than flash keep the
+// scores of a few whole rows instead of states, and share the products' loops.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +29,10 @@ void RopeTables(const int32_t* positions, const RopeArgs& rope, int64_t begin, i
 // A split state in `partials`: o[head_dim], m, l, and padding to 32 bytes.
 constexpr int64_t kPartialExtra = 8;
 
+struct F8 {
+  uint8_t bits;  // OCP FP8 E4M3
+};
+
 template <typename S>
 struct AttentionImpl {
   using F = typename S::F;
@@ -37,7 +42,6 @@ struct AttentionImpl {
   static constexpr int kTileGroups = kKvTile / kKvLanes;
 
   static constexpr int64_t RoundUp16(int64_t n) { return (n + 15) / 16 * 16; }
-  static constexpr int64_t Splits(int64_t tokens) { return (tokens + kKvSplit - 1) / kKvSplit; }
   static constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -50,14 +54,149 @@ struct AttentionImpl {
     return 1;
   }
 
+  // ---- elements of the cache --------------------------------------------------------------------
+
+  // Types of elements: float, bfloat16 as uint16_t, int8 with scales, F8.
+  template <typename Kv, typename Unused = void>
+  struct Traits {
+    static constexpr bool kScaled = false;
+  };
+  template <typename Unused>
+  struct Traits<int8_t, Unused> {
+    static constexpr bool kScaled = true;
+  };
+
   static LLMIR_INLINE F LoadKv(const float* p) { return S::Load(p); }
   static LLMIR_INLINE F LoadKv(const uint16_t* p) { return S::LoadBF16(p); }
+  static LLMIR_INLINE F LoadKv(const int8_t* p) { return S::LoadI8(p); }
+  static LLMIR_INLINE F LoadKv(const F8* p) {
+    return S::LoadF8(reinterpret_cast<const uint8_t*>(p));
+  }
   static LLMIR_INLINE F LoadKvPartial(const float* p, int64_t count) {
     return S::LoadPartial(p, count);
   }
   static LLMIR_INLINE F LoadKvPartial(const uint16_t* p, int64_t count) {
     return S::LoadBF16Partial(p, count);
   }
+  template <typename Kv>
+  static LLMIR_INLINE F LoadKvPartial(const Kv* p, int64_t count) {
+    Kv copy[16] = {};
+    std::memcpy(copy, p, static_cast<size_t>(count) * sizeof(Kv));
+    return LoadKv(copy);
+  }
+
+  // Rounds x * inverse to the cache's type; `inverse` is 1 but for int8. Returns what is stored, as
+  // a float.
+  static LLMIR_INLINE float RoundStore(float x, float, float* out) { return *out = x; }
+  static LLMIR_INLINE float RoundStore(float x, float, uint16_t* out) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    *out = static_cast<uint16_t>(nan ? bits >> 16 | 0x40u : rounded);
+    bits = static_cast<uint32_t>(*out) << 16;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+  static LLMIR_INLINE float RoundStore(float x, float inverse, int8_t* out) {
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even.
+    const float rounded = (x * inverse + 12582912.0f) - 12582912.0f;
+    *out = static_cast<int8_t>(rounded);
+    return rounded;
+  }
+  static LLMIR_INLINE float RoundStore(float x, float, F8* out) {
+    constexpr uint32_t kLargest = 0x7e;  // 448
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 24 & 0x80u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    uint32_t result;
+    if (magnitude > 0x7f800000u) {
+      result = 0x7f;
+    } else if (magnitude >= 0x43e00000u) {  // 448
+      result = kLargest;
+    } else if (magnitude >= 0x3c800000u) {  // 2^-6, the least normal value
+      result = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1)) >> 20) - (120u << 3);
+    } else {
+      // Floats from 2^14 to 2^15 are 2^-9 apart, the spacing of subnormal values.
+      float shifted;
+      std::memcpy(&shifted, &magnitude, 4);
+      shifted += 16384.0f;
+      std::memcpy(&result, &shifted, 4);
+      result -= 0x46800000u;
+    }
+    out->bits = static_cast<uint8_t>(sign | result);
+    float value = static_cast<float>(result) * 0x1p-9f;
+    if (result >= 8) {
+      bits = result == 0x7f ? 0x7fffe000u : (result << 20) + (120u << 23);
+      std::memcpy(&value, &bits, 4);
+    }
+    return sign != 0 ? -value : value;
+  }
+  // The same for `lanes` lanes.
+  static LLMIR_INLINE F RoundStoreLanes(F x, float, int64_t lanes, float* out) {
+    S::StorePartial(out, lanes, x);
+    return x;
+  }
+  static LLMIR_INLINE F RoundStoreLanes(F x, float, int64_t lanes, uint16_t* out) {
+    if (lanes >= 16) return S::RoundStoreBF16(out, x);
+    uint16_t stored[16];
+    x = S::RoundStoreBF16(stored, x);
+    std::memcpy(out, stored, static_cast<size_t>(lanes) * sizeof(uint16_t));
+    return x;
+  }
+  template <typename Kv>
+  static LLMIR_INLINE F RoundStoreLanes(F x, float inverse, int64_t lanes, Kv* out) {
+    float values[16];
+    S::Store(values, x);
+    for (int64_t i = 0; i < lanes; ++i) values[i] = RoundStore(values[i], inverse, out + i);
+    return S::Load(values);
+  }
+
+  // Of one head of a block.
+  template <typename Kv>
+  static LLMIR_INLINE Kv* HeadOf(const KvLayer& kv, int64_t block, int64_t head) {
+    return reinterpret_cast<Kv*>(kv.data + block * kv.block_bytes + head * kv.head_bytes);
+  }
+  // Scales of K [block_size], then of V.
+  static LLMIR_INLINE float* ScalesOf(const KvLayer& kv, int8_t* head) {
+    return reinterpret_cast<float*>(head + 2 * kv.block_size * kv.head_dim);
+  }
+
+  // Where the groups of lanes of a tile lie.
+  template <typename Kv>
+  struct Groups {
+    Kv* k[kTileGroups];            // [head_dim][kKvLanes]
+    Kv* v[kTileGroups];            // [kKvLanes][head_dim]
+    float* k_scales[kTileGroups];  // [kKvLanes], of int8 alone
+    float* v_scales[kTileGroups];
+  };
+  // Fills in the groups of the tile at `tile` with tokens of [begin, end).
+  template <typename Kv>
+  static LLMIR_INLINE void Locate(const KvLayer& kv, const int32_t* blocks, int64_t kv_head,
+                                  int64_t tile, int64_t begin, int64_t end, Groups<Kv>& groups) {
+    for (int g = 0; g < kTileGroups; ++g) {
+      const int64_t token = tile + g * kKvLanes;
+      if (token + kKvLanes <= begin) continue;
+      if (token >= end) break;
+      const int64_t slot = token % kv.block_size;
+      Kv* head = HeadOf<Kv>(kv, blocks[token / kv.block_size], kv_head);
+      groups.k[g] = head + slot * kv.head_dim;
+      groups.v[g] = head + (kv.block_size + slot) * kv.head_dim;
+      if constexpr (Traits<Kv>::kScaled) {
+        groups.k_scales[g] = ScalesOf(kv, head) + slot;
+        groups.v_scales[g] = groups.k_scales[g] + kv.block_size;
+      }
+    }
+  }
+
+  // The token that a fused step appends, of one KV head.
+  struct NewToken {
+    const float* key;  // rotated
+    const float* value;
+    float key_inverse;  // as of RoundStore
+    float value_inverse;
+  };
 
   // ---- sharing of the work ----------------------------------------------------------------------
 
@@ -79,32 +218,45 @@ struct AttentionImpl {
   struct Unit {
     int64_t first_token;     // row of the step
     int64_t first_position;  // of that token
+    int64_t kv_tokens;       // of the sequence
     int64_t kv_head;         // local
     int64_t first_head;      // local query head
     int64_t heads;
     int64_t row_begin;  // rows of this block: (token - first_token) * heads + (head - first_head)
     int64_t row_end;
     int64_t split;
-    int64_t splits;  // of the sequence
+    int64_t first_split;  // of the sequence
+    int64_t splits;       // of the sequence
     const int32_t* blocks;
     int64_t partial_base;  // split states of the sequences before this one
   };
 
+  // The first token that the one at `position` attends to.
+  static LLMIR_INLINE int64_t WindowBegin(const AttentionArgs& args, int64_t position) {
+    return args.window > 0 ? Max(0, position + 1 - args.window) : 0;
+  }
+  static LLMIR_INLINE int64_t SplitTokens(const AttentionArgs& args) {
+    return args.form == AttentionForm::kFlash ? kKvSplit : int64_t{1} << 40;
+  }
+
   // Calls visit(unit, cost of one row) for every unit of the step, in one order for all threads.
   template <typename Visit>
-  static LLMIR_INLINE void ForEachUnit(const AttentionArgs& args, Visit visit) {
+  static LLMIR_INLINE void ForEachUnit(const AttentionArgs& args, int64_t block_rows, Visit visit) {
     // The work around a tile (softmax, loads and stores of the state) in units of the work for one
     // token.
     constexpr int64_t kRowOverhead = 16;
+    const int64_t split_tokens = SplitTokens(args);
+    const bool share = args.share_kv && args.form != AttentionForm::kStandard;
     int64_t partial_base = 0;
     for (int64_t s = 0; s < args.table.sequences; ++s) {
       Unit unit;
       unit.first_token = args.table.query_indptr[s];
       const int64_t tokens = args.table.query_indptr[s + 1] - unit.first_token;
       if (tokens == 0) continue;
-      const int64_t kv_tokens = args.table.kv_tokens[s];
-      unit.first_position = kv_tokens - tokens;
-      unit.splits = Splits(kv_tokens);
+      unit.kv_tokens = args.table.kv_tokens[s];
+      unit.first_position = unit.kv_tokens - tokens;
+      unit.first_split = WindowBegin(args, unit.first_position) / split_tokens;
+      unit.splits = (unit.kv_tokens - 1) / split_tokens + 1 - unit.first_split;
       unit.blocks = args.table.kv_indices + args.table.kv_indptr[s];
       unit.partial_base = partial_base;
       partial_base += tokens * args.query_heads * unit.splits;
@@ -112,16 +264,24 @@ struct AttentionImpl {
         const int64_t model_head = args.first_query_head + unit.first_head;
         const int64_t model_kv_head = model_head / args.heads_per_kv;
         unit.kv_head = model_kv_head - args.first_kv_head;
-        unit.heads = Min((model_kv_head + 1) * args.heads_per_kv - model_head,
-                         args.query_heads - unit.first_head);
-        for (unit.split = 0; unit.split < unit.splits; ++unit.split) {
-          const int64_t split_begin = unit.split * kKvSplit;
+        unit.heads = share ? Min((model_kv_head + 1) * args.heads_per_kv - model_head,
+                                 args.query_heads - unit.first_head)
+                           : 1;
+        for (unit.split = unit.first_split; unit.split < unit.first_split + unit.splits;
+             ++unit.split) {
+          const int64_t split_begin = unit.split * split_tokens;
+          const int64_t split_end = split_begin + split_tokens;
           const int64_t first = Max(0, split_begin - unit.first_position);
-          for (unit.row_begin = first * unit.heads; unit.row_begin < tokens * unit.heads;
+          const int64_t end = args.window > 0
+                                  ? Min(tokens, split_end + args.window - 1 - unit.first_position)
+                                  : tokens;
+          for (unit.row_begin = first * unit.heads; unit.row_begin < end * unit.heads;
                unit.row_begin = unit.row_end) {
-            unit.row_end = Min(unit.row_begin + kBlockRows, tokens * unit.heads);
+            unit.row_end = unit.row_begin + Min(block_rows, end * unit.heads - unit.row_begin);
             const int64_t last = unit.first_position + (unit.row_end - 1) / unit.heads;
-            const int64_t length = Min(last + 1 - split_begin, kKvSplit);
+            const int64_t begin =
+                WindowBegin(args, unit.first_position + unit.row_begin / unit.heads);
+            const int64_t length = Min(last + 1, split_end) - Max(begin, split_begin);
             visit(unit, RoundUp16(length) + kRowOverhead);
           }
         }
@@ -129,24 +289,12 @@ struct AttentionImpl {
     }
   }
 
-  // ---- attention --------------------------------------------------------------------------------
-
-  // The rows of a block and their states.
-  struct Block {
-    int64_t rows;
-    int64_t limit[kBlockRows];  // tokens that the row attends to, from token 0
-    const float* q[kBlockRows];
-    float m[kBlockRows];
-    float l[kBlockRows];
-    float* o;  // [kBlockRows][o_stride]
-    int64_t o_stride;
-    float* p;  // [kMicroRows][kKvTile] scores, then probabilities
-  };
+  // ---- the two products -------------------------------------------------------------------------
 
   // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane].
   template <int R, int C, typename Kv>
-  static LLMIR_INLINE void ScoreGroups(const float* const* q, const Kv* const* k, int64_t head_dim,
-                                       float* scores) {
+  static LLMIR_INLINE void ScoreGroups(const float* const* q, Kv* const* k, int64_t head_dim,
+                                       float* scores, int64_t stride) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -167,16 +315,75 @@ struct AttentionImpl {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) S::Store(scores + r * kKvTile + c * kKvLanes, sum[r][c]);
+      for (int c = 0; c < C; ++c) S::Store(scores + r * stride + c * kKvLanes, sum[r][c]);
     }
   }
 
-  // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end). `v` is at
-  // the first column; kPartial: only `lanes` lanes of the one column exist.
-  template <int R, int C, bool kPartial, typename Kv>
-  static LLMIR_INLINE void AccumulateColumns(const float* p, const Kv* const* v, int64_t column,
+  // The same for the group of a new token, whose key is stored at `lane`: of the group only the
+  // lanes before it are read, none where it is the first.
+  template <int R, typename Kv>
+  static LLMIR_INLINE void ScoreNewToken(const float* const* q, Kv* k, int64_t lane,
+                                         const NewToken& token, int64_t head_dim, float* scores,
+                                         int64_t stride) {
+    F sum[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] = S::Zero();
+    const auto before = S::FirstLanes(lane);
+    const auto step = [&](int64_t d, F keys) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] = S::Fma(S::Set(q[r][d]), keys, sum[r]);
+    };
+    if (lane == 0) {
+      for (int64_t d = 0; d < head_dim; ++d) {
+        step(d, S::Set(RoundStore(token.key[d], token.key_inverse, k + d * kKvLanes)));
+      }
+    } else {
+      for (int64_t d = 0; d < head_dim; ++d) {
+        Kv* group = k + d * kKvLanes;
+        const F older = LoadKv(group);
+        const float key = RoundStore(token.key[d], token.key_inverse, group + lane);
+        step(d, S::Select(before, older, S::Set(key)));
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) S::Store(scores + r * stride, sum[r]);
+  }
+
+  // Scores of groups [begin, end) of a tile, the last of them a new token's where there is one.
+  template <int R, bool kNew, typename Kv>
+  static LLMIR_INLINE void Scores(const float* const* q, const Groups<Kv>& groups, int64_t begin,
+                                  int64_t end, int64_t lane, const NewToken* token,
+                                  int64_t head_dim, float* scores, int64_t stride) {
+    constexpr int kColumns = Columns(R);
+    const int64_t old_end = kNew ? end - 1 : end;
+    int64_t g = begin;
+    for (; g + kColumns <= old_end; g += kColumns) {
+      ScoreGroups<R, kColumns>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+    }
+    if constexpr (kColumns > 2) {
+      for (; g + 2 <= old_end; g += 2) {
+        ScoreGroups<R, 2>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+      }
+    }
+    if constexpr (kColumns > 1) {
+      for (; g < old_end; ++g) {
+        ScoreGroups<R, 1>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+      }
+    }
+    if constexpr (kNew) {
+      ScoreNewToken<R>(q, groups.k[g], lane, *token, head_dim, scores + g * kKvLanes, stride);
+    }
+  }
+
+  // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end), and at
+  // last the new token, which is stored at j = end. kPartial: only `lanes` lanes of the one column
+  // exist.
+  template <int R, int C, bool kPartial, bool kNew, typename Kv>
+  static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride,
+                                             const Groups<Kv>& groups, int64_t column,
                                              int64_t head_dim, int64_t begin, int64_t end,
-                                             const float* correction, float* o, int64_t o_stride) {
+                                             const float* correction, const NewToken* token,
+                                             float* o, int64_t o_stride) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -186,9 +393,17 @@ struct AttentionImpl {
         sum[r][c] = S::Mul(S::Load(o + r * o_stride + column + 16 * c), factor);
       }
     }
+    const auto add = [&](int64_t j, const F* values) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F weight = S::Set(p[r * p_stride + j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sum[r][c] = S::Fma(weight, values[c], sum[r][c]);
+      }
+    };
     for (int64_t j = begin; j < end;) {
       const int64_t group_end = Min(end, (j / kKvLanes + 1) * kKvLanes);
-      const Kv* row = v[j / kKvLanes] + j % kKvLanes * head_dim + column;
+      const Kv* row = groups.v[j / kKvLanes] + j % kKvLanes * head_dim + column;
       for (; j < group_end; ++j, row += head_dim) {
         F values[C];
         if constexpr (kPartial) {
@@ -197,13 +412,20 @@ struct AttentionImpl {
 #pragma GCC unroll 4
           for (int c = 0; c < C; ++c) values[c] = LoadKv(row + 16 * c);
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const F weight = S::Set(p[r * kKvTile + j]);
-#pragma GCC unroll 4
-          for (int c = 0; c < C; ++c) sum[r][c] = S::Fma(weight, values[c], sum[r][c]);
-        }
+        add(j, values);
       }
+    }
+    if constexpr (kNew) {
+      Kv* row = groups.v[end / kKvLanes] + end % kKvLanes * head_dim + column;
+      const float* value = token->value + column;
+      F values[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        const int64_t lanes = kPartial ? head_dim - column : 16;
+        const F x = kPartial ? S::LoadPartial(value, lanes) : S::Load(value + 16 * c);
+        values[c] = RoundStoreLanes(x, token->value_inverse, lanes, row + 16 * c);
+      }
+      add(end, values);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -214,61 +436,92 @@ struct AttentionImpl {
     }
   }
 
-  template <int R, typename Kv>
-  static LLMIR_INLINE void Accumulate(const float* p, const Kv* const* v, int64_t head_dim,
-                                      int64_t begin, int64_t end, const float* correction, float* o,
+  template <int R, bool kNew, typename Kv>
+  static LLMIR_INLINE void Accumulate(const float* p, int64_t p_stride, const Groups<Kv>& groups,
+                                      int64_t head_dim, int64_t begin, int64_t end,
+                                      const float* correction, const NewToken* token, float* o,
                                       int64_t o_stride) {
     constexpr int kColumns = Columns(R);
     int64_t column = 0;
     for (; column + 16 * kColumns <= head_dim; column += 16 * kColumns) {
-      AccumulateColumns<R, kColumns, false>(p, v, column, head_dim, begin, end, correction, o,
-                                            o_stride);
+      AccumulateColumns<R, kColumns, false, kNew>(p, p_stride, groups, column, head_dim, begin, end,
+                                                  correction, token, o, o_stride);
     }
     for (; column + 16 <= head_dim; column += 16) {
-      AccumulateColumns<R, 1, false>(p, v, column, head_dim, begin, end, correction, o, o_stride);
+      AccumulateColumns<R, 1, false, kNew>(p, p_stride, groups, column, head_dim, begin, end,
+                                           correction, token, o, o_stride);
     }
     if (column < head_dim) {
-      AccumulateColumns<R, 1, true>(p, v, column, head_dim, begin, end, correction, o, o_stride);
+      AccumulateColumns<R, 1, true, kNew>(p, p_stride, groups, column, head_dim, begin, end,
+                                          correction, token, o, o_stride);
     }
   }
 
-  // One tile for R rows of the block from row `first`, all of which attend to its first token at
-  // least.
-  template <int R, typename Kv>
-  static void Tile(Block& block, int64_t first, int64_t tile_begin, const Kv* const* k,
-                   const Kv* const* v, int64_t head_dim, float scale) {
-    int64_t count[R];  // tokens of the tile that the row attends to; ascending
-    for (int r = 0; r < R; ++r) count[r] = Min(block.limit[first + r] - tile_begin, kKvTile);
-    const int groups = static_cast<int>((count[R - 1] + kKvLanes - 1) / kKvLanes);
-    float* p = block.p;
-
-    constexpr int kColumns = Columns(R);
-    int g = 0;
-    for (; g + kColumns <= groups; g += kColumns) {
-      ScoreGroups<R, kColumns>(block.q + first, k + g, head_dim, p + g * kKvLanes);
+  // 16 scores as they go into the softmax, those outside [from, to) made -infinity: lanes beyond a
+  // row's tokens hold whatever the cache held, so they are replaced, never computed with.
+  template <typename Kv>
+  static LLMIR_INLINE F Prepare(const AttentionArgs& args, const float* row, const float* scales,
+                                int64_t from, int64_t to) {
+    F score = S::Load(row);
+    if constexpr (Traits<Kv>::kScaled) score = S::Mul(score, S::Load(scales));
+    score = S::Mul(score, S::Set(args.scale));
+    if (args.softcap > 0) {
+      const F cap = S::Set(args.softcap);
+      score = S::Mul(Tanh<S>(S::Div(score, cap)), cap);
     }
-    if constexpr (kColumns > 2) {
-      for (; g + 2 <= groups; g += 2) {
-        ScoreGroups<R, 2>(block.q + first, k + g, head_dim, p + g * kKvLanes);
-      }
-    }
-    if constexpr (kColumns > 1) {
-      for (; g < groups; ++g) {
-        ScoreGroups<R, 1>(block.q + first, k + g, head_dim, p + g * kKvLanes);
-      }
-    }
-
-    // Lanes beyond a row's tokens hold whatever the cache held: they are replaced, never computed
-    // with.
-    const F factor = S::Set(scale);
     const F lowest = S::Set(-__builtin_inff());
+    score = S::Select(S::FirstLanes(Max(to, 0)), score, lowest);
+    return from > 0 ? S::Select(S::FirstLanes(from), lowest, score) : score;
+  }
+  // 16 p of the lanes in [from, to) for the values, from those for the sum.
+  template <typename Kv>
+  static LLMIR_INLINE F WithValueScales(F p, const float* scales, int64_t from, int64_t to) {
+    if constexpr (Traits<Kv>::kScaled) {
+      p = S::Select(S::FirstLanes(Max(to, 0)), S::Mul(p, S::Load(scales)), S::Zero());
+      return from > 0 ? S::Select(S::FirstLanes(from), S::Zero(), p) : p;
+    }
+    return p;
+  }
+
+  // ---- flash ------------------------------------------------------------------------------------
+
+  // The rows of a block and their states.
+  struct Block {
+    int64_t rows;
+    int64_t begin[kBlockRows];  // the row attends to tokens [begin, limit) of the split
+    int64_t limit[kBlockRows];
+    const float* q[kBlockRows];
+    float m[kBlockRows];
+    float l[kBlockRows];
+    float* o;  // [kBlockRows][o_stride]
+    int64_t o_stride;
+    float* p;  // [kMicroRows][kKvTile] scores, then probabilities
+  };
+
+  // One tile for R rows of the block from row `first`, all of which attend to tokens of it. kNew:
+  // the last of them is `token`, which is stored.
+  template <int R, bool kNew, typename Kv>
+  static void Tile(const AttentionArgs& args, Block& block, int64_t first, int64_t tile_begin,
+                   const Groups<Kv>& groups, const NewToken* token) {
+    const int64_t head_dim = args.kv.head_dim;
+    int64_t from[R];  // tokens [from, count) of the tile that the row attends to; both ascending
+    int64_t count[R];
+    for (int r = 0; r < R; ++r) {
+      from[r] = Max(block.begin[first + r] - tile_begin, 0);
+      count[r] = Min(block.limit[first + r] - tile_begin, kKvTile);
+    }
+    float* p = block.p;
+    Scores<R, kNew>(block.q + first, groups, from[0] / kKvLanes,
+                    (count[R - 1] + kKvLanes - 1) / kKvLanes, (count[R - 1] - 1) % kKvLanes, token,
+                    head_dim, p, kKvTile);
+
     float correction[16] = {};
     for (int r = 0; r < R; ++r) {
       float* row = p + r * kKvTile;
-      F maximum = lowest;
-      for (int64_t i = 0; i < count[r]; i += kKvLanes) {
+      F maximum = S::Set(-__builtin_inff());
+      for (int64_t i = from[r] / kKvLanes * kKvLanes; i < count[r]; i += kKvLanes) {
         const F score =
-            S::Select(S::FirstLanes(count[r] - i), S::Mul(S::Load(row + i), factor), lowest);
+            Prepare<Kv>(args, row + i, groups.k_scales[i / kKvLanes], from[r] - i, count[r] - i);
         S::Store(row + i, score);
         maximum = S::Max(score, maximum);
       }
@@ -283,37 +536,53 @@ struct AttentionImpl {
       float* row = p + r * kKvTile;
       const F m = S::Set(block.m[first + r]);
       F sum = S::Zero();
-      for (int64_t i = 0; i < count[r]; i += kKvLanes) {
-        const F e =
+      for (int64_t i = from[r] / kKvLanes * kKvLanes; i < count[r]; i += kKvLanes) {
+        F e =
             S::Select(S::FirstLanes(count[r] - i), Exp<S>(S::Sub(S::Load(row + i), m)), S::Zero());
-        S::Store(row + i, e);
+        if (from[r] > i) e = S::Select(S::FirstLanes(from[r] - i), S::Zero(), e);
         sum = S::Add(sum, e);
+        S::Store(row + i,
+                 WithValueScales<Kv>(e, groups.v_scales[i / kKvLanes], from[r] - i, count[r] - i));
       }
       float& l = block.l[first + r];
       l = __builtin_fmaf(l, correction[r], S::FoldAdd(sum));
     }
 
     float* o = block.o + first * block.o_stride;
-    Accumulate<R>(p, v, head_dim, 0, count[0], correction, o, block.o_stride);
-    for (int r = 1; r < R; ++r) {
-      if (count[r] == count[0]) continue;
-      const float one = 1.0f;
-      Accumulate<1>(p + r * kKvTile, v, head_dim, count[0], count[r], &one, o + r * block.o_stride,
-                    block.o_stride);
+    if constexpr (kNew) {
+      Accumulate<R, true>(p, kKvTile, groups, head_dim, from[0], count[0] - 1, correction, token, o,
+                          block.o_stride);
+      return;
     }
+    // What all R rows attend to, shared; what a row alone attends to before and after that, alone.
+    const int64_t begin = from[R - 1];
+    const int64_t end = Max(begin, count[0]);
+    const auto alone = [&](int r, int64_t row_begin, int64_t row_end) {
+      if (row_begin >= row_end) return;
+      Accumulate<1, false>(p + r * kKvTile, kKvTile, groups, head_dim, row_begin, row_end,
+                           correction + r, token, o + r * block.o_stride, block.o_stride);
+      correction[r] = 1.0f;
+    };
+    for (int r = 0; r < R; ++r) alone(r, from[r], Min(begin, count[r]));
+    if (begin < count[0]) {
+      Accumulate<R, false>(p, kKvTile, groups, head_dim, begin, end, correction, token, o,
+                           block.o_stride);
+      for (int r = 0; r < R; ++r) correction[r] = 1.0f;
+    }
+    for (int r = 0; r < R; ++r) alone(r, end, count[r]);
   }
 
   // Tile for the first R of `rows` rows, or all of them if they are fewer.
-  template <int R, typename Kv>
-  static LLMIR_INLINE void TileRows(int64_t rows, Block& block, int64_t first, int64_t tile_begin,
-                                    const Kv* const* k, const Kv* const* v, int64_t head_dim,
-                                    float scale) {
+  template <int R, bool kNew, typename Kv>
+  static LLMIR_INLINE void TileRows(const AttentionArgs& args, int64_t rows, Block& block,
+                                    int64_t first, int64_t tile_begin, const Groups<Kv>& groups,
+                                    const NewToken* token) {
     if constexpr (R > 1) {
       if (rows < R) {
-        return TileRows<R - 1>(rows, block, first, tile_begin, k, v, head_dim, scale);
+        return TileRows<R - 1, kNew>(args, rows, block, first, tile_begin, groups, token);
       }
     }
-    Tile<R>(block, first, tile_begin, k, v, head_dim, scale);
+    Tile<R, kNew>(args, block, first, tile_begin, groups, token);
   }
 
   static LLMIR_INLINE float* PartialOf(const AttentionArgs& args, int64_t partial_base,
@@ -324,9 +593,11 @@ struct AttentionImpl {
     return reinterpret_cast<float*>(args.partials) + index * (args.kv.head_dim + kPartialExtra);
   }
 
-  // Rows [begin, end) of the unit.
+  // Rows [begin, end) of the unit, whose queries are `q` or, where that is null, the arguments'.
+  // With `token`, the last of their tokens is stored on the way.
   template <typename Kv>
-  static void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin, int64_t end) {
+  static void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin, int64_t end,
+                      const float* q, const NewToken* token) {
     const KvLayer& kv = args.kv;
     const int64_t head_dim = kv.head_dim;
     const int64_t split_begin = unit.split * kKvSplit;
@@ -337,51 +608,65 @@ struct AttentionImpl {
     block.o = reinterpret_cast<float*>(args.scratch);
     block.p = block.o + kBlockRows * block.o_stride;
     for (int64_t i = 0; i < block.rows; ++i) {
-      const int64_t token = (begin + i) / unit.heads;
+      const int64_t row = (begin + i) / unit.heads;
       const int64_t head = unit.first_head + (begin + i) % unit.heads;
-      block.limit[i] = Min(unit.first_position + token + 1, split_begin + kKvSplit);
-      block.q[i] = args.q + (unit.first_token + token) * args.q_stride + head * head_dim;
+      const int64_t position = unit.first_position + row;
+      block.begin[i] = Max(WindowBegin(args, position), split_begin);
+      block.limit[i] = Min(position + 1, split_begin + kKvSplit);
+      block.q[i] = q != nullptr
+                       ? q + i * block.o_stride
+                       : args.q + (unit.first_token + row) * args.q_stride + head * head_dim;
       block.m[i] = -__builtin_inff();
       block.l[i] = 0.0f;
     }
     std::memset(block.o, 0, static_cast<size_t>(block.rows * block.o_stride) * sizeof(float));
 
-    const int64_t limit = block.limit[block.rows - 1];
+    const int64_t limit =
+        Min(unit.first_position + (end - 1) / unit.heads + 1, split_begin + kKvSplit);
+    const int64_t low =
+        Max(WindowBegin(args, unit.first_position + begin / unit.heads), split_begin);
     int64_t first = 0;
-    for (int64_t tile = split_begin; tile < limit; tile += kKvTile) {
-      const Kv* k[kTileGroups];
-      const Kv* v[kTileGroups];
-      for (int g = 0; g < kTileGroups; ++g) {
-        const int64_t token = tile + g * kKvLanes;
-        if (token >= limit) break;
-        const int64_t block_id = unit.blocks[token / kv.block_size];
-        const int64_t slot = token % kv.block_size;
-        const Kv* head = reinterpret_cast<const Kv*>(kv.data + block_id * kv.block_bytes +
-                                                     unit.kv_head * kv.head_bytes);
-        k[g] = head + slot * head_dim;
-        v[g] = head + (kv.block_size + slot) * head_dim;
-      }
+    int64_t last = 0;
+    for (int64_t tile = low / kKvTile * kKvTile; tile < limit; tile += kKvTile) {
+      Groups<Kv> groups;
       while (block.limit[first] <= tile) ++first;
-      for (int64_t row = first; row < block.rows; row += kMicroRows) {
-        TileRows<kMicroRows>(block.rows - row, block, row, tile, k, v, head_dim, args.scale);
+      while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
+      Locate(kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
+      int64_t row = first;
+      if (token != nullptr && limit <= tile + kKvTile) {
+        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, token);
+        row += kMicroRows;
+      }
+      for (; row < last; row += kMicroRows) {
+        TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, nullptr);
       }
     }
 
     for (int64_t i = 0; i < block.rows; ++i) {
-      const int64_t token = (begin + i) / unit.heads;
+      const int64_t row = (begin + i) / unit.heads;
       const int64_t head = unit.first_head + (begin + i) % unit.heads;
       const float* o = block.o + i * block.o_stride;
-      if (unit.first_position + token < kKvSplit) {
-        float* out =
-            args.output + (unit.first_token + token) * args.output_stride + head * head_dim;
+      if (RowSplits(args, unit.first_position + row).count == 1) {
+        float* out = args.output + (unit.first_token + row) * args.output_stride + head * head_dim;
         Scale(o, 1.0f / block.l[i], head_dim, out);
       } else {
-        float* partial = PartialOf(args, unit.partial_base, token, head, unit.splits, unit.split);
+        float* partial = PartialOf(args, unit.partial_base, row, head, unit.splits,
+                                   unit.split - unit.first_split);
         std::memcpy(partial, o, static_cast<size_t>(head_dim) * sizeof(float));
         partial[head_dim] = block.m[i];
         partial[head_dim + 1] = block.l[i];
       }
     }
+  }
+
+  // The splits with tokens that the one at `position` attends to.
+  struct SplitRange {
+    int64_t first;
+    int64_t count;
+  };
+  static LLMIR_INLINE SplitRange RowSplits(const AttentionArgs& args, int64_t position) {
+    const int64_t first = WindowBegin(args, position) / kKvSplit;
+    return {first, position / kKvSplit + 1 - first};
   }
 
   static LLMIR_INLINE void Scale(const float* x, float factor, int64_t count, float* out) {
@@ -392,25 +677,198 @@ struct AttentionImpl {
     }
   }
 
-  static void Attend(const AttentionArgs& args) {
+  // ---- forms that keep whole rows ---------------------------------------------------------------
+
+  // R rows of the unit from row `first`. What differs among the forms is which tokens are looked at
+  // beside those that a row attends to, and the number of passes.
+  template <int R, typename Kv>
+  static void WholeRows(const AttentionArgs& args, const Unit& unit, int64_t first,
+                        int64_t scores_stride) {
+    const KvLayer& kv = args.kv;
+    const int64_t head_dim = kv.head_dim;
+    const int64_t o_stride = RoundUp16(head_dim);
+    float* o = reinterpret_cast<float*>(args.scratch);
+    float* scores = o + kMicroRows * o_stride;
+    std::memset(o, 0, static_cast<size_t>(R * o_stride) * sizeof(float));
+
+    const float* q[R];
+    float* out[R];
+    int64_t begin[R];  // tokens [begin, limit) that the row attends to
+    int64_t limit[R];
+    for (int r = 0; r < R; ++r) {
+      const int64_t row = (first + r) / unit.heads;
+      const int64_t head = unit.first_head + (first + r) % unit.heads;
+      q[r] = args.q + (unit.first_token + row) * args.q_stride + head * head_dim;
+      out[r] = args.output + (unit.first_token + row) * args.output_stride + head * head_dim;
+      begin[r] = WindowBegin(args, unit.first_position + row);
+      limit[r] = unit.first_position + row + 1;
+    }
+    // All tokens from the first that the sequence must still hold are in the cache by now.
+    int64_t low = begin[0];
+    int64_t high = limit[R - 1];
+    if (args.form == AttentionForm::kMasked) {
+      low = low / kv.block_size * kv.block_size;
+      high = Min((high + kv.block_size - 1) / kv.block_size * kv.block_size, unit.kv_tokens);
+    } else if (args.form == AttentionForm::kStandard) {
+      low = WindowBegin(args, unit.first_position);
+      high = unit.kv_tokens;
+    }
+    const int64_t base = low / kKvTile * kKvTile;  // token of scores[0]
+    const int64_t first_group = (low - base) / kKvLanes * kKvLanes;
+
+    Groups<Kv> groups;
+    // Per tile: visit(its first token).
+    const auto for_tiles = [&](auto visit) {
+      for (int64_t tile = base; tile < high; tile += kKvTile) {
+        Locate(kv, unit.blocks, unit.kv_head, tile, low, high, groups);
+        visit(tile);
+      }
+    };
+    // Per lane group of one row: x = visit(x, index of its first lane).
+    const auto for_groups = [&](int r, auto visit) {
+      float* row = scores + r * scores_stride;
+      for (int64_t i = first_group; i < high - base; i += kKvLanes) {
+        S::Store(row + i, visit(S::Load(row + i), i));
+      }
+    };
+
+    for_tiles([&](int64_t tile) {
+      const int64_t end = Min(high - tile, kKvTile);
+      Scores<R, false>(q, groups, Max(low - tile, 0) / kKvLanes, (end + kKvLanes - 1) / kKvLanes, 0,
+                       nullptr, head_dim, scores + (tile - base), scores_stride);
+      if constexpr (Traits<Kv>::kScaled) {
+        for (int r = 0; r < R; ++r) {
+          float* row = scores + r * scores_stride + (tile - base);
+          for (int64_t i = Max(low - tile, 0) / kKvLanes * kKvLanes; i < end; i += kKvLanes) {
+            S::Store(row + i, S::Mul(S::Load(row + i), S::Load(groups.k_scales[i / kKvLanes])));
+          }
+        }
+      }
+    });
+
+    float sums[R];
+    for (int r = 0; r < R; ++r) {
+      const int64_t from = begin[r] - base;
+      const int64_t to = limit[r] - base;
+      const F lowest = S::Set(-__builtin_inff());
+      const auto scaled = [&](F x) {
+        x = S::Mul(x, S::Set(args.scale));
+        if (!(args.softcap > 0)) return x;
+        const F cap = S::Set(args.softcap);
+        return S::Mul(Tanh<S>(S::Div(x, cap)), cap);
+      };
+      const auto masked = [&](F x, int64_t i, F outside) {
+        x = S::Select(S::FirstLanes(Max(to - i, 0)), x, outside);
+        return S::Select(S::FirstLanes(Max(from - i, 0)), outside, x);
+      };
+      F maximum = lowest;
+      F sum = S::Zero();
+      if (args.form == AttentionForm::kStandard) {
+        for_groups(r, [&](F x, int64_t) { return scaled(x); });
+        for_groups(r, [&](F x, int64_t i) { return masked(x, i, lowest); });
+        for_groups(r, [&](F x, int64_t) {
+          maximum = S::Max(x, maximum);
+          return x;
+        });
+        const F m = S::Set(S::FoldMax(maximum));
+        for_groups(r, [&](F x, int64_t i) { return masked(Exp<S>(S::Sub(x, m)), i, S::Zero()); });
+        for_groups(r, [&](F x, int64_t) {
+          sum = S::Add(sum, x);
+          return x;
+        });
+        const F l = S::Set(S::FoldAdd(sum));
+        for_groups(r, [&](F x, int64_t) { return S::Div(x, l); });
+        sums[r] = 1.0f;
+      } else {
+        for_groups(r, [&](F x, int64_t i) {
+          x = masked(scaled(x), i, lowest);
+          maximum = S::Max(x, maximum);
+          return x;
+        });
+        const F m = S::Set(S::FoldMax(maximum));
+        for_groups(r, [&](F x, int64_t i) {
+          x = masked(Exp<S>(S::Sub(x, m)), i, S::Zero());
+          sum = S::Add(sum, x);
+          return x;
+        });
+        sums[r] = S::FoldAdd(sum);
+      }
+    }
+
+    float ones[R];
+    for (int r = 0; r < R; ++r) ones[r] = 1.0f;
+    for_tiles([&](int64_t tile) {
+      const int64_t from = Max(low - tile, 0);
+      const int64_t to = Min(high - tile, kKvTile);
+      float* p = scores + (tile - base);
+      if constexpr (Traits<Kv>::kScaled) {
+        for (int r = 0; r < R; ++r) {
+          for (int64_t i = from / kKvLanes * kKvLanes; i < to; i += kKvLanes) {
+            float* row = p + r * scores_stride + i;
+            S::Store(row, WithValueScales<Kv>(S::Load(row), groups.v_scales[i / kKvLanes],
+                                              begin[r] - tile - i, limit[r] - tile - i));
+          }
+        }
+      }
+      Accumulate<R, false>(p, scores_stride, groups, head_dim, from, to, ones, nullptr, o,
+                           o_stride);
+    });
+    for (int r = 0; r < R; ++r) Scale(o + r * o_stride, 1.0f / sums[r], head_dim, out[r]);
+  }
+
+  template <int R, typename Kv>
+  static LLMIR_INLINE void WholeRowsOf(const AttentionArgs& args, const Unit& unit, int64_t rows,
+                                       int64_t first, int64_t scores_stride) {
+    if constexpr (R > 1) {
+      if (rows < R) {
+        return WholeRowsOf<R - 1, Kv>(args, unit, rows, first, scores_stride);
+      }
+    }
+    WholeRows<R, Kv>(args, unit, first, scores_stride);
+  }
+
+  // Floats from one row of scores to the next.
+  static constexpr int64_t ScoresStride(int64_t kv_tokens) {
+    return (kv_tokens + kKvTile - 1) / kKvTile * kKvTile;
+  }
+
+  // ---- attend and merge -------------------------------------------------------------------------
+
+  template <typename Kv>
+  static void AttendAs(const AttentionArgs& args) {
     int64_t total = 0;
-    ForEachUnit(args, [&](const Unit& unit, int64_t cost) {
+    ForEachUnit(args, kBlockRows, [&](const Unit& unit, int64_t cost) {
       total += (unit.row_end - unit.row_begin) * cost;
     });
     const CostShare share(total, args.thread, args.threads);
     int64_t start = 0;
-    ForEachUnit(args, [&](const Unit& unit, int64_t cost) {
+    ForEachUnit(args, kBlockRows, [&](const Unit& unit, int64_t cost) {
       const int64_t rows = unit.row_end - unit.row_begin;
       const int64_t begin = unit.row_begin + CostShare::Before(share.begin, start, cost, rows);
       const int64_t end = unit.row_begin + CostShare::Before(share.end, start, cost, rows);
       start += rows * cost;
       if (begin >= end) return;
-      if (args.kv.type == KvType::kF32) {
-        RunUnit<float>(args, unit, begin, end);
+      if (args.form == AttentionForm::kFlash) {
+        RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr);
       } else {
-        RunUnit<uint16_t>(args, unit, begin, end);
+        for (int64_t row = begin; row < end; row += kMicroRows) {
+          WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
+        }
       }
     });
+  }
+
+  static void Attend(const AttentionArgs& args) {
+    switch (args.kv.type) {
+      case KvType::kF32:
+        return AttendAs<float>(args);
+      case KvType::kBF16:
+        return AttendAs<uint16_t>(args);
+      case KvType::kI8:
+        return AttendAs<int8_t>(args);
+      case KvType::kF8E4M3:
+        return AttendAs<F8>(args);
+    }
   }
 
   // Merges the split states of one row: with m' = max(m, m_s), a = e^(m - m'), b = e^(m_s - m'),
@@ -441,15 +899,21 @@ struct AttentionImpl {
   }
 
   static void Merge(const AttentionArgs& args) {
+    if (args.form != AttentionForm::kFlash) return;
     const SequenceTable& table = args.table;
-    // Tokens of sequence s that have one split only: attend has written their rows.
+    // Tokens at the start of sequence s that have one split only: attend has written their rows.
     const auto done_tokens = [&](int64_t s, int64_t tokens) {
       return Max(0, Min(tokens, kKvSplit - (table.kv_tokens[s] - tokens)));
+    };
+    const auto splits_of = [&](int64_t s, int64_t tokens) {
+      return (table.kv_tokens[s] - 1) / kKvSplit + 1 -
+             WindowBegin(args, table.kv_tokens[s] - tokens) / kKvSplit;
     };
     int64_t total = 0;
     for (int64_t s = 0; s < table.sequences; ++s) {
       const int64_t tokens = table.query_indptr[s + 1] - table.query_indptr[s];
-      total += (tokens - done_tokens(s, tokens)) * args.query_heads * Splits(table.kv_tokens[s]);
+      if (tokens == 0) continue;
+      total += (tokens - done_tokens(s, tokens)) * args.query_heads * splits_of(s, tokens);
     }
     const CostShare share(total, args.thread, args.threads);
     int64_t start = 0;
@@ -458,8 +922,9 @@ struct AttentionImpl {
       const int64_t first_token = table.query_indptr[s];
       const int64_t tokens = table.query_indptr[s + 1] - first_token;
       if (tokens == 0) continue;
-      const int64_t splits = Splits(table.kv_tokens[s]);
+      const int64_t splits = splits_of(s, tokens);
       const int64_t first_position = table.kv_tokens[s] - tokens;
+      const int64_t first_split = WindowBegin(args, first_position) / kKvSplit;
       const int64_t done = done_tokens(s, tokens);
       const int64_t rows = (tokens - done) * args.query_heads;
       const int64_t begin = CostShare::Before(share.begin, start, splits, rows);
@@ -467,9 +932,11 @@ struct AttentionImpl {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t token = done + row / args.query_heads;
         const int64_t head = row % args.query_heads;
+        const SplitRange range = RowSplits(args, first_position + token);
+        if (range.count == 1) continue;  // written by attend
         MergeRow(
-            PartialOf(args, partial_base, token, head, splits, 0), args.kv.head_dim + kPartialExtra,
-            Splits(first_position + token + 1), args.kv.head_dim,
+            PartialOf(args, partial_base, token, head, splits, range.first - first_split),
+            args.kv.head_dim + kPartialExtra, range.count, args.kv.head_dim,
             args.output + (first_token + token) * args.output_stride + head * args.kv.head_dim);
       }
       start += rows * splits;
@@ -477,23 +944,28 @@ struct AttentionImpl {
     }
   }
 
-  static int64_t ScratchBytes(int64_t head_dim, int64_t /*heads_per_kv*/) {
-    return (kBlockRows * RoundUp16(head_dim) + kMicroRows * kKvTile) *
-           static_cast<int64_t>(sizeof(float));
+  static int64_t ScratchBytes(int64_t head_dim, AttentionForm form, int64_t max_kv_tokens) {
+    const int64_t o_stride = RoundUp16(head_dim);
+    // append_attend also keeps rotated queries and a key.
+    const int64_t floats = form == AttentionForm::kFlash
+                               ? (2 * kBlockRows + 1) * o_stride + kMicroRows * kKvTile
+                               : kMicroRows * (o_stride + ScoresStride(max_kv_tokens));
+    return floats * static_cast<int64_t>(sizeof(float));
   }
 
   // ---- rope and append --------------------------------------------------------------------------
 
   // (x0, x1) → (x0 cos - x1 sin, x1 cos + x0 sin): the product with cos rounded, then one fma.
-  static LLMIR_INLINE void Rotate(float* x, const RopeArgs& rope, const float* cosines,
-                                  const float* sines) {
+  // `out` may be x.
+  static LLMIR_INLINE void Rotate(const float* x, const RopeArgs& rope, const float* cosines,
+                                  const float* sines, float* out) {
     const int64_t half = rope.rope_dim / 2;
     if (rope.interleaved) {
       for (int64_t i = 0; i < half; ++i) {
         const float x0 = x[2 * i];
         const float x1 = x[2 * i + 1];
-        x[2 * i] = __builtin_fmaf(-x1, sines[i], x0 * cosines[i]);
-        x[2 * i + 1] = __builtin_fmaf(x0, sines[i], x1 * cosines[i]);
+        out[2 * i] = __builtin_fmaf(-x1, sines[i], x0 * cosines[i]);
+        out[2 * i + 1] = __builtin_fmaf(x0, sines[i], x1 * cosines[i]);
       }
       return;
     }
@@ -503,19 +975,46 @@ struct AttentionImpl {
       const F x1 = S::LoadPartial(x + half + i, lanes);
       const F cosine = S::LoadPartial(cosines + i, lanes);
       const F sine = S::LoadPartial(sines + i, lanes);
-      S::StorePartial(x + i, lanes, S::NegFma(x1, sine, S::Mul(x0, cosine)));
-      S::StorePartial(x + half + i, lanes, S::Fma(x0, sine, S::Mul(x1, cosine)));
+      S::StorePartial(out + i, lanes, S::NegFma(x1, sine, S::Mul(x0, cosine)));
+      S::StorePartial(out + half + i, lanes, S::Fma(x0, sine, S::Mul(x1, cosine)));
     }
   }
 
-  // To the cache's type; bfloat16 to nearest even, NaN stays NaN.
-  static LLMIR_INLINE void Convert(float x, float& out) { out = x; }
-  static LLMIR_INLINE void Convert(float x, uint16_t& out) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-    out = static_cast<uint16_t>(nan ? bits >> 16 | 0x40u : rounded);
+  // Rows of `qkv`: where a token's heads lie.
+  static LLMIR_INLINE const float* KeyOf(const RopeAppendArgs& args, int64_t token, int64_t head) {
+    return args.qkv + token * args.qkv_stride + (args.query_heads + head) * args.kv.head_dim;
+  }
+  static LLMIR_INLINE const float* ValueOf(const RopeAppendArgs& args, int64_t token,
+                                           int64_t head) {
+    return KeyOf(args, token, args.kv_heads + head);
+  }
+
+  // Stores the scale of a row of int8 and returns what the row is multiplied with; 1 for other
+  // types.
+  template <typename Kv>
+  static LLMIR_INLINE float StoreScale(const float* x, int64_t head_dim, float* scale) {
+    if constexpr (Traits<Kv>::kScaled) {
+      float maximum = 0;
+      bool finite = true;
+      for (int64_t d = 0; d < head_dim; ++d) {
+        const float magnitude = __builtin_fabsf(x[d]);
+        finite = finite && magnitude < __builtin_inff();
+        maximum = magnitude > maximum ? magnitude : maximum;
+      }
+      *scale = finite ? maximum / 127.0f : __builtin_nanf("");
+      return maximum > 0 && finite ? 127.0f / maximum : 0.0f;
+    }
+    return 1.0f;
+  }
+
+  // The new token of a head at `slot` of `block`, its scales stored.
+  template <typename Kv>
+  static LLMIR_INLINE NewToken NewTokenAt(const KvLayer& kv, Kv* block, int64_t slot,
+                                          const float* key, const float* value) {
+    float* scales = nullptr;
+    if constexpr (Traits<Kv>::kScaled) scales = ScalesOf(kv, block) + slot;
+    const float key_inverse = StoreScale<Kv>(key, kv.head_dim, scales);
+    return {key, value, key_inverse, StoreScale<Kv>(value, kv.head_dim, scales + kv.block_size)};
   }
 
   template <typename Kv>
@@ -528,38 +1027,112 @@ struct AttentionImpl {
     for (int64_t token = args.token_begin; token < args.token_end; ++token) {
       float* row = args.qkv + token * args.qkv_stride;
       for (int64_t head = 0; head < args.query_heads + args.kv_heads; ++head) {
-        Rotate(row + head * head_dim, args.rope, args.cosines + token * half,
-               args.sines + token * half);
+        float* x = row + head * head_dim;
+        Rotate(x, args.rope, args.cosines + token * half, args.sines + token * half, x);
       }
       while (table.query_indptr[s + 1] <= token) ++s;
       const int64_t position = table.kv_tokens[s] - (table.query_indptr[s + 1] - token);
       const int64_t block_id = table.kv_indices[table.kv_indptr[s] + position / kv.block_size];
       const int64_t slot = position % kv.block_size;
-      const float* key = row + args.query_heads * head_dim;
-      const float* value = key + args.kv_heads * head_dim;
       for (int64_t head = 0; head < args.kv_heads; ++head) {
-        Kv* block =
-            reinterpret_cast<Kv*>(kv.data + block_id * kv.block_bytes + head * kv.head_bytes);
+        Kv* block = HeadOf<Kv>(kv, block_id, head);
+        const NewToken fresh =
+            NewTokenAt(kv, block, slot, KeyOf(args, token, head), ValueOf(args, token, head));
         Kv* k = block + slot / kKvLanes * kKvLanes * head_dim + slot % kKvLanes;
-        Kv* v = block + (kv.block_size + slot) * head_dim;
         for (int64_t d = 0; d < head_dim; ++d) {
-          Convert(key[head * head_dim + d], k[d * kKvLanes]);
+          RoundStore(fresh.key[d], fresh.key_inverse, k + d * kKvLanes);
         }
-        for (int64_t d = 0; d < head_dim; ++d) Convert(value[head * head_dim + d], v[d]);
+        Kv* v = block + (kv.block_size + slot) * head_dim;
+        for (int64_t d = 0; d < head_dim; d += 16) {
+          const int64_t lanes = Min(16, head_dim - d);
+          RoundStoreLanes(S::LoadPartial(fresh.value + d, lanes), fresh.value_inverse, lanes,
+                          v + d);
+        }
       }
     }
   }
 
   static void RopeAppend(const RopeAppendArgs& args) {
-    if (args.kv.type == KvType::kF32) {
-      RopeAppendAs<float>(args);
-    } else {
-      RopeAppendAs<uint16_t>(args);
+    switch (args.kv.type) {
+      case KvType::kF32:
+        return RopeAppendAs<float>(args);
+      case KvType::kBF16:
+        return RopeAppendAs<uint16_t>(args);
+      case KvType::kI8:
+        return RopeAppendAs<int8_t>(args);
+      case KvType::kF8E4M3:
+        return RopeAppendAs<F8>(args);
+    }
+  }
+
+  // ---- the two in one ---------------------------------------------------------------------------
+
+  // A unit is the query heads of one KV head of one sequence over one split, whole: its owner
+  // rotates the queries for itself, and the owner of the last split has the new token.
+  template <typename Kv>
+  static void AppendAttendAs(const RopeAppendArgs& append, const AttentionArgs& args) {
+    constexpr int64_t kAllRows = int64_t{1} << 40;
+    const int64_t head_dim = args.kv.head_dim;
+    const int64_t half = append.rope.rope_dim / 2;
+    const int64_t stride = RoundUp16(head_dim);
+    float* queries = reinterpret_cast<float*>(args.scratch) + kBlockRows * stride +
+                     kMicroRows * kKvTile;  // behind what RunUnit uses
+    float* key = queries + kBlockRows * stride;
+    int64_t total = 0;
+    ForEachUnit(args, kAllRows,
+                [&](const Unit& unit, int64_t cost) { total += unit.heads * cost; });
+    const CostShare share(total, args.thread, args.threads);
+    int64_t start = 0;
+    ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) {
+      const int64_t unit_cost = unit.heads * cost;
+      const bool own = CostShare::Before(share.begin, start, unit_cost, 1) == 0 &&
+                       CostShare::Before(share.end, start, unit_cost, 1) == 1;
+      start += unit_cost;
+      if (!own) return;
+      const int64_t token = unit.first_token;
+      const float* cosines = append.cosines + token * half;
+      const float* sines = append.sines + token * half;
+      const auto rotate = [&](const float* x, float* out) {
+        if (append.rope.rope_dim < head_dim) {
+          std::memcpy(out, x, static_cast<size_t>(head_dim) * sizeof(float));
+        }
+        Rotate(x, append.rope, cosines, sines, out);
+      };
+      NewToken fresh;
+      const bool appends = unit.split + 1 == unit.first_split + unit.splits;
+      if (appends) {
+        rotate(KeyOf(append, token, unit.kv_head), key);
+        const int64_t position = unit.kv_tokens - 1;
+        Kv* block = HeadOf<Kv>(args.kv, unit.blocks[position / args.kv.block_size], unit.kv_head);
+        fresh = NewTokenAt(args.kv, block, position % args.kv.block_size, key,
+                           ValueOf(append, token, unit.kv_head));
+      }
+      for (int64_t begin = 0; begin < unit.heads; begin += kBlockRows) {
+        const int64_t end = Min(begin + kBlockRows, unit.heads);
+        for (int64_t i = begin; i < end; ++i) {
+          rotate(append.qkv + token * append.qkv_stride + (unit.first_head + i) * head_dim,
+                 queries + (i - begin) * stride);
+        }
+        RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr);
+      }
+    });
+  }
+
+  static void AppendAttend(const RopeAppendArgs& append, const AttentionArgs& args) {
+    switch (args.kv.type) {
+      case KvType::kF32:
+        return AppendAttendAs<float>(append, args);
+      case KvType::kBF16:
+        return AppendAttendAs<uint16_t>(append, args);
+      case KvType::kI8:
+        return AppendAttendAs<int8_t>(append, args);
+      case KvType::kF8E4M3:
+        return AppendAttendAs<F8>(append, args);
     }
   }
 
   static constexpr AttentionKernels Table(Isa isa) {
-    return {isa, RopeTables, RopeAppend, Attend, Merge, ScratchBytes};
+    return {isa, RopeTables, RopeAppend, Attend, Merge, AppendAttend, ScratchBytes};
   }
 };
 

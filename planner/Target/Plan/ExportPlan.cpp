@@ -48,6 +48,7 @@ plan::StepKind getStepKind(Operation *op) {
       .Case([](llm::LinearOp) { return StepKind::linear; })
       .Case([](llm::RopeAppendOp) { return StepKind::rope_append; })
       .Case([](llm::PagedAttentionOp) { return StepKind::paged_attention; })
+      .Case([](llm::AppendAttentionOp) { return StepKind::append_attend; })
       .Case([](llm::AddOp) { return StepKind::add; })
       .Case([](llm::GatherRowsOp) { return StepKind::gather_rows; })
       .Case([](llm::AllReduceOp) { return StepKind::all_reduce; })
@@ -237,6 +238,7 @@ private:
     result->tied_head = config.tied_head;
     result->mlp_leaf = model.getMlpLeaf();
     result->vocabulary_leaf = model.getVocabularyLeaf();
+    result->attention_windows = getAttentionWindows();
     plan->model = std::move(result);
   }
 
@@ -430,6 +432,9 @@ private:
         .Case([&](llm::PagedAttentionOp attention) {
           return ofLayer(attention.getLayer(), "attention");
         })
+        .Case([&](llm::AppendAttentionOp both) {
+          return ofLayer(both.getLayer(), "append_attention");
+        })
         .Case([&](llm::AddOp add) {
           return subjects.lookup(add.getRhs().getDefiningOp());
         })
@@ -526,6 +531,7 @@ private:
       step->weight = weightIndex.lookup(weight.getSymName());
     if (std::string kernel = getKernel(op, step->kind); !kernel.empty())
       step->kernel = exportKernel(kernel);
+    step->attention = getAttention(op);
     if (auto linear = dyn_cast<llm::LinearOp>(op)) {
       if (linear.getSiluMul())
         step->epilogue = plan::Epilogue::silu_mul;
@@ -576,6 +582,39 @@ private:
     }
   }
 
+  /// Null where it is flash over everything, or no attention.
+  static std::unique_ptr<plan::AttentionChoiceT> getAttention(Operation *op) {
+    auto attr = op->getAttrOfType<llm::AttentionAttr>("attention");
+    if (!attr)
+      return nullptr;
+    auto choice = std::make_unique<plan::AttentionChoiceT>();
+    choice->form = static_cast<plan::AttentionForm>(attr.getForm());
+    choice->window = attr.getWindow();
+    choice->share_kv = attr.getShareKv();
+    choice->softcap = attr.getSoftcapOrZero();
+    bool isDefault = choice->form == plan::AttentionForm::flash &&
+                     choice->window == 0 && choice->share_kv &&
+                     choice->softcap == 0;
+    return isDefault ? nullptr : std::move(choice);
+  }
+
+  /// What each layer attends to; empty where all attend to everything.
+  std::vector<uint32_t> getAttentionWindows() {
+    std::vector<uint32_t> windows(model.getLayers(), 0);
+    for (StagePrograms &programs : stages)
+      for (Operation &op : programs.functions.front().front())
+        llvm::TypeSwitch<Operation *>(&op)
+            .Case<llm::PagedAttentionOp,
+                  llm::AppendAttentionOp>([&](auto attention) {
+              if (llm::AttentionAttr attr = attention.getAttentionAttr())
+                windows[programs.stage.getLayers()[0] + attention.getLayer()] =
+                    attr.getWindow();
+            });
+    if (llvm::all_of(windows, [](uint32_t window) { return window == 0; }))
+      windows.clear();
+    return windows;
+  }
+
   /// Rank j of a stage receives from rank j mod n of the n ranks before it.
   std::vector<uint32_t> getPeers(Operation *op, size_t stageIndex, int64_t r) {
     std::vector<uint32_t> peers;
@@ -612,7 +651,8 @@ private:
     if (isa<llm::RMSNormOp, llm::QuantizeOp>(op) &&
         llm::isQuantized(op->getResult(0).getType()))
       type = "q8";
-    if (isa<llm::RopeAppendOp, llm::PagedAttentionOp>(op))
+    if (isa<llm::RopeAppendOp, llm::PagedAttentionOp, llm::AppendAttentionOp>(
+            op))
       type = plan::DTypeName(getKvType());
     return fmt::format("{}_{}", plan::EnumNameStepKind(kind), type);
   }
@@ -664,6 +704,14 @@ private:
     return type;
   }
   plan::DType getKvType() { return getKvDType(getCacheType()); }
+
+  /// As plan::KvWindow of the plan.
+  uint32_t getKvWindow() {
+    const std::vector<uint32_t> &windows = plan->model->attention_windows;
+    if (windows.empty() || llvm::is_contained(windows, 0u))
+      return 0;
+    return *llvm::max_element(windows);
+  }
 
   Status exportKvCache() {
     llm::PagedKVCacheType cache = getCacheType();
@@ -778,7 +826,7 @@ private:
           uint64_t{program->max_tokens} * plan->model->rope_dim * sizeof(float);
       bytes += kernels::AttentionPartialBytes(
           program->max_tokens, rank.ranges[0]->end - rank.ranges[0]->begin,
-          plan->model->head_dim, limits.context);
+          plan->model->head_dim, limits.context, getKvWindow());
       for (auto &step : program->steps)
         if (step->kind == plan::StepKind::gather) {
           const plan::BufferT &part = *program->buffers[step->inputs[0]];
@@ -825,6 +873,20 @@ private:
     }
     use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
     use(!plan->prefixes.empty(), plan::Feature::pinned_prefixes);
+    use(plan->kv->dtype == plan::DType::i8, plan::Feature::int8_kv_cache);
+    use(plan->kv->dtype == plan::DType::f8_e4m3, plan::Feature::fp8_kv_cache);
+    use(!plan->model->attention_windows.empty(),
+        plan::Feature::attention_window);
+    for (auto &stage : plan->replicas[0]->stages)
+      for (auto &program : stage->programs)
+        for (auto &step : program->steps) {
+          use(step->attention &&
+                  (step->attention->form != plan::AttentionForm::flash ||
+                   step->attention->softcap != 0),
+              plan::Feature::attention_form);
+          use(step->kind == plan::StepKind::append_attend,
+              plan::Feature::append_attend);
+        }
     return features;
   }
 
@@ -849,6 +911,17 @@ private:
       hasher.AddValue(static_cast<uint8_t>(type.first));
       hasher.AddValue(type.second);
     }
+    // Forms differ in their order of sums, windows and caps in what is summed.
+    for (auto &stage : plan->replicas[0]->stages)
+      for (auto &program : stage->programs)
+        for (auto &step : program->steps)
+          if (const plan::AttentionChoiceT *choice = step->attention.get()) {
+            hasher.AddValue(static_cast<uint8_t>(program->kind));
+            hasher.AddValue(step->layer);
+            hasher.AddValue(static_cast<uint8_t>(choice->form));
+            hasher.AddValue(choice->window);
+            hasher.AddValue(choice->softcap);
+          }
     // Sums over ranks group a matrix's leaves by rank.
     for (auto &stage : plan->replicas[0]->stages) {
       if (stage->ranks.size() == 1)

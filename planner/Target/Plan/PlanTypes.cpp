@@ -43,10 +43,6 @@ plan::DType llmir::getKvDType(llm::PagedKVCacheType cache) {
 }
 
 int64_t llmir::getKvHeadBytes(llm::PagedKVCacheType cache) {
-  plan::DType type = getKvDType(cache);
-  int64_t bytes = plan::RowBytes(type, cache.getHeadDim());
-  // A scale per token.
-  if (type == plan::DType::i8)
-    bytes += sizeof(float);
-  return 2 * cache.getBlockSize() * bytes;
+  return plan::KvHeadBytes(getKvDType(cache), cache.getBlockSize(),
+                           cache.getHeadDim());
 }

@@ -44,8 +44,8 @@ plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
   };
   // Bytes of keys and values of one token in one layer, on this rank.
   auto tokenBytes = [&](PagedKVCacheType cache) {
-    return 2.0 * heads(Unit::KvHead) * cache.getHeadDim() *
-           cache.getElementType().getIntOrFloatBitWidth() / 8;
+    return static_cast<double>(heads(Unit::KvHead)) * getKvHeadBytes(cache) /
+           cache.getBlockSize();
   };
   auto columns = [&](Value value) {
     return static_cast<double>(getColumns(value.getType(), rank));
@@ -84,6 +84,16 @@ plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
       })
       .Case([&](PagedAttentionOp attention) {
         cost.bytes_per_context = tokenBytes(attention.getCache().getType());
+        cost.flops_per_context =
+            4.0 * heads(Unit::QueryHead) * model.getHeadDim();
+      })
+      .Case([&](AppendAttentionOp both) {
+        double bytes = tokenBytes(both.getCache().getType());
+        cost.bytes_per_token += bytes;
+        cost.bytes_per_context = bytes;
+        cost.flops_per_token = 3.0 *
+                               (heads(Unit::QueryHead) + heads(Unit::KvHead)) *
+                               model.getHeadDim();
         cost.flops_per_context =
             4.0 * heads(Unit::QueryHead) * model.getHeadDim();
       })

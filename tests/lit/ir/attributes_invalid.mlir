@@ -107,3 +107,19 @@ module attributes {llm.kv_blocks = "many"} {}
 
 // expected-error @+1 {{repeats a value 0 times, expected 1 to 1048576}}
 func.func private @f(!llm.sharded_tensor<tensor<?x9xf32>, 1, 3, ?, [0 x 0, 3, 6, 9]>)
+
+// -----
+
+// expected-error @below {{a window has tokens or is 0, got -3}}
+module attributes {test.a = #llm.attention<form = flash, window = -3>} {}
+
+// -----
+
+// expected-error @below {{a softcap is a positive f32}}
+module attributes {test.a = #llm.attention<form = flash, softcap = -1.0 : f32>} {}
+
+// -----
+
+// expected-error @+2 {{unknown enumerator 'fast'}}
+// expected-error @+1 {{failed to parse LLM_AttentionAttr parameter 'form'}}
+module attributes {test.a = #llm.attention<form = fast>} {}

@@ -51,7 +51,10 @@ func.func @attention(%q: tensor<?x64xf32>, %k: tensor<?x32xf32>, %v: tensor<?x32
   // CHECK: llm.paged_attention %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x128xf32>, {{.*}}) -> tensor<?x64xf32>
   %8 = llm.paged_attention %5, %6, %7 : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> tensor<?x64xf32>
   %9 = llm.add %4, %8 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
-  return %9 : tensor<?x64xf32>
+  // CHECK: llm.append_attention %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} {attention = #llm.attention<form = flash, window = 24, share_kv = false, softcap = 5.000000e+01 : f32>, layer = 1 : i64} : (tensor<?x128xf32>, {{.*}}) -> (tensor<?x64xf32>, {{.*}})
+  %10, %11 = llm.append_attention %qkv, %6, %positions, %sequences {attention = #llm.attention<form = flash, window = 24, share_kv = false, softcap = 5.0e+01 : f32>, layer = 1 : i64} : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>, tensor<?xi32>) -> (tensor<?x64xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>)
+  %12 = llm.add %9, %10 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %12 : tensor<?x64xf32>
 }
 
 // CHECK-LABEL: func.func @ends

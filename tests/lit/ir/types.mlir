@@ -7,6 +7,9 @@ module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads =
   // CHECK: func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
   func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
 
+  // CHECK: func.func private @short_caches(!llm.paged_kv_cache<i8, 1, 3, 64, 16, 4096>, !llm.paged_kv_cache<f8E4M3FN, 1, 3, 64, 16, 4096>)
+  func.func private @short_caches(!llm.paged_kv_cache<i8, 1, 3, 64, 16, 4096>, !llm.paged_kv_cache<f8E4M3FN, 1, 3, 64, 16, 4096>)
+
   // Evenly divided; one shard of a known index; uneven; more than the dimension where parts are replicated.
   // CHECK: func.func private @shards(!llm.sharded_tensor<tensor<8x8xf32>, 0, 4, ?>, !llm.sharded_tensor<tensor<8x8xf32>, 1, 2, 1>,
   // CHECK-SAME: !llm.sharded_tensor<tensor<?x576xf32>, 1, 2, ?, [0, 320, 576]>, !llm.sharded_tensor<tensor<?x192xf32>, 1, 2, ?, [0, 128, 256]>)

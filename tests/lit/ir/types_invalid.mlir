@@ -1,7 +1,7 @@
 // RUN: llmir-opt %s -split-input-file -verify-diagnostics
 
-// expected-error @+1 {{cache elements must be floats, got 'i8'}}
-func.func private @f(!llm.paged_kv_cache<i8, 1, 1, 64, 16, 128>)
+// expected-error @+1 {{cache elements must be floats or i8, got 'i32'}}
+func.func private @f(!llm.paged_kv_cache<i32, 1, 1, 64, 16, 128>)
 
 // -----
 

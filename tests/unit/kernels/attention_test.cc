@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "kernels/worker_pool.h"
@@ -25,7 +26,16 @@ struct Shape {
   int64_t end_head = 9;
   int64_t rope_dim = 64;
   bool interleaved = false;
+  int64_t window = 0;
+  AttentionForm form = AttentionForm::kFlash;
+  bool share_kv = true;
+  float softcap = 0;
+  bool fused = false;  // steps of one token per sequence go through append_attend
 
+  int64_t element_bytes() const { return type == KvType::kF32 ? 4 : type == KvType::kBF16 ? 2 : 1; }
+  int64_t head_bytes() const {
+    return 2 * block_size * (head_dim * element_bytes() + (type == KvType::kI8 ? 4 : 0));
+  }
   int64_t heads() const { return end_head - first_head; }
   int64_t first_kv_head() const { return first_head / heads_per_kv; }
   int64_t kv_heads() const { return (end_head - 1) / heads_per_kv + 1 - first_kv_head(); }
@@ -37,6 +47,33 @@ struct Shape {
 std::vector<float> TokenRow(const Shape& shape, int sequence, int64_t position) {
   const int64_t floats = (shape.model_heads + 2 * shape.model_kv_heads()) * shape.head_dim;
   return RandomFloats(floats, static_cast<uint32_t>(1 + sequence * 100003 + position));
+}
+
+// From the definition of OCP FP8 E4M3.
+float DecodeF8(uint8_t bits) {
+  const int exponent = bits >> 3 & 15;
+  const int mantissa = bits & 7;
+  double value =
+      exponent == 0 ? std::ldexp(mantissa / 8.0, -6) : std::ldexp(1 + mantissa / 8.0, exponent - 7);
+  if (exponent == 15 && mantissa == 7) value = std::nan("");
+  return static_cast<float>(bits & 0x80 ? -value : value);
+}
+
+constexpr KvType kKvTypes[] = {KvType::kF32, KvType::kBF16, KvType::kI8, KvType::kF8E4M3};
+
+// The largest difference that storing x, in a row whose largest magnitude is `largest`, may make.
+float StoreError(KvType type, float x, float largest) {
+  switch (type) {
+    case KvType::kF32:
+      return 0;
+    case KvType::kBF16:
+      return std::abs(x) / 256;
+    case KvType::kI8:
+      return largest / 254 * 1.0001f;
+    case KvType::kF8E4M3:
+      return std::max(std::abs(x) / 16, 0x1p-10f);
+  }
+  return 0;
 }
 
 // New tokens of a sequence in a step.
@@ -54,14 +91,14 @@ class Rank {
       frequencies_.push_back(static_cast<float>(
           std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(shape.rope_dim))));
     }
-    head_bytes_ = 2 * shape.block_size * shape.head_dim * element_bytes();
+    head_bytes_ = shape.head_bytes();
     // Two layers of which the second is used: strides are the caller's.
     layer_bytes_ = head_bytes_ * shape.kv_heads();
     block_bytes_ = 2 * layer_bytes_;
     free_blocks_.resize(static_cast<size_t>(kTokens / shape.block_size));
     std::iota(free_blocks_.begin(), free_blocks_.end(), 0);
     std::shuffle(free_blocks_.begin(), free_blocks_.end(), std::mt19937(99));
-    // 0xff everywhere: NaN in both types.
+    // 0xff everywhere: NaN in all types (int8: the scales).
     cache_.assign(static_cast<size_t>(block_bytes_) * free_blocks_.size(), std::byte{poison});
   }
 
@@ -73,6 +110,7 @@ class Rank {
     for (const Part& part : parts) {
       int64_t& length = length_[part.sequence];
       std::vector<int32_t>& blocks = blocks_[part.sequence];
+      const int64_t first = length;
       for (int64_t i = 0; i < part.tokens; ++i) {
         rows.emplace_back(part.sequence, length);
         positions.push_back(static_cast<int32_t>(length++));
@@ -80,6 +118,12 @@ class Rank {
       while (static_cast<int64_t>(blocks.size()) * shape_.block_size < length) {
         blocks.push_back(free_blocks_.back());
         free_blocks_.pop_back();
+      }
+      // What no row's window reaches is given back.
+      for (size_t b = 0; shape_.window > 0 && b < blocks.size(); ++b) {
+        if (static_cast<int64_t>(b + 1) * shape_.block_size > first + 1 - shape_.window) break;
+        held_[part.sequence].resize(std::max(held_[part.sequence].size(), b + 1), -1);
+        if (blocks[b] >= 0) held_[part.sequence][b] = std::exchange(blocks[b], -1);
       }
       tokens += part.tokens;
       query_indptr.push_back(static_cast<int32_t>(tokens));
@@ -112,9 +156,9 @@ class Rank {
     std::vector<float> output(static_cast<size_t>(tokens * output_stride), kUntouched);
     const int64_t longest = *std::max_element(kv_tokens.begin(), kv_tokens.end());
     const int64_t partial_bytes =
-        AttentionPartialBytes(tokens, shape_.heads(), shape_.head_dim, longest);
+        AttentionPartialBytes(tokens, shape_.heads(), shape_.head_dim, longest, shape_.window);
     std::vector<float> partials(static_cast<size_t>(partial_bytes / 4) + 1, kUntouched);
-    const int64_t scratch_bytes = kernels_.scratch_bytes(shape_.head_dim, shape_.heads_per_kv);
+    const int64_t scratch_bytes = kernels_.scratch_bytes(shape_.head_dim, shape_.form, longest);
     std::vector<std::vector<float>> scratch(
         static_cast<size_t>(pool_.threads()),
         std::vector<float>(static_cast<size_t>(scratch_bytes / 4) + 1, kUntouched));
@@ -123,8 +167,11 @@ class Rank {
       const Share share = ShareOf(tokens, 1, thread, pool_.threads());
       kernels_.rope_tables(positions.data(), rope, share.begin, share.end, cosines.data(),
                            sines.data());
-      kernels_.rope_append({qkv.data(), stride, shape_.heads(), shape_.kv_heads(), rope,
-                            cosines.data(), sines.data(), layer(), table, share.begin, share.end});
+      const RopeAppendArgs append{qkv.data(), stride,         shape_.heads(), shape_.kv_heads(),
+                                  rope,       cosines.data(), sines.data(),   layer(),
+                                  table,      share.begin,    share.end};
+      const bool fused = shape_.fused && tokens == table.sequences;
+      if (!fused) kernels_.rope_append(append);
       pool_.Barrier();
       const AttentionArgs args{qkv.data(),
                                stride,
@@ -140,8 +187,16 @@ class Rank {
                                reinterpret_cast<std::byte*>(partials.data()),
                                reinterpret_cast<std::byte*>(scratch[thread].data()),
                                thread,
-                               pool_.threads()};
-      kernels_.attend(args);
+                               pool_.threads(),
+                               shape_.window,
+                               shape_.form,
+                               shape_.share_kv,
+                               shape_.softcap};
+      if (fused) {
+        kernels_.append_attend(append, args);
+      } else {
+        kernels_.attend(args);
+      }
       pool_.Barrier();
       kernels_.merge(args);
     });
@@ -167,11 +222,13 @@ class Rank {
 
   float CachedKey(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
-    return Element(sequence, position, head, (slot / 16 * shape_.head_dim + d) * 16 + slot % 16);
+    return Element(sequence, position, head, (slot / 16 * shape_.head_dim + d) * 16 + slot % 16,
+                   slot);
   }
   float CachedValue(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
-    return Element(sequence, position, head, (shape_.block_size + slot) * shape_.head_dim + d);
+    return Element(sequence, position, head, (shape_.block_size + slot) * shape_.head_dim + d,
+                   shape_.block_size + slot);
   }
 
   // Softmax over the cache's own contents in double precision: what attention has to compute.
@@ -183,18 +240,22 @@ class Rank {
           (shape_.first_head + h) / shape_.heads_per_kv - shape_.first_kv_head();
       const float* q = rotated(sequence, position).data() + h * d;
       std::vector<double> scores;
-      for (int64_t t = 0; t <= position; ++t) {
+      const int64_t begin =
+          shape_.window > 0 ? std::max<int64_t>(0, position + 1 - shape_.window) : 0;
+      for (int64_t t = begin; t <= position; ++t) {
         double score = 0;
         for (int64_t i = 0; i < d; ++i) {
           score += static_cast<double>(q[i]) * CachedKey(sequence, t, kv_head, i);
         }
-        scores.push_back(score / std::sqrt(static_cast<double>(d)));
+        score /= std::sqrt(static_cast<double>(d));
+        if (shape_.softcap > 0) score = shape_.softcap * std::tanh(score / shape_.softcap);
+        scores.push_back(score);
       }
       const double maximum = *std::max_element(scores.begin(), scores.end());
       double sum = 0;
       std::vector<double> o(static_cast<size_t>(d));
-      for (int64_t t = 0; t <= position; ++t) {
-        const double p = std::exp(scores[t] - maximum);
+      for (int64_t t = begin; t <= position; ++t) {
+        const double p = std::exp(scores[t - begin] - maximum);
         sum += p;
         for (int64_t i = 0; i < d; ++i) o[i] += p * CachedValue(sequence, t, kv_head, i);
       }
@@ -206,7 +267,6 @@ class Rank {
  private:
   static constexpr int64_t kTokens = 4096;
 
-  int64_t element_bytes() const { return shape_.type == KvType::kF32 ? 4 : 2; }
   KvLayer layer() {
     return {cache_.data() + layer_bytes_,
             block_bytes_,
@@ -215,19 +275,34 @@ class Rank {
             shape_.head_dim,
             shape_.type};
   }
-  float Element(int sequence, int64_t position, int64_t head, int64_t index) const {
-    const int32_t block = blocks_.at(sequence)[position / shape_.block_size];
-    const std::byte* p = cache_.data() + layer_bytes_ + block * block_bytes_ + head * head_bytes_ +
-                         index * element_bytes();
-    uint32_t bits = 0;
-    if (shape_.type == KvType::kF32) {
-      std::memcpy(&bits, p, 4);
-    } else {
-      uint16_t half;
-      std::memcpy(&half, p, 2);
-      bits = static_cast<uint32_t>(half) << 16;
+  // `scale`: index among the scales of int8.
+  float Element(int sequence, int64_t position, int64_t head, int64_t index, int64_t scale) const {
+    const auto block_index = static_cast<size_t>(position / shape_.block_size);
+    int32_t block = blocks_.at(sequence)[block_index];
+    if (block < 0) block = held_.at(sequence)[block_index];
+    const std::byte* data =
+        cache_.data() + layer_bytes_ + block * block_bytes_ + head * head_bytes_;
+    const std::byte* p = data + index * shape_.element_bytes();
+    switch (shape_.type) {
+      case KvType::kF32: {
+        float value;
+        std::memcpy(&value, p, 4);
+        return value;
+      }
+      case KvType::kBF16: {
+        uint16_t half;
+        std::memcpy(&half, p, 2);
+        return std::bit_cast<float>(static_cast<uint32_t>(half) << 16);
+      }
+      case KvType::kI8: {
+        float factor;
+        std::memcpy(&factor, data + 2 * shape_.block_size * shape_.head_dim + scale * 4, 4);
+        return static_cast<float>(static_cast<int8_t>(*p)) * factor;
+      }
+      case KvType::kF8E4M3:
+        return DecodeF8(static_cast<uint8_t>(*p));
     }
-    return std::bit_cast<float>(bits);
+    return 0;
   }
 
   Shape shape_;
@@ -238,9 +313,16 @@ class Rank {
   std::vector<std::byte> cache_;
   std::vector<int32_t> free_blocks_;
   std::map<int, std::vector<int32_t>> blocks_;
+  std::map<int, std::vector<int32_t>> held_;  // blocks that the table no longer names
   std::map<int, int64_t> length_;
   std::map<std::pair<int, int64_t>, std::vector<float>> output_, rotated_;
 };
+
+float Largest(const float* x, int64_t count) {
+  float largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(x[i]));
+  return largest;
+}
 
 // Bitwise: even the sign of a zero.
 void ExpectSameBits(const Rank& a, const Rank& b) {
@@ -273,7 +355,7 @@ TEST_P(AttentionTest, TableNamesItsFamily) { EXPECT_EQ(FindAttention(GetParam())
 
 // Contexts on both sides of every border: lane group, tile, block, split.
 TEST_P(AttentionTest, ContextsAroundBordersAgreeWithDouble) {
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     for (const int64_t block_size : {16, 32, 64}) {
       Shape shape;
       shape.type = type;
@@ -294,7 +376,7 @@ TEST_P(AttentionTest, ContextsAroundBordersAgreeWithDouble) {
 }
 
 TEST_P(AttentionTest, HeadSizesAgreeWithDoubleAndWithPortable) {
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     for (const int64_t head_dim : {8, 16, 24, 40, 72, 80, 128, 200, 256}) {
       Shape shape;
       shape.type = type;
@@ -334,7 +416,7 @@ TEST_P(AttentionTest, HeadGroupsAgreeWithDoubleAndWithPortable) {
 // in every row.
 TEST_P(AttentionTest, ChunkingChangesNoBit) {
   const int64_t length = GetParam() == Isa::kPortable ? 300 : 1000;
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     Shape shape;
     shape.type = type;
     shape.model_heads = shape.end_head = 3;
@@ -388,7 +470,7 @@ TEST_P(AttentionTest, ThreadCountChangesNoBit) {
 }
 
 TEST_P(AttentionTest, AgreesWithPortableOnMixedSteps) {
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     Shape shape;
     shape.type = type;
     Rank rank(shape, GetParam(), 2), portable(shape, Isa::kPortable, 1);
@@ -402,7 +484,7 @@ TEST_P(AttentionTest, AgreesWithPortableOnMixedSteps) {
 }
 
 TEST_P(AttentionTest, UnusedSlotsDoNotLeak) {
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     Shape shape;
     shape.type = type;
     Rank nan(shape, GetParam(), 2, 0xff), zero(shape, GetParam(), 2, 0x00);
@@ -448,7 +530,7 @@ TEST_P(AttentionTest, SequencesWithoutRowsArePassedOver) {
 }
 
 TEST_P(AttentionTest, RopeRotatesEveryPairAndAppendsTheResult) {
-  for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+  for (const KvType type : kKvTypes) {
     for (const bool interleaved : {false, true}) {
       for (const auto& [head_dim, rope_dim] : {std::pair{64, 64}, {64, 16}, {80, 20}, {8, 2}}) {
         Shape shape;
@@ -481,16 +563,16 @@ TEST_P(AttentionTest, RopeRotatesEveryPairAndAppendsTheResult) {
               if (h >= shape.heads()) {
                 const float cached = rank.CachedKey(sequence, position, h - shape.heads(), i);
                 const float exact = after[h * head_dim + i];
-                ASSERT_LE(std::abs(cached - exact),
-                          type == KvType::kF32 ? 0.0f : std::abs(exact) / 256);
+                const float largest = Largest(after.data() + h * head_dim, head_dim);
+                ASSERT_LE(std::abs(cached - exact), StoreError(type, exact, largest));
               }
             }
           }
           for (int64_t h = 0; h < shape.kv_heads(); ++h) {
             for (int64_t i = 0; i < head_dim; ++i) {
-              const float exact = before[(rotated_heads + h) * head_dim + i];
-              ASSERT_LE(std::abs(rank.CachedValue(sequence, position, h, i) - exact),
-                        type == KvType::kF32 ? 0.0f : std::abs(exact) / 256);
+              const float* row = before.data() + (rotated_heads + h) * head_dim;
+              ASSERT_LE(std::abs(rank.CachedValue(sequence, position, h, i) - row[i]),
+                        StoreError(type, row[i], Largest(row, head_dim)));
             }
           }
         }
@@ -576,7 +658,8 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   std::vector<float> output(kTokens * kDim);
   std::vector<std::byte> partials(
       static_cast<size_t>(AttentionPartialBytes(kTokens, 1, kDim, kTokens)));
-  std::vector<std::byte> scratch(static_cast<size_t>(kernels.scratch_bytes(kDim, 1)));
+  std::vector<std::byte> scratch(
+      static_cast<size_t>(kernels.scratch_bytes(kDim, AttentionForm::kFlash, kTokens)));
   const AttentionArgs args{
       rows.data(), 3 * kDim, output.data(),   kDim,           1, 0, 0, 1, 0.125f,
       layer,       table,    partials.data(), scratch.data(), 0, 1};
@@ -586,6 +669,232 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
     // The last even token wins by 160 or more.
     EXPECT_EQ(output[t * kDim], static_cast<float>(t / 2 * 2)) << t;
   }
+}
+
+// ---- windows, forms, the fused step
+// --------------------------------------------------------------
+
+// Prefill in chunks, decode, and prefill again, across tiles, splits and what the window leaves.
+void RunChunks(Rank& rank) {
+  rank.Step({{0, 70}, {1, 5}});
+  rank.Step({{0, 130}, {2, 1}});
+  rank.Step({{1, 1}, {0, 1}, {2, 1}});
+  rank.Step({{0, 90}, {1, 60}});
+  rank.Step({{0, 1}, {1, 1}, {2, 1}});
+}
+
+TEST_P(AttentionTest, WindowsAgreeWithDoubleAndChunkingChangesNoBit) {
+  for (const KvType type : kKvTypes) {
+    for (const int64_t window : {1, 37, 64, 260}) {
+      Shape shape;
+      shape.type = type;
+      shape.window = window;
+      shape.model_heads = shape.end_head = 3;
+      shape.block_size = 16;
+      Rank rank(shape, GetParam(), 2), portable(shape, Isa::kPortable, 1),
+          whole(shape, GetParam(), 3);
+      RunChunks(rank);
+      RunChunks(portable);
+      whole.Step({{0, 292}, {1, 67}, {2, 3}});
+      ExpectSameBits(rank, portable);
+      ExpectSameBits(rank, whole);
+      ExpectNearReference(rank, 13);
+    }
+  }
+}
+
+// A window as long as the sequence masks nothing: the same tiles and splits, the same bits.
+TEST_P(AttentionTest, AWindowMovesNoTile) {
+  for (const AttentionForm form : {AttentionForm::kFlash, AttentionForm::kFusedSoftmax,
+                                   AttentionForm::kMasked, AttentionForm::kStandard}) {
+    Shape shape;
+    shape.form = form;
+    Shape windowed = shape;
+    windowed.window = 4000;
+    Rank all(shape, GetParam(), 2), window(windowed, GetParam(), 2);
+    RunChunks(all);
+    RunChunks(window);
+    ExpectSameBits(window, all);
+  }
+}
+
+TEST_P(AttentionTest, EveryFormAgreesWithDoubleAndWithPortable) {
+  for (const AttentionForm form : {AttentionForm::kFlash, AttentionForm::kFusedSoftmax,
+                                   AttentionForm::kMasked, AttentionForm::kStandard}) {
+    for (const KvType type : kKvTypes) {
+      for (const auto& [window, softcap] : {std::pair{0, 0.0f}, {45, 0.7f}}) {
+        Shape shape;
+        shape.form = form;
+        shape.type = type;
+        shape.window = window;
+        shape.softcap = softcap;
+        shape.head_dim = shape.rope_dim = 40;
+        shape.model_heads = shape.end_head = 3;
+        Rank rank(shape, GetParam(), 3), portable(shape, Isa::kPortable, 1);
+        RunChunks(rank);
+        RunChunks(portable);
+        ExpectSameBits(rank, portable);
+        ExpectNearReference(rank, 23);
+      }
+    }
+  }
+}
+
+// Masked adds p = 0 where fused softmax adds nothing: the bits are the same. Who shares a read,
+// too, changes none.
+TEST_P(AttentionTest, MaskedEqualsFusedSoftmaxAndSharingChangesNoBit) {
+  for (const KvType type : kKvTypes) {
+    for (const int64_t window : {0, 45}) {
+      Shape shape;
+      shape.type = type;
+      shape.window = window;
+      shape.form = AttentionForm::kFusedSoftmax;
+      Shape masked = shape, alone = shape, flash = shape, flash_alone = shape;
+      masked.form = AttentionForm::kMasked;
+      alone.share_kv = flash_alone.share_kv = false;
+      flash.form = flash_alone.form = AttentionForm::kFlash;
+      Rank a(shape, GetParam(), 2), b(masked, GetParam(), 2), c(alone, GetParam(), 2);
+      Rank d(flash, GetParam(), 2), e(flash_alone, GetParam(), 2);
+      for (Rank* rank : {&a, &b, &c, &d, &e}) RunChunks(*rank);
+      ExpectSameBits(b, a);
+      ExpectSameBits(c, a);
+      ExpectSameBits(e, d);
+    }
+  }
+}
+
+// Every place of the new token in its group, tile, block and split.
+TEST_P(AttentionTest, TheFusedStepGivesTheBitsOfTheTwo) {
+  const bool slow = GetParam() == Isa::kPortable;
+  for (const KvType type : kKvTypes) {
+    for (const auto& [head_dim, rope_dim, heads, per_kv] :
+         {std::tuple{64, 64, 6, 3}, {40, 24, 3, 1}, {16, 16, 26, 26}, {24, 8, 8, 8}}) {
+      for (const int64_t window : {0, 70}) {
+        Shape shape;
+        shape.type = type;
+        shape.head_dim = head_dim;
+        shape.rope_dim = rope_dim;
+        shape.interleaved = head_dim == 40;
+        shape.model_heads = shape.end_head = heads;
+        shape.heads_per_kv = per_kv;
+        shape.window = window;
+        Shape fused = shape;
+        fused.fused = true;
+        Rank two(shape, GetParam(), 2), one(fused, GetParam(), 3);
+        for (Rank* rank : {&two, &one}) {
+          rank->Step({{0, 47}, {1, 254}, {2, slow ? 260 : 600}});
+          for (int i = 0; i < (slow ? 3 : 20); ++i) rank->Step({{2, 1}, {0, 1}, {3, 1}, {1, 1}});
+          rank->Step({{2, 9}, {0, 1}});
+        }
+        ExpectSameBits(one, two);
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, Float8IsRoundedToNearestEvenAndSaturates) {
+  std::vector<double> values;  // of codes 0 to 0x7e, ascending
+  for (int code = 0; code < 0x7f; ++code) values.push_back(DecodeF8(static_cast<uint8_t>(code)));
+  ASSERT_EQ(values.back(), 448);
+  constexpr int64_t kDim = 16, kBlock = 16;
+  std::vector<float> inputs = {0.0f,   448.0f, 449.0f,
+                               480.0f, 1e30f,  std::numeric_limits<float>::infinity()};
+  for (size_t i = 0; i + 1 < values.size(); ++i) {
+    const double middle = (values[i] + values[i + 1]) / 2;
+    for (const double x :
+         {values[i], middle, std::nextafter(middle, 0.0), std::nextafter(middle, 1e9)}) {
+      inputs.push_back(static_cast<float>(x));
+    }
+    inputs.push_back(std::nextafter(static_cast<float>(middle), 0.0f));
+    inputs.push_back(std::nextafter(static_cast<float>(middle), 1e9f));
+  }
+  const auto nearest = [&](float x) {
+    const double magnitude = std::min<double>(std::abs(x), 448);
+    const auto above = std::lower_bound(values.begin(), values.end(), magnitude);
+    size_t code = static_cast<size_t>(above - values.begin());
+    if (code > 0) {
+      const double up = *above - magnitude, down = magnitude - values[code - 1];
+      if (down < up || (down == up && code % 2 == 1)) --code;
+    }
+    return static_cast<uint8_t>(code | (std::signbit(x) ? 0x80 : 0));
+  };
+  const int32_t query_indptr[] = {0, 1}, kv_indptr[] = {0, 1}, block[] = {0}, kv_tokens[] = {1};
+  for (size_t first = 0; first < inputs.size(); first += kDim) {
+    std::vector<float> row(3 * kDim, 0.0f);
+    for (int64_t i = 0; i < kDim; ++i) {
+      const float x = inputs[(first + static_cast<size_t>(i)) % inputs.size()];
+      row[kDim + i] = x;
+      row[2 * kDim + i] = -x;
+    }
+    std::vector<uint8_t> cache(2 * kBlock * kDim);
+    FindAttention(GetParam())
+        .rope_append(
+            {row.data(),
+             3 * kDim,
+             1,
+             1,
+             {nullptr, 0, false},
+             nullptr,
+             nullptr,
+             {reinterpret_cast<std::byte*>(cache.data()), 0, 0, kBlock, kDim, KvType::kF8E4M3},
+             {1, query_indptr, kv_indptr, block, kv_tokens},
+             0,
+             1});
+    for (int64_t i = 0; i < kDim; ++i) {
+      EXPECT_EQ(cache[i * 16], nearest(row[kDim + i])) << row[kDim + i];
+      EXPECT_EQ(cache[kBlock * kDim + i], nearest(row[2 * kDim + i])) << row[2 * kDim + i];
+    }
+  }
+}
+
+// Later tokens never change earlier ones, however much larger they are; a row that isn't finite
+// stays that.
+TEST_P(AttentionTest, Int8ScalesBelongToOneToken) {
+  constexpr int64_t kDim = 32, kBlock = 16, kTokens = 3;
+  std::vector<float> rows = RandomFloats(kTokens * 3 * kDim, 7);
+  for (int64_t i = 0; i < 3 * kDim; ++i) rows[3 * kDim + i] *= 1000;
+  rows[2 * 3 * kDim + kDim + 5] = std::numeric_limits<float>::infinity();
+  std::fill_n(rows.begin() + 2 * 3 * kDim + 2 * kDim, kDim, 0.0f);
+  std::vector<std::byte> cache(2 * kBlock * (kDim + 4), std::byte{0xff});
+  const int32_t kv_indptr[] = {0, 1}, block[] = {0};
+  for (int32_t t = 0; t < kTokens; ++t) {
+    const int32_t query_indptr[] = {0, 1}, kv_tokens[] = {t + 1};
+    FindAttention(GetParam())
+        .rope_append({rows.data() + t * 3 * kDim,
+                      3 * kDim,
+                      1,
+                      1,
+                      {nullptr, 0, false},
+                      nullptr,
+                      nullptr,
+                      {cache.data(), 0, 0, kBlock, kDim, KvType::kI8},
+                      {1, query_indptr, kv_indptr, block, kv_tokens},
+                      0,
+                      1});
+  }
+  const auto scale = [&](int64_t i) {
+    float value;
+    std::memcpy(&value, cache.data() + 2 * kBlock * kDim + i * 4, 4);
+    return value;
+  };
+  for (int64_t t = 0; t < 2; ++t) {
+    const float* key = rows.data() + t * 3 * kDim + kDim;
+    ASSERT_EQ(scale(t), Largest(key, kDim) / 127.0f);
+    ASSERT_EQ(scale(kBlock + t), Largest(key + kDim, kDim) / 127.0f);
+    for (int64_t d = 0; d < kDim; ++d) {
+      const auto stored = static_cast<int8_t>(cache[d * 16 + t]);
+      ASSERT_NEAR(static_cast<float>(stored), key[d] / scale(t), 0.5001) << t << " " << d;
+    }
+  }
+  EXPECT_TRUE(std::isnan(scale(2)));
+  EXPECT_EQ(scale(kBlock + 2), 0.0f);
+}
+
+TEST(AttentionPartialBytesTest, AWindowBoundsTheSplits) {
+  const int64_t one = AttentionPartialBytes(1, 9, 64, 100000, 256);
+  EXPECT_EQ(one, AttentionPartialBytes(1, 9, 64, 2 * kKvSplit));
+  EXPECT_EQ(AttentionPartialBytes(1, 9, 64, 2 * kKvSplit, 100000),
+            AttentionPartialBytes(1, 9, 64, 2 * kKvSplit));
 }
 
 }  // namespace

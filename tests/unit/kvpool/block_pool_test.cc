@@ -260,5 +260,36 @@ TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, BlockPoolModel, testing::Range(1, 21));
 
+TEST(BlockPool, AWindowGivesBackWhatNoNewTokenAttendsTo) {
+  BlockPool pool(4, 16, 2, 100);
+  const SequenceId a = MustCreate(pool);
+  ASSERT_TRUE(pool.Grow(a, 47, 32).ok());
+  EXPECT_THAT(pool.blocks(a), ElementsAre(0, 1, 2));
+  // Token 47 attends to tokens 16 to 47.
+  ASSERT_TRUE(pool.Grow(a, 48, 32).ok());
+  EXPECT_THAT(pool.blocks(a), ElementsAre(-1, 1, 2));
+  ASSERT_TRUE(pool.Grow(a, 49, 32).ok());
+  EXPECT_THAT(pool.blocks(a), ElementsAre(-1, 1, 2, 3));
+  PageTable table;
+  pool.FillPageTable(std::vector<SequenceId>{a}, &table);
+  EXPECT_THAT(table.indices, ElementsAre(-1, 1, 2, 3));
+  for (int32_t tokens = 50; tokens <= 1600; ++tokens) {
+    ASSERT_TRUE(pool.Grow(a, tokens, 32).ok()) << tokens;
+    ASSERT_GE(pool.free_blocks(), 1);
+    pool.CheckInvariants();
+  }
+  // All that it has may be out of the window: it goes on as a new one.
+  ASSERT_TRUE(pool.Grow(a, 1600, 1).ok());
+  EXPECT_EQ(pool.free_blocks(), 4);
+  pool.CheckInvariants();
+  pool.Release(a);
+  EXPECT_EQ(pool.free_blocks(), 4);
+  pool.CheckInvariants();
+  const SequenceId b = MustCreate(pool);
+  ASSERT_TRUE(pool.Grow(b, 64, 32).ok());
+  EXPECT_EQ(pool.free_blocks(), 0);
+  pool.CheckInvariants();
+}
+
 }  // namespace
 }  // namespace llmir::kvpool

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "plan_schema/base/hash.h"
+#include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
 #include "plan_schema/plan_printer.h"
 #include "tests/unit/plan_schema/plan_builder.h"
@@ -68,6 +69,42 @@ TEST(PlanVerifier, BorrowedFeatureBitsAreHarmless) {
   auto plan = BuildPlan({});
   plan->required_features = kKnownFeatures;
   EXPECT_TRUE(VerifyBuilt(*plan).ok());
+}
+
+AttentionChoiceT& Choose(StepT& step) {
+  if (step.attention == nullptr) step.attention = std::make_unique<AttentionChoiceT>();
+  return *step.attention;
+}
+
+TEST(PlanVerifier, AcceptsEveryKvTypeFormAndWindow) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8, DType::f8_e4m3}) {
+    auto plan = BuildPlan({});
+    plan->kv->dtype = dtype;
+    plan->kv->head_bytes = KvHeadBytes(dtype, plan->kv->block_size, plan->kv->head_dim);
+    plan->model->attention_windows = {0, 48};
+    plan->required_features = kKnownFeatures;
+    StageT& stage = *plan->replicas[0]->stages[0];
+    for (auto& rank : stage.ranks) {
+      rank->memory->kv_block = 2 * 2 * plan->kv->head_bytes;  // layers, KV heads
+    }
+    auto form = static_cast<unsigned>(AttentionForm::MIN);
+    for (auto& program : stage.programs) {
+      for (auto& step : program->steps) {
+        if (step->kind != StepKind::paged_attention) continue;
+        AttentionChoiceT& choice = Choose(*step);
+        choice.window = step->layer == 1 ? 48 : 0;
+        if (program->kind == ProgramKind::decode) {
+          step->kind = StepKind::append_attend;
+        } else {
+          choice.form = static_cast<AttentionForm>(form);
+          form = (form + 1) % (static_cast<unsigned>(AttentionForm::MAX) + 1);
+          choice.share_kv = false;
+          choice.softcap = 50;
+        }
+      }
+    }
+    EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+  }
 }
 
 TEST(PlanVerifier, PlanFromAShapeHasNoHashes) {
@@ -528,6 +565,65 @@ const std::vector<Mutation>& Mutations() {
        "steps[1] (rms_norm).name"},
       {"StepOfAnotherStagesLayer", kPipe, [](P p) { Mixed(p).steps[1]->layer = 1; },
        "steps[1] (rms_norm).layer: 1, but the stage has layers [0, 1)"},
+      {"AttentionOfAnotherWindow", kOne,
+       [](P p) { Choose(Mixed(p, StepKind::paged_attention)).window = 16; },
+       "attention.window: 16, but model.attention_windows gives layer 0 0"},
+      {"AttentionOfNoWindow", kOne,
+       [](P p) {
+         p.model->attention_windows.assign(p.model->layers, 16);
+         p.required_features |= static_cast<uint64_t>(Feature::attention_window);
+       },
+       "attention.window: 0, but model.attention_windows gives layer 0 16"},
+      {"WindowsOfSomeLayers", kOne,
+       [](P p) { p.model->attention_windows.assign(p.model->layers + 1, 16); },
+       "model.attention_windows"},
+      {"WindowWithoutFeature", kOne,
+       [](P p) {
+         p.model->attention_windows.assign(p.model->layers, 16);
+         for (auto& program : p.replicas[0]->stages[0]->programs) {
+           for (auto& step : program->steps) {
+             if (step->kind == StepKind::paged_attention) Choose(*step).window = 16;
+           }
+         }
+       },
+       "attention_window"},
+      {"AttentionFormUnknown", kOne,
+       [](P p) {
+         Choose(Mixed(p, StepKind::paged_attention)).form = static_cast<AttentionForm>(9);
+       },
+       "attention.form: 9"},
+      {"AttentionFormWithoutFeature", kOne,
+       [](P p) { Choose(Mixed(p, StepKind::paged_attention)).form = AttentionForm::masked; },
+       "attention_form"},
+      {"SoftcapWithoutFeature", kOne,
+       [](P p) { Choose(Mixed(p, StepKind::paged_attention)).softcap = 50; }, "attention_form"},
+      {"SoftcapNegative", kOne,
+       [](P p) { Choose(Mixed(p, StepKind::paged_attention)).softcap = -1; },
+       "attention.softcap: -1"},
+      {"AttentionOfALinear", kOne, [](P p) { Choose(Mixed(p, StepKind::linear)); },
+       "(linear).attention: given"},
+      {"AppendAttendOutsideDecode", kOne,
+       [](P p) { Mixed(p, StepKind::paged_attention).kind = StepKind::append_attend; },
+       "in a mixed program"},
+      {"AppendAttendOfAnotherForm", kOne,
+       [](P p) {
+         StepT& step = FindStep(FindProgram(p, ProgramKind::decode), StepKind::paged_attention);
+         step.kind = StepKind::append_attend;
+         Choose(step).form = AttentionForm::standard;
+       },
+       "attention.form: standard"},
+      {"AppendAttendWithoutFeature", kOne,
+       [](P p) {
+         FindStep(FindProgram(p, ProgramKind::decode), StepKind::paged_attention).kind =
+             StepKind::append_attend;
+       },
+       "append_attend"},
+      {"Int8CacheWithoutScales", kOne,
+       [](P p) {
+         p.kv->dtype = DType::i8;
+         p.kv->head_bytes = 2 * p.kv->block_size * p.kv->head_dim;
+       },
+       "kv.head_bytes"},
       {"AttentionWithoutLayer", kOne, [](P p) { Mixed(p, StepKind::rope_append).layer = -1; },
        "(rope_append).layer: -1"},
       {"StepForFewRanks", kTwo, [](P p) { Mixed(p).steps[0]->ranks.pop_back(); },

@@ -215,8 +215,12 @@ TEST_F(PlannerTest, OneRankRunsALayerWithoutMessages) {
                           "quantize", "linear", "rms_norm", "linear", "quantize", "linear"));
   EXPECT_THAT(Kinds(mixed, 1 + 10 * kLayers, 100),
               ElementsAre("gather_rows", "rms_norm", "linear", "sample"));
-  EXPECT_THAT(Kinds(FindProgram(*plan, ProgramKind::decode), 1 + 10 * kLayers, 100),
-              ElementsAre("rms_norm", "linear", "sample"));
+  // One token per sequence: it is appended and attended to in one step.
+  const plan::ProgramT& decode = FindProgram(*plan, ProgramKind::decode);
+  EXPECT_THAT(Kinds(decode, 0, 10),
+              ElementsAre("embedding", "rms_norm", "linear", "append_attend", "quantize", "linear",
+                          "rms_norm", "linear", "quantize", "linear"));
+  EXPECT_THAT(Kinds(decode, 1 + 9 * kLayers, 100), ElementsAre("rms_norm", "linear", "sample"));
   EXPECT_THAT(Kinds(FindProgram(*plan, ProgramKind::score), 1 + 10 * kLayers, 100),
               ElementsAre("rms_norm", "score", "score_merge"));
 

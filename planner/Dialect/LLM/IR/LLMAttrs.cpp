@@ -199,3 +199,17 @@ LogicalResult BufferAttr::verify(function_ref<InFlightDiagnostic()> emitError,
     return emitError() << "live from step " << first << " to " << last;
   return success();
 }
+
+//===----------------------------------------------------------------------===//
+// AttentionAttr
+//===----------------------------------------------------------------------===//
+
+LogicalResult
+AttentionAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                      AttentionForm, int64_t window, bool, FloatAttr softcap) {
+  if (window < 0)
+    return emitError() << "a window has tokens or is 0, got " << window;
+  if (softcap && !(softcap.getValueAsDouble() > 0 && softcap.getType().isF32()))
+    return emitError() << "a softcap is a positive f32, got " << softcap;
+  return success();
+}

@@ -50,6 +50,12 @@ def LLM_Rows : LLM_Enum<"Rows", "what a buffer has one row for", [
   I32EnumAttrCase<"SecondHalf", 4, "second_half">,
   I32EnumAttrCase<"Share", 5, "share">]>;
 
+def LLM_AttentionForm : LLM_Enum<"AttentionForm", "how attention is computed", [
+  I32EnumAttrCase<"Flash", 0, "flash">,
+  I32EnumAttrCase<"FusedSoftmax", 1, "fused_softmax">,
+  I32EnumAttrCase<"Masked", 2, "masked">,
+  I32EnumAttrCase<"Standard", 3, "standard">]>;
+
 class LLM_Attr<string name, string mnemonic_> : AttrDef<LLM_Dialect, name> {
   let mnemonic = mnemonic_;
 }
@@ -137,6 +143,31 @@ def LLM_BufferAttr : LLM_Attr<"Buffer", "buffer"> {
                         "int64_t":$last);
   let assemblyFormat = "`<` struct(params) `>`";
   let genVerifyDecl = 1;
+}
+
+def LLM_AttentionAttr : LLM_Attr<"Attention", "attention"> {
+  let summary = "how a layer attends";
+  let description = [{
+    ```
+    #llm.attention<form = flash, window = 128, share_kv = false,
+                   softcap = 5.000000e+01 : f32>
+    ```
+    A token attends to the last `window` tokens, itself included; 0 stands for
+    all. With `share_kv` the query heads of a KV head read it once. Scores
+    become softcap * tanh(score / softcap) where there is a softcap.
+  }];
+  let parameters = (ins LLM_EnumParameter<"AttentionForm">:$form,
+                        DefaultValuedParameter<"int64_t", "0">:$window,
+                        DefaultValuedParameter<"bool", "true">:$share_kv,
+                        OptionalParameter<"::mlir::FloatAttr">:$softcap);
+  let assemblyFormat = "`<` struct(params) `>`";
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    /// 0 where there is none.
+    double getSoftcapOrZero() const {
+      return getSoftcap() ? getSoftcap().getValueAsDouble() : 0;
+    }
+  }];
 }
 
 #endif // LLMIR_DIALECT_LLM_IR_LLMATTRS

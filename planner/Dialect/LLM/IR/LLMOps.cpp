@@ -273,6 +273,43 @@ LogicalResult RopeAppendOp::verify() {
   return verifyLayer(*this, cache, getLayer());
 }
 
+/// Rows of queries, or of queries, keys and values, that give rows of head
+/// outputs.
+static LogicalResult verifyHeadOutputs(Operation *op, Type query, Type result,
+                                       int64_t headDim) {
+  FailureOr<int64_t> ranks = getRankCount(op, {query, result});
+  if (failed(ranks))
+    return failure();
+  for (int64_t rank = 0; rank < *ranks; ++rank) {
+    int64_t columns = getColumns(result, rank);
+    // Queries alone, or keys and values of equally many heads behind them.
+    int64_t rest = getColumns(query, rank) - columns;
+    if (columns == 0 || columns % headDim != 0 || rest < 0 ||
+        rest % (2 * headDim) != 0)
+      return op->emitOpError() << "queries of " << getColumns(query, rank)
+                               << " columns can't give " << columns
+                               << " columns of heads of size " << headDim;
+  }
+  return success();
+}
+
+LogicalResult AppendAttentionOp::verify() {
+  PagedKVCacheType cache = getCache().getType();
+  if (getNewCache().getType() != cache)
+    return emitOpError() << "appends to " << cache << " but returns "
+                         << getNewCache().getType();
+  if (getAttention() && getAttention()->getForm() != AttentionForm::Flash)
+    return emitOpError() << "appends and attends as flash only, got "
+                         << stringifyAttentionForm(getAttention()->getForm());
+  if (failed(verifyLayer(*this, cache, getLayer())))
+    return failure();
+  if (getQkv().getType() == getResult().getType())
+    return emitOpError() << "needs keys and values beside the queries, got "
+                         << getQkv().getType();
+  return verifyHeadOutputs(*this, getQkv().getType(), getResult().getType(),
+                           cache.getHeadDim());
+}
+
 LogicalResult PagedAttentionOp::verify() {
   PagedKVCacheType cache = getCache().getType();
   if (failed(verifyLayer(*this, cache, getLayer())))
@@ -287,21 +324,7 @@ LogicalResult PagedAttentionOp::verify() {
   if (!isActivationType(result) || isQuantized(query) || isQuantized(result))
     return emitOpError() << "a matrix of queries needs a float matrix of head "
                          << "outputs, got " << result;
-  FailureOr<int64_t> ranks = getRankCount(*this, {query, result});
-  if (failed(ranks))
-    return failure();
-  int64_t headDim = cache.getHeadDim();
-  for (int64_t rank = 0; rank < *ranks; ++rank) {
-    int64_t columns = getColumns(result, rank);
-    // Queries alone, or keys and values of equally many heads behind them.
-    int64_t rest = getColumns(query, rank) - columns;
-    if (columns == 0 || columns % headDim != 0 || rest < 0 ||
-        rest % (2 * headDim) != 0)
-      return emitOpError() << "queries of " << getColumns(query, rank)
-                           << " columns can't give " << columns
-                           << " columns of heads of size " << headDim;
-  }
-  return success();
+  return verifyHeadOutputs(*this, query, result, cache.getHeadDim());
 }
 
 //===----------------------------------------------------------------------===//

@@ -237,10 +237,34 @@ def LLM_PagedAttentionOp
   }];
   let arguments = (ins AnyType:$query, LLM_PagedKVCacheType:$cache,
                        LLM_IndexVector:$indices,
-                       DefaultValuedAttr<I64Attr, "0">:$layer);
+                       DefaultValuedAttr<I64Attr, "0">:$layer,
+                       OptionalAttr<LLM_AttentionAttr>:$attention);
   let results = (outs AnyType:$result);
   let assemblyFormat = [{
     $query `,` $cache `,` $indices attr-dict `:`
+    functional-type(operands, results)
+  }];
+  let hasVerifier = 1;
+}
+
+def LLM_AppendAttentionOp
+    : LLM_Op<"append_attention",
+             [MemoryEffects<[MemRead<LLM_KVCacheResource>,
+                             MemWrite<LLM_KVCacheResource>]>]> {
+  let summary = "rope_append and paged_attention in one pass";
+  let description = [{
+    For steps of one token per sequence. Rows are [queries | keys | values] of
+    heads, as of `llm.rope_append`, and are left alone; the result has the head
+    outputs. New keys and values are attended to as they are written.
+  }];
+  let arguments = (ins LLM_FloatActivation:$qkv, LLM_PagedKVCacheType:$cache,
+                       LLM_IndexVector:$positions, LLM_IndexVector:$sequences,
+                       DefaultValuedAttr<I64Attr, "0">:$layer,
+                       OptionalAttr<LLM_AttentionAttr>:$attention);
+  let results = (outs LLM_FloatActivation:$result,
+                      LLM_PagedKVCacheType:$new_cache);
+  let assemblyFormat = [{
+    $qkv `,` $cache `,` $positions `,` $sequences attr-dict `:`
     functional-type(operands, results)
   }];
   let hasVerifier = 1;

@@ -32,8 +32,9 @@ PagedKVCacheType::verify(function_ref<InFlightDiagnostic()> emitError,
                          Type elementType, int64_t numLayers, int64_t numHeads,
                          int64_t headDim, int64_t blockSize,
                          int64_t maxSeqLen) {
-  if (!isa<FloatType>(elementType))
-    return emitError() << "cache elements must be floats, got " << elementType;
+  if (!isa<FloatType>(elementType) && !elementType.isInteger(8))
+    return emitError() << "cache elements must be floats or i8, got "
+                       << elementType;
   for (int64_t value : {numLayers, numHeads, headDim, blockSize, maxSeqLen})
     if (value <= 0)
       return emitError() << "every size of a cache must be positive, got "

@@ -21,7 +21,8 @@ def LLM_PagedKVCacheType : LLM_Type<"PagedKVCache", "paged_kv_cache"> {
     !llm.paged_kv_cache<elementType, numLayers, numHeads, headDim, blockSize,
                         maxSeqLen>
     ```
-    Heads are KV heads; a block holds `blockSize` tokens of one sequence, which
+    Elements are floats, or i8 with an f32 scale per token and head. Heads are
+    KV heads; a block holds `blockSize` tokens of one sequence, which
     has at most `maxSeqLen` tokens.
   }];
   let parameters = (ins "::mlir::Type":$elementType, "int64_t":$numLayers,

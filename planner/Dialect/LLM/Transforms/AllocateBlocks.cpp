@@ -3,6 +3,7 @@
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
+#include "plan_schema/plan_facts.h"
 #include "planner/Target/Plan/PlanTypes.h"
 
 namespace llmir::llm {
@@ -37,6 +38,19 @@ int64_t countPinnedTokens(ModuleOp module) {
   return tokens;
 }
 
+/// Tokens that the layer which looks back furthest attends to; 0: all.
+int64_t getWindow(ModuleOp module) {
+  int64_t widest = 0;
+  bool isBounded = true;
+  module.walk([&](PagedAttentionOp op) {
+    AttentionAttr attention = op.getAttentionAttr();
+    int64_t window = attention ? attention.getWindow() : 0;
+    isBounded &= window > 0;
+    widest = std::max(widest, window);
+  });
+  return isBounded ? widest : 0;
+}
+
 struct AllocateBlocksPass
     : public llmir::llm::impl::AllocateBlocksBase<AllocateBlocksPass> {
   using AllocateBlocksBase::AllocateBlocksBase;
@@ -62,13 +76,18 @@ struct AllocateBlocksPass
       return signalPassFailure();
     }
     int64_t blockSize = cache.getBlockSize();
+    // A sequence gives back what no layer attends to any more.
+    int64_t window = getWindow(module);
+    auto countHeld = [&](int64_t tokens) -> int64_t {
+      return plan::SequenceBlocks(tokens, blockSize, window, prefillChunk);
+    };
     auto countBlocks = [&](int64_t tokens) {
       return static_cast<int64_t>(llvm::divideCeil(tokens, blockSize));
     };
 
     int64_t pinned = countBlocks(countPinnedTokens(module));
     // A sequence that a rank must be able to hold, and those it is planned for.
-    int64_t longest = countBlocks(cache.getMaxSeqLen());
+    int64_t longest = countHeld(cache.getMaxSeqLen());
     int64_t sequences = maxBatch, typical = longest;
     std::string reason = fmt::format("{} sequences of --context {} tokens",
                                      sequences, cache.getMaxSeqLen());
@@ -81,11 +100,13 @@ struct AllocateBlocksPass
       tokens = std::min(tokens, cache.getMaxSeqLen());
       sequences = std::min<int64_t>(
           maxBatch, workload.getAs<IntegerAttr>("batch").getInt());
-      typical = countBlocks(tokens);
+      typical = countHeld(tokens);
       reason = fmt::format("{} sequences of {} tokens, the workload's longest",
                            sequences, tokens);
     }
     int64_t blocks = std::max(sequences * typical, longest) + pinned;
+    if (window > 0)
+      reason += fmt::format(", of which {} tokens are kept", window);
     if (kvBlocks > 0) {
       blocks = kvBlocks;
       reason = "as given by --kv-blocks";

@@ -39,6 +39,9 @@ struct PipelineOptions {
   int64_t kvMemory = 0;              // bytes of KV blocks per rank; 0: chosen
   std::string calibration;           // file; empty: none
   std::vector<std::string> disabled; // families and passes to leave out
+  std::string attention = "auto";    // as llm-choose-attention's form
+  bool shareKv = true;
+  int64_t attentionWindow = 0; // tokens; 0: as the model
 };
 
 /// Adds the passes from an imported model to placed programs. INVALID_ARGUMENT

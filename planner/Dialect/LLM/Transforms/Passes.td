@@ -51,7 +51,8 @@ def AllocateBlocks : Pass<"llm-allocate-blocks", "::mlir::ModuleOp"> {
   let description = [{
     Enough blocks for the sequences that run at once, each as long as the
     workload's longest request (without a workload: as the cache's longest
-    sequence), and for the shared prefixes; or the number or memory given.
+    sequence), and for the shared prefixes; or the number or memory given. Where
+    every layer has a window, a sequence needs blocks for the widest and a step.
     `llm.kv_blocks` on the module is that of every rank. The pool gives each
     sequence a run of blocks of its own where that bound allows.
   }];
@@ -60,7 +61,9 @@ def AllocateBlocks : Pass<"llm-allocate-blocks", "::mlir::ModuleOp"> {
            "take this number; 0: choose">,
     Option<"kvMemory", "kv-memory", "int64_t", "0",
            "bytes of blocks on the rank with most heads and layers; 0: any">,
-    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences in one step">
+    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences in one step">,
+    Option<"prefillChunk", "prefill-chunk", "int64_t", "512",
+           "prompt tokens in one step">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
@@ -191,6 +194,44 @@ def MakePrograms : Pass<"llm-make-programs", "::mlir::ModuleOp"> {
     Option<"prefillChunk", "prefill-chunk", "int64_t", "512",
            "prompt tokens in one step">
   ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Attention
+//===----------------------------------------------------------------------===//
+
+def ChooseAttention : Pass<"llm-choose-attention", "::mlir::ModuleOp"> {
+  let summary = "Choose how each layer of each program attends";
+  let description = [{
+    Run after `llm-make-programs`, since steps of one token per sequence and
+    chunks of prompts differ. `auto` takes what was measured to be the fastest,
+    per kind of program, or flash without a calibration. A window or a softcap
+    that the model has stays; `window` narrows it.
+  }];
+  let options = [
+    Option<"form", "form", "std::string", "\"auto\"",
+           "auto, flash, fused_softmax, masked or standard">,
+    Option<"shareKv", "share-kv", "bool", "true",
+           "query heads of one KV head read it once">,
+    Option<"window", "window", "int64_t", "0",
+           "tokens that a token attends to at most, itself included; 0: as the "
+           "model">,
+    Option<"calibration", "calibration", "std::string", "\"\"",
+           "file of llmir-exec --calibrate; empty: none">
+  ];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+def FuseAppendAttention
+    : Pass<"llm-fuse-append-attention", "::mlir::ModuleOp"> {
+  let summary = "Append and attend in one pass, in decode programs";
+  let description = [{
+    An `llm.rope_append` and the `llm.paged_attention` of its layer that follows
+    become `llm.append_attention`. Not where the rotated rows or the indices go
+    elsewhere, where something touches the cache or sends messages in between,
+    or where attention isn't flash.
+  }];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
 

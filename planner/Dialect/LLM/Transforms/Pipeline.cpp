@@ -44,13 +44,13 @@ public:
   }
 
   /// A pass that makes a plan better, and can be left out: by its own name or
-  /// its family's.
-  void optimize(std::unique_ptr<Pass> pass) {
+  /// its family's. Added only where `isWanted`.
+  void optimize(std::unique_ptr<Pass> pass, bool isWanted = true) {
     names.push_back(pass->getArgument().str());
     optional.push_back(pass->getArgument());
     bool byName = markDisabled(pass->getArgument());
     bool byFamily = markDisabled(currentFamily);
-    if (!byName && !byFamily)
+    if (isWanted && !byName && !byFamily)
       manager.addPass(std::move(pass));
   }
 
@@ -136,11 +136,6 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   ShardStagesOptions sharding;
   sharding.ranks.assign(options.ranks.begin(), options.ranks.end());
   pipeline.need(createShardStages(sharding));
-  AllocateBlocksOptions blocks;
-  blocks.kvBlocks = options.kvBlocks;
-  blocks.kvMemory = options.kvMemory;
-  blocks.maxBatch = options.maxBatch;
-  pipeline.need(createAllocateBlocks(blocks));
   // What no reduction stands in the way of, joins its linear.
   pipeline.family("fusion");
   pipeline.optimize(createFuseResidual());
@@ -153,21 +148,45 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   pipeline.verify("programs");
 
   //===--------------------------------------------------------------------===//
+  // Attention: its form, and appending on the way
+  //===--------------------------------------------------------------------===//
+  ChooseAttentionOptions attention;
+  attention.form = options.attention;
+  attention.shareKv = options.shareKv;
+  attention.window = options.attentionWindow;
+  attention.calibration = options.calibration;
+  pipeline.family("attention");
+  // What is asked for by hand isn't left out with the family.
+  if (options.attention != "auto" || !options.shareKv ||
+      options.attentionWindow > 0)
+    pipeline.need(createChooseAttention(attention));
+  else
+    pipeline.optimize(createChooseAttention(attention));
+  // Windows bound the blocks of a sequence.
+  pipeline.family("kv");
+  AllocateBlocksOptions blocks;
+  blocks.kvBlocks = options.kvBlocks;
+  blocks.kvMemory = options.kvMemory;
+  blocks.maxBatch = options.maxBatch;
+  blocks.prefillChunk = options.prefillChunk;
+  pipeline.need(createAllocateBlocks(blocks));
+  pipeline.family("attention");
+  pipeline.optimize(createFuseAppendAttention());
+
+  //===--------------------------------------------------------------------===//
   // Communication: fewer and smaller messages, with work beside them
   //===--------------------------------------------------------------------===//
   pipeline.family("parallel");
   pipeline.optimize(createMergeCollectives());
-  if (options.overlap == "auto" || options.overlap == "scatter") {
-    ScatterNormsOptions scattering;
-    scattering.always = options.overlap == "scatter";
-    pipeline.optimize(createScatterNorms(scattering));
-  }
-  if (options.overlap == "auto" || options.overlap == "halves") {
-    OverlapHalvesOptions halving;
-    if (options.overlap == "halves")
-      halving.minTokens = 1;
-    pipeline.optimize(createOverlapHalves(halving));
-  }
+  ScatterNormsOptions scattering;
+  scattering.always = options.overlap == "scatter";
+  pipeline.optimize(createScatterNorms(scattering),
+                    options.overlap == "auto" || scattering.always);
+  OverlapHalvesOptions halving;
+  if (options.overlap == "halves")
+    halving.minTokens = 1;
+  pipeline.optimize(createOverlapHalves(halving),
+                    options.overlap == "auto" || options.overlap == "halves");
   pipeline.optimize(createSplitCollectives());
   pipeline.optimize(createPrefetchWeights());
   pipeline.verify("communication");

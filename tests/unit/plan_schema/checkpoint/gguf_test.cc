@@ -224,14 +224,28 @@ TEST(Gguf, OtherModelsAndFeaturesAreRefusedByName) {
   };
   EXPECT_THAT(with([](auto& w) { w.Integer("llama.expert_count", 8); }).message(),
               HasSubstr("experts"));
-  EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.sliding_window", 4096); }).message(),
-              HasSubstr("sliding"));
   EXPECT_THAT(with([](auto& w) { w.Integer("llama.attention.value_length", 8); }).message(),
               HasSubstr("value_length"));
   EXPECT_THAT(with([](auto& w) { w.String("llama.rope.scaling.type", "yarn"); }).message(),
               HasSubstr("\"yarn\""));
   EXPECT_THAT(with([](auto& w) { w.Integer("split.count", 3); }).message(), HasSubstr("3 parts"));
   EXPECT_EQ(with([](auto& w) { w.Integer("llama.expert_count", 0); }).ToString(), "OK");
+}
+
+TEST(Gguf, WindowAndSoftcapOfAttentionAreRead) {
+  const auto plain = ReadConfig(TinyLlamaMetadata());
+  ASSERT_TRUE(plain.ok());
+  EXPECT_TRUE(plain->attention_windows.empty());
+  EXPECT_EQ(plain->attention_softcap, 0.0f);
+  GgufWriter writer = TinyLlamaMetadata();
+  writer.Integer("llama.attention.sliding_window", 24).Float("llama.attn_logit_softcapping", 50.0f);
+  const auto config = ReadConfig(writer);
+  ASSERT_TRUE(config.ok()) << config.status().ToString();
+  EXPECT_EQ(config->attention_windows, (std::vector<int64_t>{24, 24}));
+  EXPECT_EQ(config->attention_softcap, 50.0f);
+  GgufWriter negative = TinyLlamaMetadata();
+  negative.Float("llama.attn_logit_softcapping", -1.0f);
+  EXPECT_THAT(ReadConfig(negative).status().message(), HasSubstr("softcap"));
 }
 
 TEST(Gguf, MetadataOfAnotherKindIsRefused) {

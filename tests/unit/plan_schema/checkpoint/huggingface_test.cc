@@ -177,12 +177,38 @@ TEST(HuggingFace, HeadSizeMayDifferFromHiddenOverHeads) {
   EXPECT_EQ(Read({{"head_dim", nullptr}})->head_dim, 16);
 }
 
-TEST(HuggingFace, MistralOpensOnlyWithoutAWindow) {
-  const Json names = {"MistralForCausalLM"};
-  EXPECT_TRUE(Read({{"architectures", names}, {"sliding_window", nullptr}}).ok());
-  EXPECT_THAT(Read({{"architectures", names}, {"sliding_window", 4096}}).status().message(),
-              HasSubstr("sliding_window"));
-  EXPECT_THAT(Read({{"architectures", names}}).status().message(), HasSubstr("sliding_window"));
+TEST(HuggingFace, MistralHasTheWindowsThatTransformersGivesIt) {
+  const auto windows = [](Json fields) {
+    fields["architectures"] = {"MistralForCausalLM"};
+    const auto config = Read(fields);
+    EXPECT_TRUE(config.ok()) << config.status().ToString();
+    return config.ok() ? config->attention_windows : std::vector<int64_t>();
+  };
+  using Windows = std::vector<int64_t>;
+  EXPECT_EQ(windows({{"sliding_window", nullptr}}), Windows());
+  EXPECT_EQ(windows({{"sliding_window", 100}}), Windows({100, 100}));
+  EXPECT_EQ(windows(Json::object()), Windows({4096, 4096}));
+  EXPECT_EQ(windows({{"sliding_window", 100}, {"use_sliding_window", false}}), Windows());
+  EXPECT_EQ(windows({{"sliding_window", 100}, {"max_window_layers", 1}}), Windows({0, 100}));
+  EXPECT_EQ(windows({{"sliding_window", 100}, {"max_window_layers", 5}}), Windows());
+  const Json types = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(windows({{"sliding_window", 100}, {"layer_types", types}, {"max_window_layers", 2}}),
+            Windows({100, 0}));
+}
+
+TEST(HuggingFace, WindowsThatAreUnclearAreRefused) {
+  const auto refusal = [](Json fields, const char* architecture = "MistralForCausalLM") {
+    fields["architectures"] = {architecture};
+    return Read(fields).status().message();
+  };
+  EXPECT_THAT(refusal({{"sliding_window", 4096}}, "LlamaForCausalLM"),
+              HasSubstr("a Llama model has no window"));
+  EXPECT_THAT(refusal({{"sliding_window", 0}}), HasSubstr("expected 1 or more"));
+  const Json chunked = {"chunked_attention", "full_attention"};
+  EXPECT_THAT(refusal({{"sliding_window", 16}, {"layer_types", chunked}}),
+              HasSubstr("layer_types[0]: \"chunked_attention\""));
+  EXPECT_THAT(refusal({{"sliding_window", 16}, {"layer_types", {"full_attention"}}}),
+              HasSubstr("one for each of 2 layers"));
 }
 
 TEST(HuggingFace, UnsupportedConfigurationsAreNamed) {
