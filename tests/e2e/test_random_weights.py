@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import llmir
 import numpy as np
 import pytest
 
@@ -47,3 +48,14 @@ def test_there_is_no_text(models, tmp_path):
     assert result.status != 0
     (line,) = result.error_lines()
     assert "--random-weights" in line and "prompt_ids" in line
+
+
+def test_a_plan_made_from_a_shape_runs_only_with_random_weights(models, tmp_path):
+    shape = llmir.REPOSITORY / "configs" / "models" / "tiny-test.yaml"
+    jobs = [models.job(shape, *OPTIONS, tp=tp) for tp in (1, 2)]
+    result = jobs[0].run("--prompts", llmir.write_jsonl(tmp_path / "prompts.jsonl", [PROMPT]))
+    assert result.status != 0
+    (line,) = result.error_lines()
+    assert "--random-weights" in line and "shape" in line
+    one, two = (job.generate_with_logits([PROMPT], "--random-weights")[1][0] for job in jobs)
+    assert np.sqrt(((two - one) ** 2).mean() / (one**2).mean()) < 0.03
