@@ -79,9 +79,30 @@ struct KvTypeName {
   kernels::KvType type;
   const char* name;
   int64_t element_bytes;
+  int64_t scale_bytes;  // of a token's key or value
 };
-constexpr KvTypeName kKvTypes[] = {{kernels::KvType::kF32, "f32", 4},
-                                   {kernels::KvType::kBF16, "bf16", 2}};
+constexpr KvTypeName kKvTypes[] = {{kernels::KvType::kF32, "f32", 4, 0},
+                                   {kernels::KvType::kBF16, "bf16", 2, 0},
+                                   {kernels::KvType::kI8, "i8", 1, 4},
+                                   {kernels::KvType::kF8E4M3, "f8_e4m3", 1, 0}};
+
+// How attention is computed. Only flash is measured for all heads and loads: it is what the others
+// have to beat where they are chosen.
+struct FormName {
+  kernels::AttentionForm form;
+  const char* name;
+  bool fused;  // with the append
+};
+constexpr FormName kForms[] = {{kernels::AttentionForm::kFlash, "flash", false},
+                               {kernels::AttentionForm::kFlash, "flash", true},
+                               {kernels::AttentionForm::kFusedSoftmax, "fused_softmax", false},
+                               {kernels::AttentionForm::kMasked, "masked", false},
+                               {kernels::AttentionForm::kStandard, "standard", false}};
+constexpr bool IsMeasured(const FormName& form, const HeadShape& heads, const AttentionLoad& load) {
+  if (form.fused) return load.tokens == 1;
+  if (form.form == kernels::AttentionForm::kFlash) return true;
+  return heads.head_dim == kHeads[0].head_dim && (load.batch == 8 || load.tokens > 1);
+}
 
 struct Figure {
   double us;  // the best: what other work on the machine lengthened says nothing about the kernel
@@ -180,8 +201,8 @@ class Calibration {
   Status Linear(Json& json);
   Status LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape, Json& json);
   Status Attention(Json& json);
-  Status AttentionShape(const KvTypeName& type, int64_t block_size, const HeadShape& heads,
-                        const AttentionLoad& load, Json& json);
+  Status AttentionShape(const KvTypeName& type, const FormName& form, int64_t block_size,
+                        const HeadShape& heads, const AttentionLoad& load, Json& json);
   Status Vector(Json& json);
 
   const Options& options_;
@@ -295,11 +316,12 @@ Status Calibration::Linear(Json& json) {
   return Status();
 }
 
-Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
+Status Calibration::AttentionShape(const KvTypeName& type, const FormName& form, int64_t block_size,
                                    const HeadShape& heads, const AttentionLoad& load, Json& json) {
   const kernels::AttentionKernels& attention = kernels::FindAttention(isa_);
   const int64_t query_heads = heads.kv_heads * heads.heads_per_kv;
-  const int64_t head_bytes = 2 * block_size * heads.head_dim * type.element_bytes;
+  const int64_t head_bytes =
+      2 * block_size * (heads.head_dim * type.element_bytes + type.scale_bytes);
   const int64_t layer_bytes = heads.kv_heads * head_bytes;
   const int64_t sequence_blocks = (load.context + block_size - 1) / block_size;
   const int64_t blocks = load.batch * sequence_blocks;
@@ -331,7 +353,7 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
                                                tokens, query_heads, heads.head_dim, load.context)),
                                            "attention partials"));
   const int64_t scratch =
-      (attention.scratch_bytes(heads.head_dim, heads.heads_per_kv) + 63) / 64 * 64;
+      (attention.scratch_bytes(heads.head_dim, form.form, load.context) + 63) / 64 * 64;
   LLMIR_ASSIGN_OR_RETURN(
       const MemoryMap space,
       MemoryMap::Create(static_cast<size_t>(scratch * pool_.threads()), "kernel scratch"));
@@ -345,58 +367,61 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
     layer.data = cold_.data() + turn / layers * cache_bytes + turn % layers * layer_bytes;
     turn = (turn + 1) % turns;
   };
-  const Figure append = Measure([&] {
-    next_layer();
-    pool_.Run([&](int thread) {
-      const auto share = ShareOf(tokens, 1, thread, pool_.threads());
-      attention.rope_append({qkv.data(),
-                             stride,
-                             query_heads,
-                             heads.kv_heads,
-                             {nullptr, heads.head_dim, false},
-                             cosines.data(),
-                             sines.data(),
-                             layer,
-                             table,
-                             share.begin,
-                             share.end});
-    });
-  });
+  const auto append_args = [&](int thread) {
+    const auto share = ShareOf(tokens, 1, thread, pool_.threads());
+    return kernels::RopeAppendArgs{
+        qkv.data(),     stride,       query_heads, heads.kv_heads, {nullptr, heads.head_dim, false},
+        cosines.data(), sines.data(), layer,       table,          share.begin,
+        share.end};
+  };
+  const auto attention_args = [&](int thread) {
+    kernels::AttentionArgs args{};
+    args.q = qkv.data();
+    args.q_stride = stride;
+    args.output = output.data();
+    args.output_stride = query_heads * heads.head_dim;
+    args.query_heads = query_heads;
+    args.heads_per_kv = heads.heads_per_kv;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+    args.kv = layer;
+    args.table = table;
+    args.partials = partials.data();
+    args.scratch = space.data() + thread * scratch;
+    args.thread = thread;
+    args.threads = pool_.threads();
+    args.form = form.form;
+    return args;
+  };
   const Figure figure = Measure([&] {
     next_layer();
     pool_.Run([&](int thread) {
-      const kernels::AttentionArgs args{qkv.data(),
-                                        stride,
-                                        output.data(),
-                                        query_heads * heads.head_dim,
-                                        query_heads,
-                                        0,
-                                        0,
-                                        heads.heads_per_kv,
-                                        1.0f / std::sqrt(static_cast<float>(heads.head_dim)),
-                                        layer,
-                                        table,
-                                        partials.data(),
-                                        space.data() + thread * scratch,
-                                        thread,
-                                        pool_.threads()};
-      attention.attend(args);
+      const kernels::AttentionArgs args = attention_args(thread);
+      if (form.fused) {
+        attention.append_attend(append_args(thread), args);
+      } else {
+        attention.attend(args);
+      }
       pool_.Barrier();
       attention.merge(args);
     });
   });
   Json& entry = json.emplace_back();
   entry["kv"] = type.name;
-  entry["form"] = "flash";
+  entry["form"] = form.name;
   entry["block_size"] = block_size;
   entry["head_dim"] = heads.head_dim;
   entry["heads_per_kv"] = heads.heads_per_kv;
   entry["kv_heads"] = heads.kv_heads;
-  entry["fused"] = false;
+  entry["fused"] = form.fused;
   entry["batch"] = load.batch;
   entry["context"] = load.context;
   entry["tokens"] = load.tokens;
   AddFigure(entry, figure, "us", figure.us);
+  if (form.fused) return Status();
+  const Figure append = Measure([&] {
+    next_layer();
+    pool_.Run([&](int thread) { attention.rope_append(append_args(thread)); });
+  });
   entry["append_us"] = append.us;
   return Status();
 }
@@ -404,11 +429,14 @@ Status Calibration::AttentionShape(const KvTypeName& type, int64_t block_size,
 Status Calibration::Attention(Json& json) {
   for (const KvTypeName& type : kKvTypes) {
     Say(fmt::format("attention over {} keys and values", type.name));
-    for (const HeadShape& heads : kHeads) {
-      for (const int64_t block_size : kBlockSizes) {
-        for (const AttentionLoad& load : kLoads) {
-          if (Stopped()) return Status();
-          LLMIR_RETURN_IF_ERROR(AttentionShape(type, block_size, heads, load, json));
+    for (const FormName& form : kForms) {
+      for (const HeadShape& heads : kHeads) {
+        for (const int64_t block_size : kBlockSizes) {
+          for (const AttentionLoad& load : kLoads) {
+            if (Stopped()) return Status();
+            if (!IsMeasured(form, heads, load)) continue;
+            LLMIR_RETURN_IF_ERROR(AttentionShape(type, form, block_size, heads, load, json));
+          }
         }
       }
     }
@@ -475,10 +503,17 @@ StatusOr<Json> Calibration::Run() {
   json["command"] = options_.command;
   json["threads"] = pool_.threads();
   constexpr int kVectorKernels = 6 + static_cast<int>(std::size(kActivations));
+  int attention_figures = 0;
+  for (const FormName& form : kForms) {
+    for (const HeadShape& heads : kHeads) {
+      for (const AttentionLoad& load : kLoads) {
+        if (IsMeasured(form, heads, load)) attention_figures += form.fused ? 1 : 2;
+      }
+    }
+  }
   figures_left_ =
       4 + static_cast<int>(Kernels().size() * std::size(kMatrices) * std::size(kMatrixTokens)) +
-      static_cast<int>(std::size(kKvTypes) * std::size(kHeads) * std::size(kBlockSizes) *
-                       std::size(kLoads)) +
+      attention_figures * static_cast<int>(std::size(kKvTypes) * std::size(kBlockSizes)) +
       kVectorKernels * static_cast<int>(std::size(kVectorColumns));
   LLMIR_RETURN_IF_ERROR(Memory(json));
   LLMIR_RETURN_IF_ERROR(Linear(json["linear"] = Json::array()));
