@@ -54,6 +54,15 @@ struct AttentionImpl {
     return 1;
   }
 
+  // Sixteen lanes, or the first `lanes` of them: whole ones need no mask.
+  static LLMIR_INLINE F LoadLanes(const float* p, int64_t lanes) {
+    return lanes >= 16 ? S::Load(p) : S::LoadPartial(p, lanes);
+  }
+  static LLMIR_INLINE void StoreLanes(float* p, int64_t lanes, F x) {
+    if (lanes >= 16) return S::Store(p, x);
+    S::StorePartial(p, lanes, x);
+  }
+
   // ---- elements of the cache --------------------------------------------------------------------
 
   // Types of elements: float, bfloat16 as uint16_t, int8 with scales, F8.
@@ -135,7 +144,7 @@ struct AttentionImpl {
   }
   // The same for `lanes` lanes.
   static LLMIR_INLINE F RoundStoreLanes(F x, float, int64_t lanes, float* out) {
-    S::StorePartial(out, lanes, x);
+    StoreLanes(out, lanes, x);
     return x;
   }
   static LLMIR_INLINE F RoundStoreLanes(F x, float, int64_t lanes, uint16_t* out) {
@@ -422,7 +431,7 @@ struct AttentionImpl {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
         const int64_t lanes = kPartial ? head_dim - column : 16;
-        const F x = kPartial ? S::LoadPartial(value, lanes) : S::Load(value + 16 * c);
+        const F x = kPartial ? LoadLanes(value, lanes) : S::Load(value + 16 * c);
         values[c] = RoundStoreLanes(x, token->value_inverse, lanes, row + 16 * c);
       }
       add(end, values);
@@ -673,7 +682,7 @@ struct AttentionImpl {
     const F f = S::Set(factor);
     for (int64_t i = 0; i < count; i += 16) {
       const int64_t lanes = Min(16, count - i);
-      S::StorePartial(out + i, lanes, S::Mul(S::LoadPartial(x + i, lanes), f));
+      StoreLanes(out + i, lanes, S::Mul(LoadLanes(x + i, lanes), f));
     }
   }
 
@@ -888,9 +897,8 @@ struct AttentionImpl {
       const F b = S::Set(factors[1]);
       for (int64_t i = 0; i < head_dim; i += 16) {
         const int64_t lanes = Min(16, head_dim - i);
-        S::StorePartial(out + i, lanes,
-                        S::Fma(S::LoadPartial(partial + i, lanes), b,
-                               S::Mul(S::LoadPartial(out + i, lanes), a)));
+        StoreLanes(out + i, lanes,
+                   S::Fma(LoadLanes(partial + i, lanes), b, S::Mul(LoadLanes(out + i, lanes), a)));
       }
       l = __builtin_fmaf(partial[head_dim + 1], factors[1], l * factors[0]);
       m = next;
@@ -971,12 +979,12 @@ struct AttentionImpl {
     }
     for (int64_t i = 0; i < half; i += 16) {
       const int64_t lanes = Min(16, half - i);
-      const F x0 = S::LoadPartial(x + i, lanes);
-      const F x1 = S::LoadPartial(x + half + i, lanes);
-      const F cosine = S::LoadPartial(cosines + i, lanes);
-      const F sine = S::LoadPartial(sines + i, lanes);
-      S::StorePartial(out + i, lanes, S::NegFma(x1, sine, S::Mul(x0, cosine)));
-      S::StorePartial(out + half + i, lanes, S::Fma(x0, sine, S::Mul(x1, cosine)));
+      const F x0 = LoadLanes(x + i, lanes);
+      const F x1 = LoadLanes(x + half + i, lanes);
+      const F cosine = LoadLanes(cosines + i, lanes);
+      const F sine = LoadLanes(sines + i, lanes);
+      StoreLanes(out + i, lanes, S::NegFma(x1, sine, S::Mul(x0, cosine)));
+      StoreLanes(out + half + i, lanes, S::Fma(x0, sine, S::Mul(x1, cosine)));
     }
   }
 
@@ -1045,8 +1053,7 @@ struct AttentionImpl {
         Kv* v = block + (kv.block_size + slot) * head_dim;
         for (int64_t d = 0; d < head_dim; d += 16) {
           const int64_t lanes = Min(16, head_dim - d);
-          RoundStoreLanes(S::LoadPartial(fresh.value + d, lanes), fresh.value_inverse, lanes,
-                          v + d);
+          RoundStoreLanes(LoadLanes(fresh.value + d, lanes), fresh.value_inverse, lanes, v + d);
         }
       }
     }
