@@ -137,18 +137,18 @@ public:
     return success();
   }
 
-  /// Of the rank that needs most: its arena, and all its buffers end to end.
+  /// Of the rank that needs most: its arena, and all its places end to end.
   int64_t getArenaBytes() const {
     int64_t most = 0;
-    for (const Buffer &buffer : buffers)
-      for (auto [offset, bytes] : llvm::zip(buffer.offsets, buffer.bytes))
+    for (const Place &place : places)
+      for (auto [offset, bytes] : llvm::zip(place.offsets, place.bytes))
         most = std::max(most, offset + bytes);
     return most;
   }
   int64_t getBufferBytes() const {
     SmallVector<int64_t> sums(ranks, 0);
-    for (const Buffer &buffer : buffers)
-      for (auto [rank, bytes] : llvm::enumerate(buffer.bytes))
+    for (const Place &place : places)
+      for (auto [rank, bytes] : llvm::enumerate(place.bytes))
         sums[rank] += bytes;
     return *llvm::max_element(sums);
   }
