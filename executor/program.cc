@@ -43,7 +43,6 @@ struct BoundStep {
   kernels::AttentionForm form{};
   int64_t window = 0;
   bool share_kv = true;
-  float softcap = 0;
   comm::Channel* channel = nullptr;
   std::vector<int> peers;              // ranks in `channel`
   std::vector<size_t> gather_columns;  // per rank of the group
@@ -55,7 +54,7 @@ struct BoundStep {
   bool barrier = true;         // what it wrote, other threads read in the next step
   int64_t prefetch_bytes = 0;  // per thread
   kernels::Activation activation{};
-  float softcap = 0;
+  float softcap = 0;  // of the scores, or of softcap's rows
   MemoryMap gather_space;  // the ranks' columns, before they are put in rows
   int start = -1;          // of a wait: what it waits for, in Program::State::steps
   std::string name;
