@@ -3,6 +3,8 @@
 #ifndef LLMIR_TARGET_PLAN_PLANTYPES_H
 #define LLMIR_TARGET_PLAN_PLANTYPES_H
 
+#include <optional>
+
 #include "plan_schema/plan_generated.h"
 #include "planner/Dialect/LLM/IR/LLMDialect.h"
 
@@ -10,6 +12,10 @@ namespace llmir {
 
 /// How a plan names the elements of a weight or of activations.
 plan::DType getPlanDType(mlir::Type type);
+
+/// The step that executes `op`; none for operations that name what steps work
+/// on, or that passes must rewrite before a plan can be made.
+std::optional<plan::StepKind> getStepKind(mlir::Operation *op);
 
 /// Bytes of one row of activations on `rank`.
 int64_t getActivationRowBytes(mlir::Type type, int64_t rank);

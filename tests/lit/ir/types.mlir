@@ -6,6 +6,10 @@ module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads =
                                           mlp_columns = 128, vocabulary = 256, mlp_leaf = 64, vocabulary_leaf = 64>} {
   // CHECK: func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
   func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
+  // Keys and values of types of their own.
+  // CHECK: func.func private @cache_types(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096, i8, f8E4M3FN>, !llm.paged_kv_cache<i8, 30, 3, 64, 16, 4096>)
+  func.func private @cache_types(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096, i8, f8E4M3FN>,
+                                 !llm.paged_kv_cache<i8, 30, 3, 64, 16, 4096>)
 
   // Evenly divided; one shard of a known index; uneven; more than the dimension where parts are replicated.
   // CHECK: func.func private @shards(!llm.sharded_tensor<tensor<8x8xf32>, 0, 4, ?>, !llm.sharded_tensor<tensor<8x8xf32>, 1, 2, 1>,
@@ -22,6 +26,10 @@ module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads =
                                !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>,
                                !llm.quantized_tensor<f32, [64, 128], true, true, 0, 0, 8>,
                                !llm.sharded_tensor<!llm.quantized_tensor<f16, [64, 128], true, false, 1, 32, 8>, 1, 2, ?>)
+  // Fewest and most bits.
+  // CHECK: func.func private @bits(!llm.quantized_tensor<f16, [64, 128], true, false, 1, 64, 2>, !llm.quantized_tensor<f16, [64, 128], false, false, 1, 32, 8>)
+  func.func private @bits(!llm.quantized_tensor<f16, [64, 128], true, false, 1, 64, 2>,
+                          !llm.quantized_tensor<f16, [64, 128], false, false, 1, 32, 8>)
 
   // CHECK: func.func private @tokens(!llm.token)
   func.func private @tokens(!llm.token)

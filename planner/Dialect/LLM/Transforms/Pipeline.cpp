@@ -13,6 +13,13 @@ void llmir::llm::buildPlanPipeline(OpPassManager &manager,
   };
 
   //===--------------------------------------------------------------------===//
+  // Lowering: operations that steps execute
+  //===--------------------------------------------------------------------===//
+  manager.addPass(createLowerOperations());
+  manager.addPass(createCanonicalizerPass());
+  verify("operations");
+
+  //===--------------------------------------------------------------------===//
   // Precision: how weights are packed, and what they read
   //===--------------------------------------------------------------------===//
   manager.addPass(createChoosePrecision({options.weights}));
