@@ -69,7 +69,9 @@ public:
     }
     Value last =
         llm::GatherRowsOp::create(builder, loc(), x.getType(), x, sampled);
-    Value logits = linear(norm(last, outputNorm), head);
+    Value logits = llm::LogitsOp::create(
+        builder, loc(), rows(config.vocabulary), norm(last, outputNorm), head,
+        /*softcap=*/FloatAttr());
     Value sample = llm::SampleOp::create(builder, loc(), ids, logits);
     auto score = llm::ScoreOp::create(
         builder, loc(), TypeRange{rows(3), rows(config.vocabulary)},

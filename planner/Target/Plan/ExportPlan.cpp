@@ -39,62 +39,10 @@ struct StagePrograms {
   SmallVector<func::FuncOp> functions;
 };
 
-plan::StepKind getStepKind(Operation *op) {
-  using plan::StepKind;
-  return llvm::TypeSwitch<Operation *, StepKind>(op)
-      .Case([](llm::EmbeddingOp) { return StepKind::embedding; })
-      .Case([](llm::RMSNormOp) { return StepKind::rms_norm; })
-      .Case([](llm::QuantizeOp) { return StepKind::quantize; })
-      .Case([](llm::LinearOp) { return StepKind::linear; })
-      .Case([](llm::RopeAppendOp) { return StepKind::rope_append; })
-      .Case([](llm::PagedAttentionOp) { return StepKind::paged_attention; })
-      .Case([](llm::AppendAttentionOp) { return StepKind::append_attend; })
-      .Case([](llm::AddOp) { return StepKind::add; })
-      .Case([](llm::GatherRowsOp) { return StepKind::gather_rows; })
-      .Case([](llm::AllReduceOp) { return StepKind::all_reduce; })
-      .Case([](llm::AllReduceStartOp) { return StepKind::all_reduce_start; })
-      .Case([](llm::WaitOp) { return StepKind::wait; })
-      .Case([](llm::ReduceScatterOp) { return StepKind::reduce_scatter; })
-      .Case([](llm::ReduceScatterStartOp) {
-        return StepKind::reduce_scatter_start;
-      })
-      .Case([](llm::AllGatherOp) { return StepKind::all_gather; })
-      .Case([](llm::AllGatherStartOp) { return StepKind::all_gather_start; })
-      .Case([](llm::BroadcastOp) { return StepKind::broadcast; })
-      .Case([](llm::BroadcastStartOp) { return StepKind::broadcast_start; })
-      .Case([](llm::GatherStartOp) { return StepKind::gather_start; })
-      .Case([](llm::SendStartOp) { return StepKind::send_start; })
-      .Case([](llm::RecvStartOp) { return StepKind::recv_start; })
-      .Case([](llm::GatherOp) { return StepKind::gather; })
-      .Case([](llm::PrefetchOp) { return StepKind::prefetch; })
-      .Case([](llm::SendOp) { return StepKind::send; })
-      .Case([](llm::RecvOp) { return StepKind::recv; })
-      .Case([](llm::SampleOp) { return StepKind::sample; })
-      .Case([](llm::ScoreOp) { return StepKind::score; })
-      .Case([](llm::ScoreMergeOp) { return StepKind::score_merge; });
-}
-
-bool isCommunication(plan::StepKind kind) {
-  switch (kind) {
-  case plan::StepKind::all_reduce:
-  case plan::StepKind::all_reduce_start:
-  case plan::StepKind::wait:
-  case plan::StepKind::reduce_scatter:
-  case plan::StepKind::reduce_scatter_start:
-  case plan::StepKind::all_gather:
-  case plan::StepKind::all_gather_start:
-  case plan::StepKind::broadcast:
-  case plan::StepKind::broadcast_start:
-  case plan::StepKind::gather:
-  case plan::StepKind::gather_start:
-  case plan::StepKind::send:
-  case plan::StepKind::send_start:
-  case plan::StepKind::recv:
-  case plan::StepKind::recv_start:
-    return true;
-  default:
-    return false;
-  }
+/// Whether the step for `op` names what it rewrites once, as its input.
+bool worksInPlace(Operation *op) {
+  auto inPlace = dyn_cast<llm::InPlaceOpInterface>(op);
+  return inPlace && inPlace.worksInPlace();
 }
 
 /// The weight that `op` reads, or null.
@@ -422,9 +370,6 @@ private:
       int64_t layer = stage.getLayers()[0] + local;
       return std::pair(fmt::format("layers.{}.{}", layer, name), layer);
     };
-    auto passOn = [&](Operation *passes) {
-      return subjects.lookup(passes->getOperand(0).getDefiningOp());
-    };
     return llvm::TypeSwitch<Operation *, std::pair<std::string, int64_t>>(op)
         .Case([&](llm::RopeAppendOp append) {
           return ofLayer(append.getLayer(), "rope_append");
@@ -444,12 +389,9 @@ private:
               weight.getSymName().str(),
               static_cast<int64_t>(weight.getLayer().value_or(-1)));
         })
-        .Case<llm::QuantizeOp, llm::WaitOp, llm::RowsOp, llm::JoinRowsOp>(
-            passOn)
-        .Case<llm::AllReduceOp, llm::AllReduceStartOp, llm::ReduceScatterOp,
-              llm::ReduceScatterStartOp, llm::AllGatherOp,
-              llm::AllGatherStartOp, llm::GatherOp>(passOn)
-        .Default([](Operation *other) {
+        .Default([&](Operation *other) {
+          if (passesOn(other))
+            return subjects.lookup(other->getOperand(0).getDefiningOp());
           WeightOp weight = getWeight(other);
           int64_t layer = weight && weight.getLayer() ? *weight.getLayer() : -1;
           // A tied head is the embedding's weight, but not its step.
@@ -461,12 +403,17 @@ private:
         });
   }
 
+  /// Whether `op` is named after what gave it its operand.
+  static bool passesOn(Operation *op) {
+    if (isa<llm::CommunicationOpInterface>(op))
+      return op->getNumOperands() == 1 && op->getNumResults() == 1;
+    return isa<llm::QuantizeOp, llm::DequantizeOp, llm::ActivationOp,
+               llm::SiluMulOp, llm::SoftcapOp, llm::RowsOp, llm::JoinRowsOp>(
+        op);
+  }
+
   static std::string getStepName(Operation *op, const std::string &subject) {
-    if (isa<llm::AddOp, llm::QuantizeOp, llm::AllReduceOp,
-            llm::AllReduceStartOp, llm::ReduceScatterOp,
-            llm::ReduceScatterStartOp, llm::AllGatherOp, llm::AllGatherStartOp,
-            llm::WaitOp, llm::GatherOp, llm::PrefetchOp, llm::RowsOp,
-            llm::JoinRowsOp>(op))
+    if (isa<llm::AddOp, llm::PrefetchOp>(op) || passesOn(op))
       return subject + "." + op->getName().stripDialect().str();
     return subject;
   }
@@ -513,19 +460,19 @@ private:
              const llvm::DenseMap<Value, uint32_t> &bufferOf) {
     StageAttr stage = stages[stageIndex].stage;
     auto step = std::make_unique<plan::StepT>();
-    step->kind = getStepKind(op);
+    step->kind = *getStepKind(op);
     step->name = name;
     step->layer = layer;
     for (Value operand : op->getOperands())
       if (auto buffer = bufferOf.find(operand); buffer != bufferOf.end())
         step->inputs.push_back(buffer->second);
-    // What works in place names its buffer once, as input.
-    if (!isa<llm::RopeAppendOp, llm::AllReduceOp, llm::WaitOp>(op))
+    if (!worksInPlace(op) && !isa<llm::WaitOp>(op))
       for (Value result : op->getResults())
         if (auto buffer = bufferOf.find(result); buffer != bufferOf.end())
           step->outputs.push_back(buffer->second);
-    // A start that gives another part of the rows names that from here on.
-    if (isa<llm::ReduceScatterStartOp, llm::AllGatherStartOp>(op))
+    // A start that gives another buffer than its own names that from here on.
+    if (isa<llm::ReduceScatterStartOp, llm::AllGatherStartOp,
+            llm::GatherStartOp, llm::RecvStartOp>(op))
       step->outputs.push_back(bufferOf.lookup(op->user_begin()->getResult(0)));
     if (WeightOp weight = getWeight(op))
       step->weight = weightIndex.lookup(weight.getSymName());
@@ -538,7 +485,12 @@ private:
       else if (linear.getResidual())
         step->epilogue = plan::Epilogue::residual;
     }
-    if (isCommunication(step->kind) && !isa<llm::SendOp, llm::RecvOp>(op))
+    if (auto activation = dyn_cast<llm::ActivationOp>(op))
+      step->activation = static_cast<plan::Activation>(activation.getKind());
+    if (auto softcap = dyn_cast<llm::SoftcapOp>(op))
+      step->softcap = softcap.getCap().convertToFloat();
+    if (auto message = dyn_cast<llm::CommunicationOpInterface>(op);
+        message && message.isCollective())
       step->group = stageIndex;
     if (auto event = op->getAttrOfType<IntegerAttr>("llm.event")) {
       program.events = std::max<uint32_t>(program.events, event.getInt() + 1);
@@ -555,7 +507,7 @@ private:
       if (!rank->skip)
         *rank->cost = getStepCost(op, stage, model, r);
       rank->cost->message_bytes_per_token *=
-          isa<llm::SendOp>(op) ? rank->peers.size() : 1;
+          isa<llm::SendOp, llm::SendStartOp>(op) ? rank->peers.size() : 1;
       double part = getPartOfTokens(*step, program, stage.getRanks());
       for (double *perToken :
            {&rank->cost->bytes_per_token, &rank->cost->flops_per_token,
@@ -618,10 +570,10 @@ private:
   /// Rank j of a stage receives from rank j mod n of the n ranks before it.
   std::vector<uint32_t> getPeers(Operation *op, size_t stageIndex, int64_t r) {
     std::vector<uint32_t> peers;
-    if (isa<llm::RecvOp>(op)) {
+    if (isa<llm::RecvOp, llm::RecvStartOp>(op)) {
       StageAttr previous = stages[stageIndex - 1].stage;
       peers.push_back(previous.getFirstRank() + r % previous.getRanks());
-    } else if (isa<llm::SendOp>(op)) {
+    } else if (isa<llm::SendOp, llm::SendStartOp>(op)) {
       int64_t ranks = stages[stageIndex].stage.getRanks();
       StageAttr next = stages[stageIndex + 1].stage;
       for (int64_t j = r; j < next.getRanks(); j += ranks)
@@ -633,7 +585,7 @@ private:
   /// A rank skips a step of which it has no operand and no result, and a send
   /// that nobody gets.
   static bool isSkipped(Operation *op, int64_t r, const plan::StepRankT &rank) {
-    if (isa<llm::SendOp>(op))
+    if (isa<llm::SendOp, llm::SendStartOp>(op))
       return rank.peers.empty();
     auto isAbsent = [&](Type type) {
       return llm::isActivationType(type) && llm::getColumns(type, r) == 0;
@@ -643,7 +595,7 @@ private:
   }
 
   std::string getKernel(Operation *op, plan::StepKind kind) {
-    if (isCommunication(kind) || kind == plan::StepKind::prefetch)
+    if (isa<llm::CommunicationOpInterface, llm::PrefetchOp>(op))
       return "";
     if (isa<llm::LinearOp, llm::ScoreOp, llm::EmbeddingOp>(op))
       return getLinearKernel(getWeight(op).getType());
@@ -681,8 +633,8 @@ private:
       if (attr.getKind() != llm::ProgramKind::Decode)
         continue;
       for (Operation &op : function.front()) {
-        if (isa<llm::AllReduceOp, llm::ReduceScatterOp, llm::AllGatherOp,
-                llm::WaitOp, llm::GatherOp>(op))
+        auto message = dyn_cast<llm::CommunicationOpInterface>(op);
+        if (message && message.isCollective() && !llm::isStart(&op))
           meet();
         alone += getReadWeightBytes(&op, -1);
         for (int64_t r = 0; r < ranks; ++r)
@@ -862,9 +814,11 @@ private:
       for (auto &program : stage->programs) {
         for (auto &buffer : program->buffers)
           use(plan::IsPart(buffer->rows), plan::Feature::row_views);
-        for (auto &step : program->steps)
+        for (auto &step : program->steps) {
           use(plan::IsSplitCollective(step->kind),
               plan::Feature::split_collectives);
+          use(plan::IsOtherLayer(step->kind), plan::Feature::other_layers);
+        }
       }
     for (auto &[name, op] : weightOps) {
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);

@@ -3,6 +3,7 @@
 #include "planner/Target/Plan/PlanTypes.h"
 
 #include <fmt/format.h>
+#include "llvm/ADT/TypeSwitch.h"
 
 #include "plan_schema/plan_facts.h"
 
@@ -32,7 +33,7 @@ int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {
 }
 
 plan::DType llmir::getKvDType(llm::PagedKVCacheType cache) {
-  Type element = cache.getElementType();
+  Type element = cache.getStoredKeyType();
   if (element.isF32())
     return plan::DType::f32;
   if (element.isInteger(8))
@@ -45,4 +46,43 @@ plan::DType llmir::getKvDType(llm::PagedKVCacheType cache) {
 int64_t llmir::getKvHeadBytes(llm::PagedKVCacheType cache) {
   return plan::KvHeadBytes(getKvDType(cache), cache.getBlockSize(),
                            cache.getHeadDim());
+}
+
+std::optional<plan::StepKind> llmir::getStepKind(Operation *op) {
+  using namespace llm;
+  using plan::StepKind;
+  return llvm::TypeSwitch<Operation *, std::optional<StepKind>>(op)
+      .Case([](EmbeddingOp) { return StepKind::embedding; })
+      .Case([](RMSNormOp) { return StepKind::rms_norm; })
+      .Case([](LayerNormOp) { return StepKind::layer_norm; })
+      .Case<ActivationOp, SiluMulOp>([](auto) { return StepKind::activation; })
+      .Case([](SoftcapOp) { return StepKind::softcap; })
+      .Case([](DequantizeOp) { return StepKind::dequantize; })
+      .Case([](QuantizeOp) { return StepKind::quantize; })
+      .Case([](LinearOp) { return StepKind::linear; })
+      .Case([](RopeAppendOp) { return StepKind::rope_append; })
+      .Case([](PagedAttentionOp) { return StepKind::paged_attention; })
+      .Case([](AppendAttentionOp) { return StepKind::append_attend; })
+      .Case([](AddOp) { return StepKind::add; })
+      .Case([](GatherRowsOp) { return StepKind::gather_rows; })
+      .Case([](AllReduceOp) { return StepKind::all_reduce; })
+      .Case([](AllReduceStartOp) { return StepKind::all_reduce_start; })
+      .Case([](WaitOp) { return StepKind::wait; })
+      .Case([](ReduceScatterOp) { return StepKind::reduce_scatter; })
+      .Case([](ReduceScatterStartOp) { return StepKind::reduce_scatter_start; })
+      .Case([](AllGatherOp) { return StepKind::all_gather; })
+      .Case([](AllGatherStartOp) { return StepKind::all_gather_start; })
+      .Case([](BroadcastOp) { return StepKind::broadcast; })
+      .Case([](BroadcastStartOp) { return StepKind::broadcast_start; })
+      .Case([](GatherStartOp) { return StepKind::gather_start; })
+      .Case([](SendStartOp) { return StepKind::send_start; })
+      .Case([](RecvStartOp) { return StepKind::recv_start; })
+      .Case([](GatherOp) { return StepKind::gather; })
+      .Case([](PrefetchOp) { return StepKind::prefetch; })
+      .Case([](SendOp) { return StepKind::send; })
+      .Case([](RecvOp) { return StepKind::recv; })
+      .Case([](SampleOp) { return StepKind::sample; })
+      .Case([](ScoreOp) { return StepKind::score; })
+      .Case([](ScoreMergeOp) { return StepKind::score_merge; })
+      .Default([](Operation *) { return std::nullopt; });
 }

@@ -4,6 +4,7 @@
 #define LLMIR_TARGET_PLAN_PLANTYPES_H
 
 #include <string>
+#include <optional>
 
 #include "plan_schema/plan_generated.h"
 #include "planner/Dialect/LLM/IR/LLMDialect.h"
@@ -16,6 +17,9 @@ plan::DType getPlanDType(mlir::Type type);
 /// The linear kernel for a weight type: int8 activations for q types
 /// (kernels/NAMING.md, without tile and ISA).
 std::string getLinearKernel(mlir::Type weight);
+/// The step that executes `op`; none for operations that name what steps work
+/// on, or that passes must rewrite before a plan can be made.
+std::optional<plan::StepKind> getStepKind(mlir::Operation *op);
 
 /// Bytes of one row of activations on `rank`.
 int64_t getActivationRowBytes(mlir::Type type, int64_t rank);

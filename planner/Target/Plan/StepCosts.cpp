@@ -27,6 +27,30 @@ int64_t llmir::getReadWeightBytes(Operation *op, int64_t rank) {
   return 0;
 }
 
+/// Bytes per row that `rank` passes on, or gets where it only gets.
+static double getMessageBytes(CommunicationOpInterface op, StageAttr stage,
+                              int64_t rank) {
+  Value message = op.getMessage();
+  if (!message)
+    return 0;
+  double bytes = getActivationRowBytes(message.getType(), rank);
+  double ranks = stage.getRanks();
+  return llvm::TypeSwitch<Operation *, double>(op)
+      // A share for each other rank, or this rank's share to each.
+      .Case<ReduceScatterOp, ReduceScatterStartOp, AllGatherOp,
+            AllGatherStartOp>([&](auto) { return bytes * (ranks - 1) / ranks; })
+      .Case<BroadcastOp, BroadcastStartOp>(
+          [&](auto) { return rank == 0 ? bytes : 0; })
+      // The first rank gets what the others send.
+      .Case<GatherOp, GatherStartOp>([&](auto) {
+        double others = 0;
+        for (int64_t other = 1; other < stage.getRanks(); ++other)
+          others += getActivationRowBytes(message.getType(), other);
+        return rank == 0 ? others : bytes;
+      })
+      .Default([&](Operation *) { return bytes; });
+}
+
 plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
                                int64_t rank) {
   plan::CostT cost;
@@ -49,10 +73,6 @@ plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
   };
   auto columns = [&](Value value) {
     return static_cast<double>(getColumns(value.getType(), rank));
-  };
-  auto isMessage = [&](Value value) {
-    cost.bytes_per_token = 0;
-    cost.message_bytes_per_token = getActivationRowBytes(value.getType(), rank);
   };
   llvm::TypeSwitch<Operation *>(op)
       .Case([&](EmbeddingOp embedding) {
@@ -101,25 +121,21 @@ plan::CostT llmir::getStepCost(Operation *op, StageAttr stage, ModelAttr model,
       .Case([&](SampleOp sample) {
         cost.flops_per_token = columns(sample.getLogits());
       })
-      .Case<AllReduceOp, AllReduceStartOp, SendOp>(
-          [&](Operation *message) { isMessage(message->getOperand(0)); })
-      // The other ranks' shares, or the own share to each of them.
-      .Case<ReduceScatterOp, ReduceScatterStartOp, AllGatherOp,
-            AllGatherStartOp>([&](Operation *message) {
-        isMessage(message->getOperand(0));
-        cost.message_bytes_per_token *=
-            1 - 1.0 / static_cast<double>(stage.getRanks());
+      .Case<LayerNormOp>([&](auto norm) {
+        cost.flops_per_token = 6 * columns(norm.getInput());
       })
-      .Case([&](RecvOp receive) { isMessage(receive.getResult()); })
-      // The first rank gets what the others send.
-      .Case([&](GatherOp gather) {
-        Value input = gather.getInput(), result = gather.getResult();
-        isMessage(input);
-        if (rank == 0)
-          cost.message_bytes_per_token =
-              getActivationRowBytes(result.getType(), 0) -
-              getActivationRowBytes(input.getType(), 0);
+      .Case<ActivationOp, SiluMulOp>([&](auto activation) {
+        cost.flops_per_token = 5 * columns(activation.getGate());
       })
-      .Case([&](WaitOp) { cost.bytes_per_token = 0; });
+      .Case<SoftcapOp>([&](auto softcap) {
+        cost.flops_per_token = 4 * columns(softcap.getInput());
+      })
+      .Case<DequantizeOp>([&](auto dequantize) {
+        cost.flops_per_token = columns(dequantize.getInput());
+      });
+  if (auto message = dyn_cast<CommunicationOpInterface>(op)) {
+    cost.bytes_per_token = 0;
+    cost.message_bytes_per_token = getMessageBytes(message, stage, rank);
+  }
   return cost;
 }

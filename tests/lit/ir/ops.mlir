@@ -36,6 +36,43 @@ func.func @dense(%x: tensor<?x64xf32>, %norm: tensor<64xf32>, %w: tensor<64x64xf
   return %7 : tensor<?x64xf32>
 }
 
+// CHECK-LABEL: func.func @other_layers
+func.func @other_layers(%x: tensor<?x64xf32>, %norm: tensor<64xf32>, %q: !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>,
+                        %w: !llm.quantized_tensor<f32, [64, 64], true, true, 0, 0, 8>) -> tensor<?x64xf32> {
+  // CHECK: llm.layer_norm %{{.*}}, %{{.*}} {epsilon = 9.99999974E-6 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  %0 = llm.layer_norm %x, %norm {epsilon = 1.0e-5 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.activation gelu %{{.*}} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.activation gelu %0 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.activation gelu_tanh %{{.*}} times %{{.*}} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  %2 = llm.activation gelu_tanh %1 times %x : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.activation relu %{{.*}} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %3 = llm.activation relu %2 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.activation silu %{{.*}} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %4 = llm.activation silu %3 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.softcap %{{.*}} {cap = 3.000000e+01 : f32} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %5 = llm.softcap %4 {cap = 30.0 : f32} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.dequantize %{{.*}} : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32>
+  %6 = llm.dequantize %q : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> tensor<?x64xf32>
+  // CHECK: llm.quantized_matmul %{{.*}}, %{{.*}} : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>, !llm.quantized_tensor<f32, [64, 64], true, true, 0, 0, 8>) -> tensor<?x64xf32>
+  %7 = llm.quantized_matmul %q, %w : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>, !llm.quantized_tensor<f32, [64, 64], true, true, 0, 0, 8>) -> tensor<?x64xf32>
+  %8 = llm.add %5, %6 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  %9 = llm.add %7, %8 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %9 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: func.func @standard_attention
+func.func @standard_attention(%q: tensor<?x64xf32>, %indices: tensor<?xi32>, %q4: tensor<1x1x4x16xf16>, %k4: tensor<1x1x2x16xf16>)
+    -> (tensor<?x64xf32>, tensor<1x1x4x16xf16>) {
+  %0 = llm.create_paged_cache : !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>
+  // CHECK: %[[K:.*]], %[[V:.*]] = llm.lookup_kv %{{.*}}, %{{.*}} {layer = 1 : i64} : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> (tensor<?x32xf32>, tensor<?x32xf32>)
+  %1, %2 = llm.lookup_kv %0, %indices {layer = 1 : i64} : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> (tensor<?x32xf32>, tensor<?x32xf32>)
+  // CHECK: llm.attention %{{.*}}, %[[K]], %[[V]] {head_dim = 16 : i64} : (tensor<?x64xf32>, tensor<?x32xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
+  %3 = llm.attention %q, %1, %2 {head_dim = 16 : i64} : (tensor<?x64xf32>, tensor<?x32xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.attention %{{.*}}, %{{.*}}, %{{.*}} : (tensor<1x1x4x16xf16>, tensor<1x1x2x16xf16>, tensor<1x1x2x16xf16>) -> tensor<1x1x4x16xf16>
+  %4 = llm.attention %q4, %k4, %k4 : (tensor<1x1x4x16xf16>, tensor<1x1x2x16xf16>, tensor<1x1x2x16xf16>) -> tensor<1x1x4x16xf16>
+  return %3, %4 : tensor<?x64xf32>, tensor<1x1x4x16xf16>
+}
+
 // CHECK-LABEL: func.func @attention
 func.func @attention(%q: tensor<?x64xf32>, %k: tensor<?x32xf32>, %v: tensor<?x32xf32>, %qkv: tensor<?x128xf32>,
                      %positions: tensor<?xi32>, %sequences: tensor<?xi32>) -> tensor<?x64xf32> {
@@ -62,7 +99,10 @@ func.func @ends(%x: tensor<?x64xf32>, %head: tensor<256x64xf32>, %rows: tensor<?
     -> (tensor<?x1xi32>, tensor<?x1xf32>) {
   // CHECK: llm.gather_rows %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x64xf32>
   %0 = llm.gather_rows %x, %rows : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x64xf32>
-  %1 = llm.linear %0, %head : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
+  // CHECK: llm.logits %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
+  %1 = llm.logits %0, %head : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
+  // CHECK: llm.logits %{{.*}}, %{{.*}} softcap 3.000000e+01 : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
+  %capped = llm.logits %0, %head softcap 30.0 : (tensor<?x64xf32>, tensor<256x64xf32>) -> tensor<?x256xf32>
   // CHECK: llm.sample %{{.*}} : (tensor<?x256xf32>) -> tensor<?x1xi32>
   %2 = llm.sample %1 : (tensor<?x256xf32>) -> tensor<?x1xi32>
   // CHECK: llm.score %{{.*}}, %{{.*}}, %{{.*}} : (tensor<?x64xf32>, tensor<256x64xf32>, tensor<?xi32>) -> (tensor<?x3xf32>, tensor<?x256xf32>)

@@ -170,7 +170,7 @@ func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>, %w: tensor<64xf
 // -----
 
 func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
-  // expected-error @+1 {{gate, up and result must have one type}}
+  // expected-error @+1 {{all of {gate, up, result} have same type}}
   %0 = llm.silu_mul %x, %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
   return
 }
@@ -178,7 +178,7 @@ func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
 // -----
 
 func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
-  // expected-error @+1 {{both sides and the result must have one type}}
+  // expected-error @+1 {{all of {lhs, rhs, result} have same type}}
   %0 = llm.add %x, %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
   return
 }
@@ -204,6 +204,14 @@ func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?, [0, 48, 64]>) {
 func.func @f(%x: tensor<8x64xf32>) {
   // expected-error @+1 {{operand #0 must be matrix of float activations with one row per token}}
   %0 = llm.quantize %x : (tensor<8x64xf32>) -> !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %p: tensor<?xi32>) {
+  // expected-error @+1 {{all of {input, result} have same type}}
+  %0 = llm.rope %x, %p {head_dim = 16 : i64} : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x32xf32>
   return
 }
 
@@ -282,7 +290,7 @@ func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %q: tensor<?x80xf
 // -----
 
 func.func @f(%x: tensor<?x64xf32>, %r: tensor<?xi32>) {
-  // expected-error @+1 {{input and result must have one type}}
+  // expected-error @+1 {{all of {input, result} have same type}}
   %0 = llm.gather_rows %x, %r : (tensor<?x64xf32>, tensor<?xi32>) -> tensor<?x32xf32>
   return
 }
@@ -389,7 +397,7 @@ func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
 // -----
 
 func.func @f(%x: tensor<?x64xf32>) {
-  // expected-error @+1 {{input and result must have one type}}
+  // expected-error @+1 {{all of {input, result} have same type}}
   %0 = llm.all_gather %x : (tensor<?x64xf32>) -> tensor<?x128xf32>
   return
 }
@@ -405,7 +413,7 @@ func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
 // -----
 
 func.func @f(%x: tensor<?x64xf32>) {
-  // expected-error @+1 {{input and result must have one type}}
+  // expected-error @+1 {{all of {input, result} have same type}}
   %0 = llm.broadcast %x : (tensor<?x64xf32>) -> tensor<?x32xf32>
   return
 }
@@ -472,7 +480,7 @@ func.func @f(%x: tensor<?x64xf32>) {
 // -----
 
 func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
-  // expected-error @+1 {{both halves and the result must have one type}}
+  // expected-error @+1 {{all of {first, second, result} have same type}}
   %0 = llm.join_rows %x, %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
   return
 }
@@ -482,5 +490,221 @@ func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
 func.func @f(%n: tensor<64xf32>) {
   // expected-error @+1 {{the weight must be a matrix, got 'tensor<64xf32>'}}
   llm.prefetch %n : tensor<64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<8x64xf32>) {
+  // expected-error @+1 {{the weight must be a vector}}
+  %0 = llm.layer_norm %x, %w {epsilon = 1.0e-5 : f32} : (tensor<?x64xf32>, tensor<8x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<64xf32>) {
+  // expected-error @+1 {{epsilon must not be negative}}
+  %0 = llm.layer_norm %x, %w {epsilon = -1.0e-5 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<64xf32>) {
+  // expected-error @+1 {{epsilon must not be negative}}
+  %0 = llm.rms_norm %x, %w {epsilon = 0x7FC00000 : f32} : (tensor<?x64xf32>, tensor<64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %y: tensor<?x32xf32>) {
+  // expected-error @+1 {{multiplies 'tensor<?x64xf32>' with 'tensor<?x32xf32>'}}
+  %0 = llm.activation gelu %x times %y : (tensor<?x64xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+2 {{expected ::llmir::llm::ActivationKind to be one of: silu, gelu, gelu_tanh, relu}}
+  // expected-error @+1 {{failed to parse LLM_ActivationKindAttr parameter 'value'}}
+  %0 = llm.activation tanh %x : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{the cap must be positive}}
+  %0 = llm.softcap %x {cap = 0.0 : f32} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{the input must be a quantized tensor}}
+  %0 = llm.dequantize %x : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) {
+  // expected-error @+1 {{the result has 32 columns, expected 64}}
+  %0 = llm.dequantize %x : (!llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>) -> tensor<?x32xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<8x64xf32>) {
+  // expected-error @+1 {{operand #1 must be quantized matrix}}
+  %0 = llm.quantized_matmul %x, %w : (tensor<?x64xf32>, tensor<8x64xf32>) -> tensor<?x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: !llm.quantized_tensor<f16, [8, 32], true, true, 0, 0, 8>) {
+  // expected-error @+1 {{the input has 64 columns, expected 32}}
+  %0 = llm.quantized_matmul %x, %w : (tensor<?x64xf32>, !llm.quantized_tensor<f16, [8, 32], true, true, 0, 0, 8>) -> tensor<?x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: !llm.sharded_tensor<!llm.quantized_tensor<f16, [8, 64], true, true, 0, 0, 8>, 0, 2, ?>) {
+  // expected-error @+1 {{must be lowered before it's divided}}
+  %0 = llm.quantized_matmul %x, %w : (tensor<?x64xf32>, !llm.sharded_tensor<!llm.quantized_tensor<f16, [8, 64], true, true, 0, 0, 8>, 0, 2, ?>) -> tensor<?x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<8x64xf32>) {
+  // expected-error @+1 {{the result has 9 columns, expected 8}}
+  %0 = llm.logits %x, %w : (tensor<?x64xf32>, tensor<8x64xf32>) -> tensor<?x9xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x64xf32>, %w: tensor<8x64xf32>) {
+  // expected-error @+1 {{the cap must be positive}}
+  %0 = llm.logits %x, %w softcap -30.0 : (tensor<?x64xf32>, tensor<8x64xf32>) -> tensor<?x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%q: tensor<?x48xf32>, %k: tensor<?x32xf32>) {
+  // expected-error @+1 {{3 query heads can't share 2 KV heads evenly}}
+  %0 = llm.attention %q, %k, %k {head_dim = 16 : i64} : (tensor<?x48xf32>, tensor<?x32xf32>, tensor<?x32xf32>) -> tensor<?x48xf32>
+  return
+}
+
+// -----
+
+func.func @f(%q: tensor<?x64xf32>, %k: tensor<?x32xf32>) {
+  // expected-error @+1 {{rows of heads need 'head_dim'}}
+  %0 = llm.attention %q, %k, %k : (tensor<?x64xf32>, tensor<?x32xf32>, tensor<?x32xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @f(%q: tensor<1x1x4x16xf32>, %k: tensor<1x1x2x8xf32>) {
+  // expected-error @+1 {{have heads of different sizes}}
+  %0 = llm.attention %q, %k, %k : (tensor<1x1x4x16xf32>, tensor<1x1x2x8xf32>, tensor<1x1x2x8xf32>) -> tensor<1x1x4x16xf32>
+  return
+}
+
+// -----
+
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %s: tensor<?xi32>) {
+  // expected-error @+1 {{keys has 48 columns, expected 32}}
+  %0, %1 = llm.lookup_kv %c, %s : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> (tensor<?x48xf32>, tensor<?x48xf32>)
+  return
+}
+
+// -----
+
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %s: tensor<?xi32>) {
+  // expected-error @+1 {{layer 7 of a cache of 2 layers}}
+  %0, %1 = llm.lookup_kv %c, %s {layer = 7 : i64} : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> (tensor<?x32xf32>, tensor<?x32xf32>)
+  return
+}
+
+// -----
+
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %k: tensor<?x32xf32>, %s: tensor<?xi32>) {
+  // expected-error @+1 {{appends to '!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>' but returns '!llm.paged_kv_cache<bf16, 1, 2, 16, 16, 128>'}}
+  %0, %1 = llm.append_kv %c, %k, %k, %s : (!llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?x32xf32>, tensor<?x32xf32>, tensor<?xi32>) -> (!llm.paged_kv_cache<bf16, 1, 2, 16, 16, 128>, tensor<?xi32>)
+  return
+}
+
+// -----
+
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %x: tensor<?x112xf32>, %s: tensor<?xi32>) {
+  // expected-error @+1 {{3 query heads can't share 2 KV heads evenly}}
+  %0, %1, %2 = llm.rope_append %x, %c, %s, %s : (tensor<?x112xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>, tensor<?xi32>) -> (tensor<?x112xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>)
+  return
+}
+
+// -----
+
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, %q: tensor<?x48xf32>, %s: tensor<?xi32>) {
+  // expected-error @+1 {{3 query heads can't share 2 KV heads evenly}}
+  %0 = llm.paged_attention %q, %c, %s : (tensor<?x48xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> tensor<?x48xf32>
+  return
+}
+
+// -----
+
+// expected-error @+1 {{a block holds a power of two of tokens, got 24}}
+func.func @f(%c: !llm.paged_kv_cache<bf16, 2, 2, 16, 24, 128>) {
+  return
+}
+
+// -----
+
+func.func @f() {
+  // expected-error @+1 {{expected '<'}}
+  %0 = llm.create_paged_cache : tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) {
+  // expected-error @+1 {{needs whole rows}}
+  %0 = llm.broadcast %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x1xi32>) {
+  // expected-error @+1 {{operand #0 must be matrix of float activations with one row per token}}
+  %0 = llm.send_start %x : (tensor<?x1xi32>) -> !llm.token
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<?x1xi32>) {
+  // expected-error @+1 {{operand #0 must be matrix of float activations with one row per token}}
+  %0 = llm.gather_start %x : (tensor<?x1xi32>) -> !llm.token
+  return
+}
+
+// -----
+
+func.func @f() {
+  // expected-error @+1 {{invalid kind of type specified}}
+  %0 = llm.recv_start : tensor<?x64xf32>
   return
 }

@@ -6,6 +6,10 @@ module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads =
                                           mlp_columns = 128, vocabulary = 256, mlp_leaf = 64, vocabulary_leaf = 64>} {
   // CHECK: func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
   func.func private @caches(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096>)
+  // Keys and values of types of their own.
+  // CHECK: func.func private @cache_types(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096, i8, f8E4M3FN>, !llm.paged_kv_cache<i8, 30, 3, 64, 16, 4096>)
+  func.func private @cache_types(!llm.paged_kv_cache<bf16, 30, 3, 64, 16, 4096, i8, f8E4M3FN>,
+                                 !llm.paged_kv_cache<i8, 30, 3, 64, 16, 4096>)
 
   // CHECK: func.func private @short_caches(!llm.paged_kv_cache<i8, 1, 3, 64, 16, 4096>, !llm.paged_kv_cache<f8E4M3FN, 1, 3, 64, 16, 4096>)
   func.func private @short_caches(!llm.paged_kv_cache<i8, 1, 3, 64, 16, 4096>, !llm.paged_kv_cache<f8E4M3FN, 1, 3, 64, 16, 4096>)
@@ -25,6 +29,10 @@ module attributes {llm.model = #llm.model<layers = 2, hidden = 64, query_heads =
                                !llm.quantized_tensor<f32, [?, 64], true, false, 1, 32, 8>,
                                !llm.quantized_tensor<f32, [64, 128], true, true, 0, 0, 8>,
                                !llm.sharded_tensor<!llm.quantized_tensor<f16, [64, 128], true, false, 1, 32, 8>, 1, 2, ?>)
+  // Fewest and most bits.
+  // CHECK: func.func private @bits(!llm.quantized_tensor<f16, [64, 128], true, false, 1, 64, 2>, !llm.quantized_tensor<f16, [64, 128], false, false, 1, 32, 8>)
+  func.func private @bits(!llm.quantized_tensor<f16, [64, 128], true, false, 1, 64, 2>,
+                          !llm.quantized_tensor<f16, [64, 128], false, false, 1, 32, 8>)
 
   // CHECK: func.func private @tokens(!llm.token)
   func.func private @tokens(!llm.token)

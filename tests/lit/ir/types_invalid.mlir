@@ -1,7 +1,17 @@
 // RUN: llmir-opt %s -split-input-file -verify-diagnostics
 
-// expected-error @+1 {{cache elements must be floats or i8, got 'i32'}}
-func.func private @f(!llm.paged_kv_cache<i32, 1, 1, 64, 16, 128>)
+// expected-error @+1 {{keys and values are stored as f32, f16, bf16, i8 or f8E4M3FN, got 'i4'}}
+func.func private @f(!llm.paged_kv_cache<i4, 1, 1, 64, 16, 128>)
+
+// -----
+
+// expected-error @+1 {{keys and values are stored as f32, f16, bf16, i8 or f8E4M3FN, got 'f64'}}
+func.func private @f(!llm.paged_kv_cache<bf16, 1, 1, 64, 16, 128, i8, f64>)
+
+// -----
+
+// expected-error @+1 {{a block holds a power of two of tokens, got 48}}
+func.func private @f(!llm.paged_kv_cache<bf16, 1, 1, 64, 48, 128>)
 
 // -----
 
@@ -60,8 +70,13 @@ func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 0, 8>)
 
 // -----
 
-// expected-error @+1 {{2 to 8 bits per element, got 0}}
-func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 32, 0>)
+// expected-error @+1 {{2 to 8 bits per element, got 1}}
+func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 32, 1>)
+
+// -----
+
+// expected-error @+1 {{2 to 8 bits per element, got 9}}
+func.func private @f(!llm.quantized_tensor<f16, [8, 32], true, false, 1, 32, 9>)
 
 // -----
 

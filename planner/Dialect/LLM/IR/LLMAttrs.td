@@ -60,6 +60,16 @@ class LLM_Attr<string name, string mnemonic_> : AttrDef<LLM_Dialect, name> {
   let mnemonic = mnemonic_;
 }
 
+def LLM_ActivationKind
+    : LLM_Enum<"ActivationKind", "an activation function", [
+  I32EnumAttrCase<"Silu", 0, "silu">,
+  I32EnumAttrCase<"Gelu", 1, "gelu">,
+  I32EnumAttrCase<"GeluTanh", 2, "gelu_tanh">,
+  I32EnumAttrCase<"Relu", 3, "relu">]>;
+
+def LLM_ActivationKindAttr
+    : EnumAttr<LLM_Dialect, LLM_ActivationKind, "activation_kind">;
+
 def LLM_RowsAttr : EnumAttr<LLM_Dialect, LLM_Rows, "rows">;
 
 def LLM_ModelAttr : LLM_Attr<"Model", "model"> {

@@ -14,6 +14,7 @@
 #include "mlir/IR/Dialect.h"
 #include "mlir/IR/OpDefinition.h"
 #include "mlir/IR/OpImplementation.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
 #include "planner/Dialect/LLM/IR/LLMDialect.h.inc"
@@ -76,8 +77,33 @@ mlir::Type getActivationType(mlir::Type element, int64_t columns);
 mlir::Type getInt8ActivationType(mlir::MLIRContext *context, int64_t columns);
 /// `whole` with columns[r] columns on rank r; itself for one rank.
 mlir::Type shardColumns(mlir::Type whole, mlir::ArrayRef<int64_t> columns);
+/// Floats with columns[r] columns on rank r.
+mlir::Type getDividedFloats(mlir::MLIRContext *context,
+                            mlir::ArrayRef<int64_t> columns);
 /// `type` with its columns, and their sharding, as in `model`.
 mlir::Type withColumnsOf(mlir::Type type, mlir::Type model);
+
+//===----------------------------------------------------------------------===//
+// What interfaces speak of.
+//===----------------------------------------------------------------------===//
+
+/// What each rank's results are of the whole ones.
+enum class Division {
+  Impossible, // nothing useful: the operand can't be divided so
+  Whole,      // all of them, on every rank
+  Rows,       // its rows of them
+  Columns,    // its columns of them
+  Partial,    // a summand: their sum over the ranks is needed
+  Gathered    // all of them, on the first rank, given the operand's columns of
+              // all ranks
+};
+
+/// What `op`'s results are with its operands divided as their types say.
+Division getDivision(mlir::Operation *op);
+
+/// What every operation on a cache obeys: its layer is one of the cache's, and
+/// it returns the cache that it took.
+mlir::LogicalResult verifyCacheOperation(mlir::Operation *op);
 
 //===----------------------------------------------------------------------===//
 // Parsing and printing of parameters, for the generated code.
@@ -101,6 +127,8 @@ mlir::FailureOr<Enum> parseEnum(mlir::AsmParser &parser) {
 }
 
 } // namespace llmir::llm
+
+#include "planner/Dialect/LLM/IR/LLMInterfaces.h.inc"
 
 #define GET_OP_CLASSES
 #include "planner/Dialect/LLM/IR/LLMOps.h.inc"

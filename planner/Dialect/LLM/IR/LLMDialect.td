@@ -20,16 +20,16 @@ def LLM_Dialect : Dialect {
     rank to rank is in the types (`!llm.sharded_tensor` with shard index `?`).
 
     Discardable attributes:
-      `llm.model`    on the module: the model's shape (`#llm.model`)
-      `llm.stage`    on a function: its place in the topology (`#llm.stage`)
-      `llm.program`  on a function: what steps it is for (`#llm.program`)
-      `llm.step`     on an operation: its position in the step list
-      `llm.event`    on a start and its `wait`: the event between them
-      `llm.buffers`  on an operation: a `#llm.buffer` per activation result
-      `llm.explanations` on the module: what passes did, for people
-      `llm.workload` on the module: the requests that the plan is made for
-      `llm.block_sizes`, `llm.prefixes`, `llm.kv_blocks` on the module: what the
-                     passes on the KV cache found
+    - `llm.model` on the module: the model's shape (`#llm.model`)
+    - `llm.stage` on a function: its place in the topology (`#llm.stage`)
+    - `llm.program` on a function: what steps it is for (`#llm.program`)
+    - `llm.step` on an operation: its position in the step list
+    - `llm.event` on a start and its `wait`: the event between them
+    - `llm.buffers` on an operation: a `#llm.buffer` per activation result
+    - `llm.explanations` on the module: what passes did, for people
+    - `llm.workload` on the module: the requests that the plan is made for
+    - `llm.block_sizes`, `llm.prefixes`, `llm.kv_blocks` on the module: what the
+      passes on the KV cache found
   }];
   let useDefaultAttributePrinterParser = 1;
   let useDefaultTypePrinterParser = 1;

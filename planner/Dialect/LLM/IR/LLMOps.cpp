@@ -7,6 +7,8 @@
 using namespace mlir;
 using namespace llmir::llm;
 
+#include "planner/Dialect/LLM/IR/LLMInterfaces.cpp.inc"
+
 #define GET_OP_CLASSES
 #include "planner/Dialect/LLM/IR/LLMOps.cpp.inc"
 
@@ -62,6 +64,28 @@ static LogicalResult verifyMatrix(Operation *op, Type weight) {
   return op->emitOpError() << "the weight must be a matrix, got " << weight;
 }
 
+/// An operation that works on rows that every rank has all columns of.
+static Division divideWholeRows(int64_t dim) {
+  return dim == 0 ? Division::Rows : Division::Impossible;
+}
+
+Division llmir::llm::getDivision(Operation *op) {
+  auto shardable = dyn_cast<ShardableOpInterface>(op);
+  Division all = Division::Whole;
+  for (OpOperand &operand : op->getOpOperands()) {
+    Type type = operand.get().getType();
+    if (getNumShards(type) == 1)
+      continue;
+    Division division = shardable
+                            ? shardable.getDivision(operand, getShardDim(type))
+                            : Division::Impossible;
+    if (all != Division::Whole && division != all)
+      return Division::Impossible;
+    all = division;
+  }
+  return all;
+}
+
 //===----------------------------------------------------------------------===//
 // Weights and the look-up of embeddings
 //===----------------------------------------------------------------------===//
@@ -115,6 +139,11 @@ LogicalResult EmbeddingOp::verify() {
                        [&](int64_t) { return getColumns(weight); });
 }
 
+Division EmbeddingOp::getDivision(OpOperand &operand, int64_t dim) {
+  return &operand == &getWeightMutable() && dim == 0 ? Division::Partial
+                                                     : Division::Impossible;
+}
+
 //===----------------------------------------------------------------------===//
 // Dense layers
 //===----------------------------------------------------------------------===//
@@ -157,31 +186,79 @@ LogicalResult LinearOp::verify() {
   return success();
 }
 
-LogicalResult RMSNormOp::verify() {
-  Type input = getInput().getType(), weight = getWeight().getType();
+Division LinearOp::getDivision(OpOperand &operand, int64_t dim) {
+  if (&operand == &getWeightMutable())
+    return dim == 0 ? Division::Columns : Division::Partial;
+  if (dim == 0)
+    return Division::Rows;
+  return &operand == &getInputMutable() ? Division::Partial : Division::Columns;
+}
+
+void LinearOp::divideResults(ModelAttr, StageAttr stage) {
+  Type weight = getWeight().getType();
+  SmallVector<int64_t> columns;
+  for (int64_t rank = 0; rank < stage.getRanks(); ++rank)
+    columns.push_back(getRows(weight, rank) / (getSiluMul() ? 2 : 1));
+  getResult().setType(getDividedFloats(getContext(), columns));
+}
+
+SmallVector<Value, 2> LinearOp::getInPlaceValues() {
+  if (!getResidual())
+    return {};
+  return {getResidual()};
+}
+
+bool LinearOp::worksInPlace() { return false; }
+
+/// Norms are over whole rows, and their weight is a vector.
+static LogicalResult verifyNorm(Operation *op, Type input, Type weight,
+                                Type result, const APFloat &epsilon) {
   if (getShape(weight).size() != 1)
-    return emitOpError() << "the weight must be a vector, got " << weight;
+    return op->emitOpError() << "the weight must be a vector, got " << weight;
   if (getNumShards(input) != 1)
-    return emitOpError() << "needs whole rows, got " << input;
-  if (failed(verifyColumns(*this, "the input", input, 1,
+    return op->emitOpError() << "needs whole rows, got " << input;
+  if (epsilon.isNegative() || !epsilon.isFinite())
+    return op->emitOpError() << "epsilon must not be negative";
+  if (failed(verifyColumns(op, "the input", input, 1,
                            [&](int64_t) { return getColumns(weight); })))
     return failure();
-  return verifySameColumns(*this, "the result", getType(), input);
+  return verifySameColumns(op, "the result", result, input);
 }
 
-LogicalResult SiluMulOp::verify() {
-  if (getGate().getType() != getUp().getType() ||
-      getType() != getUp().getType())
-    return emitOpError() << "gate, up and result must have one type";
+LogicalResult RMSNormOp::verify() {
+  return verifyNorm(*this, getInput().getType(), getWeight().getType(),
+                    getType(), getEpsilon());
+}
+
+Division RMSNormOp::getDivision(OpOperand &, int64_t dim) {
+  return divideWholeRows(dim);
+}
+
+LogicalResult LayerNormOp::verify() {
+  return verifyNorm(*this, getInput().getType(), getWeight().getType(),
+                    getType(), getEpsilon());
+}
+
+Division LayerNormOp::getDivision(OpOperand &, int64_t dim) {
+  return divideWholeRows(dim);
+}
+
+LogicalResult ActivationOp::verify() {
+  if (getUp() && getUp().getType() != getType())
+    return emitOpError() << "multiplies " << getType() << " with "
+                         << getUp().getType();
   return success();
 }
 
-LogicalResult AddOp::verify() {
-  if (getLhs().getType() != getRhs().getType() ||
-      getType() != getRhs().getType())
-    return emitOpError() << "both sides and the result must have one type";
+LogicalResult SoftcapOp::verify() {
+  if (!getCap().isFinite() || getCap().isNegative() || getCap().isZero())
+    return emitOpError() << "the cap must be positive";
   return success();
 }
+
+SmallVector<Value, 2> AddOp::getInPlaceValues() { return {getLhs(), getRhs()}; }
+
+bool AddOp::worksInPlace() { return false; }
 
 LogicalResult QuantizeOp::verify() {
   if (!isQuantized(getType()))
@@ -195,16 +272,57 @@ LogicalResult QuantizeOp::verify() {
   return verifySameColumns(*this, "the result", getType(), input);
 }
 
+LogicalResult DequantizeOp::verify() {
+  Type input = getInput().getType();
+  if (!isQuantized(input))
+    return emitOpError() << "the input must be a quantized tensor, got "
+                         << input;
+  return verifySameColumns(*this, "the result", getType(), input);
+}
+
+/// Input times transposed weight, on whole matrices.
+static LogicalResult verifyProduct(Operation *op, Type input, Type weight,
+                                   Type result) {
+  for (Type type : {input, weight, result})
+    if (getNumShards(type) != 1)
+      return op->emitOpError()
+             << "must be lowered before it's divided, got " << type;
+  if (failed(verifyColumns(op, "the input", input, 1,
+                           [&](int64_t) { return getColumns(weight); })))
+    return failure();
+  return verifyColumns(op, "the result", result, 1,
+                       [&](int64_t) { return getShape(weight)[0]; });
+}
+
+LogicalResult QuantizedMatmulOp::verify() {
+  return verifyProduct(*this, getInput().getType(), getWeight().getType(),
+                       getType());
+}
+
 //===----------------------------------------------------------------------===//
 // Attention and the KV cache
 //===----------------------------------------------------------------------===//
 
-static LogicalResult verifyLayer(Operation *op, PagedKVCacheType cache,
-                                 int64_t layer) {
-  if (layer >= 0 && layer < cache.getNumLayers())
+LogicalResult llmir::llm::verifyCacheOperation(Operation *op) {
+  auto cacheOp = cast<KVCacheOpInterface>(op);
+  PagedKVCacheType cache = cacheOp.getCache().getType();
+  if (cacheOp.appends() && cacheOp.getNewCache().getType() != cache)
+    return op->emitOpError() << "appends to " << cache << " but returns "
+                             << cacheOp.getNewCache().getType();
+  if (cacheOp.getLayer() < static_cast<uint64_t>(cache.getNumLayers()))
     return success();
-  return op->emitOpError() << "layer " << layer << " of a cache of "
-                           << cache.getNumLayers() << " layers";
+  return op->emitOpError() << "layer "
+                           << static_cast<int64_t>(cacheOp.getLayer())
+                           << " of a cache of " << cache.getNumLayers()
+                           << " layers";
+}
+
+static LogicalResult verifySharing(Operation *op, int64_t queryHeads,
+                                   int64_t kvHeads) {
+  if (kvHeads > 0 && queryHeads % kvHeads == 0)
+    return success();
+  return op->emitOpError() << queryHeads << " query heads can't share "
+                           << kvHeads << " KV heads evenly";
 }
 
 /// [batch, tokens, heads, headDim].
@@ -220,15 +338,53 @@ static LogicalResult verifyHeads(Operation *op, StringRef what, Type type,
   if (kvHeads && shape[2] != cache.getNumHeads())
     return op->emitOpError() << what << " has " << shape[2]
                              << " heads, the cache has " << cache.getNumHeads();
-  if (!kvHeads && shape[2] % cache.getNumHeads() != 0)
-    return op->emitOpError() << shape[2] << " query heads can't share "
-                             << cache.getNumHeads() << " KV heads evenly";
-  return success();
+  return kvHeads ? success() : verifySharing(op, shape[2], cache.getNumHeads());
+}
+
+/// Keys or values of one row per token, or [batch, tokens, heads, headDim].
+static LogicalResult verifyKeys(Operation *op, StringRef what, Type type,
+                                PagedKVCacheType cache) {
+  if (!isActivationType(type))
+    return verifyHeads(op, what, type, cache, /*kvHeads=*/true);
+  return verifyColumns(op, what, type, 1, [&](int64_t) {
+    return cache.getNumHeads() * cache.getHeadDim();
+  });
+}
+
+LogicalResult AttentionOp::verify() {
+  Type query = getQuery().getType(), keys = getKeys().getType();
+  ArrayRef<int64_t> shape = getShape(query);
+  if (shape.size() == 4) {
+    if (getShape(keys).size() != 4 || getShape(keys)[3] != shape[3])
+      return emitOpError() << "queries " << query << " and keys " << keys
+                           << " have heads of different sizes";
+    return verifySharing(*this, shape[2], getShape(keys)[2]);
+  }
+  for (Type type : {query, keys})
+    if (!isActivationType(type) || isQuantized(type) || isIdMatrix(type) ||
+        getNumShards(type) != 1)
+      return emitOpError() << "queries, keys and values must be [batch, "
+                           << "tokens, heads, headDim] or matrices of float "
+                           << "rows, got " << type;
+  int64_t headDim = getHeadSize();
+  if (headDim <= 0)
+    return emitOpError() << "rows of heads need 'head_dim'";
+  for (Type type : {query, keys})
+    if (getColumns(type) % headDim != 0)
+      return emitOpError() << getColumns(type) << " columns aren't heads of "
+                           << "size " << headDim;
+  return verifySharing(*this, getColumns(query) / headDim,
+                       getColumns(keys) / headDim);
+}
+
+LogicalResult LookupKVOp::verify() {
+  if (getKeys().getType() != getValues().getType())
+    return emitOpError() << "keys " << getKeys().getType() << " and values "
+                         << getValues().getType() << " differ";
+  return verifyKeys(*this, "keys", getKeys().getType(), getCache().getType());
 }
 
 LogicalResult RopeOp::verify() {
-  if (getInput().getType() != getType())
-    return emitOpError() << "input and result must have one type";
   if (getHeadDim() == 0 || getHeadDim() % 2 != 0 ||
       getColumns(getType()) % getHeadDim() != 0)
     return emitOpError() << getColumns(getType())
@@ -238,28 +394,14 @@ LogicalResult RopeOp::verify() {
 }
 
 LogicalResult AppendKVOp::verify() {
-  PagedKVCacheType cache = getCache().getType();
-  if (getNewCache().getType() != cache)
-    return emitOpError() << "appends to " << cache << " but returns "
-                         << getNewCache().getType();
   if (getKeys().getType() != getValues().getType())
     return emitOpError() << "keys " << getKeys().getType() << " and values "
                          << getValues().getType() << " differ";
-  if (failed(verifyLayer(*this, cache, getLayer())))
-    return failure();
-  Type keys = getKeys().getType();
-  if (!isActivationType(keys))
-    return verifyHeads(*this, "keys", keys, cache, /*kvHeads=*/true);
-  return verifyColumns(*this, "keys", keys, 1, [&](int64_t) {
-    return cache.getNumHeads() * cache.getHeadDim();
-  });
+  return verifyKeys(*this, "keys", getKeys().getType(), getCache().getType());
 }
 
 LogicalResult RopeAppendOp::verify() {
   PagedKVCacheType cache = getCache().getType();
-  if (getNewCache().getType() != cache)
-    return emitOpError() << "appends to " << cache << " but returns "
-                         << getNewCache().getType();
   Type qkv = getQkv().getType();
   if (getResult().getType() != qkv)
     return emitOpError() << "rewrites " << qkv << " but returns "
@@ -270,16 +412,29 @@ LogicalResult RopeAppendOp::verify() {
       return emitOpError() << columns << " columns aren't queries, keys and "
                            << "values of heads of size " << cache.getHeadDim();
   }
-  return verifyLayer(*this, cache, getLayer());
+  // Shards repeat KV heads where a border splits a group.
+  if (getNumShards(qkv) > 1)
+    return success();
+  return verifySharing(
+      *this, getColumns(qkv) / cache.getHeadDim() - 2 * cache.getNumHeads(),
+      cache.getNumHeads());
 }
+
+Division RopeAppendOp::getDivision(OpOperand &operand, int64_t dim) {
+  return &operand == &getQkvMutable() && dim == 1 ? Division::Columns
+                                                  : Division::Impossible;
+}
+
+SmallVector<Value, 2> RopeAppendOp::getInPlaceValues() { return {getQkv()}; }
 
 /// Rows of queries, or of queries, keys and values, that give rows of head
 /// outputs.
 static LogicalResult verifyHeadOutputs(Operation *op, Type query, Type result,
-                                       int64_t headDim) {
+                                       PagedKVCacheType cache) {
   FailureOr<int64_t> ranks = getRankCount(op, {query, result});
   if (failed(ranks))
     return failure();
+  int64_t headDim = cache.getHeadDim();
   for (int64_t rank = 0; rank < *ranks; ++rank) {
     int64_t columns = getColumns(result, rank);
     // Queries alone, or keys and values of equally many heads behind them.
@@ -290,7 +445,42 @@ static LogicalResult verifyHeadOutputs(Operation *op, Type query, Type result,
                                << " columns can't give " << columns
                                << " columns of heads of size " << headDim;
   }
-  return success();
+  return verifySharing(op, getShape(result)[1] / headDim, cache.getNumHeads());
+}
+
+/// Columns of this rank's query heads.
+static Type getDividedHeadOutputs(MLIRContext *context, ModelAttr model,
+                                  StageAttr stage) {
+  SmallVector<int64_t> columns;
+  for (int64_t rank = 0; rank < stage.getRanks(); ++rank) {
+    auto [begin, end] = stage.getLeaves(Unit::QueryHead, rank);
+    columns.push_back((end - begin) * model.getHeadDim());
+  }
+  return getDividedFloats(context, columns);
+}
+
+LogicalResult PagedAttentionOp::verify() {
+  PagedKVCacheType cache = getCache().getType();
+  Type query = getQuery().getType(), result = getType();
+  if (!isActivationType(query)) {
+    if (query != result)
+      return emitOpError() << "query " << query << " and result " << result
+                           << " differ";
+    return verifyHeads(*this, "the query", query, cache, /*kvHeads=*/false);
+  }
+  if (!isActivationType(result) || isQuantized(query) || isQuantized(result))
+    return emitOpError() << "a matrix of queries needs a float matrix of head "
+                         << "outputs, got " << result;
+  return verifyHeadOutputs(*this, query, result, cache);
+}
+
+Division PagedAttentionOp::getDivision(OpOperand &operand, int64_t dim) {
+  return &operand == &getQueryMutable() && dim == 1 ? Division::Columns
+                                                    : Division::Impossible;
+}
+
+void PagedAttentionOp::divideResults(ModelAttr model, StageAttr stage) {
+  getResult().setType(getDividedHeadOutputs(getContext(), model, stage));
 }
 
 LogicalResult AppendAttentionOp::verify() {
@@ -307,34 +497,35 @@ LogicalResult AppendAttentionOp::verify() {
     return emitOpError() << "needs keys and values beside the queries, got "
                          << getQkv().getType();
   return verifyHeadOutputs(*this, getQkv().getType(), getResult().getType(),
-                           cache.getHeadDim());
+                           cache);
 }
 
-LogicalResult PagedAttentionOp::verify() {
-  PagedKVCacheType cache = getCache().getType();
-  if (failed(verifyLayer(*this, cache, getLayer())))
-    return failure();
-  Type query = getQuery().getType(), result = getType();
-  if (!isActivationType(query)) {
-    if (query != result)
-      return emitOpError() << "query " << query << " and result " << result
-                           << " differ";
-    return verifyHeads(*this, "the query", query, cache, /*kvHeads=*/false);
-  }
-  if (!isActivationType(result) || isQuantized(query) || isQuantized(result))
-    return emitOpError() << "a matrix of queries needs a float matrix of head "
-                         << "outputs, got " << result;
-  return verifyHeadOutputs(*this, query, result, cache.getHeadDim());
+Division AppendAttentionOp::getDivision(OpOperand &operand, int64_t dim) {
+  return &operand == &getQkvMutable() && dim == 1 ? Division::Columns
+                                                  : Division::Impossible;
+}
+
+void AppendAttentionOp::divideResults(ModelAttr model, StageAttr stage) {
+  getResult().setType(getDividedHeadOutputs(getContext(), model, stage));
 }
 
 //===----------------------------------------------------------------------===//
 // What leaves the model
 //===----------------------------------------------------------------------===//
 
-LogicalResult GatherRowsOp::verify() {
-  if (getInput().getType() != getType())
-    return emitOpError() << "input and result must have one type";
-  return success();
+/// Other rows than the operand's: parts of these aren't parts of those.
+Division GatherRowsOp::getDivision(OpOperand &, int64_t dim) {
+  return dim == 1 ? Division::Columns : Division::Impossible;
+}
+
+LogicalResult LogitsOp::verify() {
+  Type weight = getWeight().getType();
+  if (failed(verifyMatrix(*this, weight)))
+    return failure();
+  if (getSoftcap() && (!getSoftcap()->isFinite() ||
+                       getSoftcap()->isNegative() || getSoftcap()->isZero()))
+    return emitOpError() << "the cap must be positive";
+  return verifyProduct(*this, getInput().getType(), weight, getType());
 }
 
 /// One column per row on those ranks that have an input, none on the others.
@@ -349,6 +540,15 @@ static LogicalResult verifyOneColumn(Operation *op, Type type, Type input) {
 
 LogicalResult SampleOp::verify() {
   return verifyOneColumn(*this, getType(), getLogits().getType());
+}
+
+/// What is over all columns of a row, on the first rank.
+static Division divideLast(int64_t dim) {
+  return dim == 0 ? Division::Rows : Division::Gathered;
+}
+
+Division SampleOp::getDivision(OpOperand &, int64_t dim) {
+  return divideLast(dim);
 }
 
 LogicalResult ScoreOp::verify() {
@@ -368,6 +568,24 @@ LogicalResult ScoreOp::verify() {
     return failure();
   return verifyColumns(*this, "the logits", getLogits().getType(), *ranks,
                        [&](int64_t rank) { return getRows(weight, rank); });
+}
+
+Division ScoreOp::getDivision(OpOperand &operand, int64_t dim) {
+  if (&operand == &getWeightMutable())
+    return dim == 0 ? Division::Columns : Division::Impossible;
+  return divideWholeRows(dim);
+}
+
+void ScoreOp::divideResults(ModelAttr, StageAttr stage) {
+  SmallVector<int64_t> parts(stage.getRanks(), 3), logits;
+  for (int64_t rank = 0; rank < stage.getRanks(); ++rank)
+    logits.push_back(getRows(getWeight().getType(), rank));
+  getParts().setType(getDividedFloats(getContext(), parts));
+  getLogits().setType(getDividedFloats(getContext(), logits));
+}
+
+Division ScoreMergeOp::getDivision(OpOperand &, int64_t dim) {
+  return divideLast(dim);
 }
 
 LogicalResult ScoreMergeOp::verify() {
@@ -390,18 +608,21 @@ static LogicalResult verifyWholeRows(Operation *op, Type type) {
   return success();
 }
 
-/// A collective in place: whole rows in, the same rows out.
-static LogicalResult verifyCollective(Operation *op) {
-  Type type = op->getResult(0).getType();
-  if (op->getOperand(0).getType() != type)
-    return op->emitOpError() << "input and result must have one type";
-  return verifyWholeRows(op, type);
+LogicalResult AllReduceOp::verify() {
+  return verifyWholeRows(*this, getType());
+}
+LogicalResult ReduceScatterOp::verify() {
+  return verifyWholeRows(*this, getType());
+}
+LogicalResult AllGatherOp::verify() {
+  return verifyWholeRows(*this, getType());
+}
+LogicalResult BroadcastOp::verify() {
+  return verifyWholeRows(*this, getType());
 }
 
-LogicalResult AllReduceOp::verify() { return verifyCollective(*this); }
-LogicalResult ReduceScatterOp::verify() { return verifyCollective(*this); }
-LogicalResult AllGatherOp::verify() { return verifyCollective(*this); }
-LogicalResult BroadcastOp::verify() { return verifyCollective(*this); }
+SmallVector<Value, 2> AllReduceOp::getInPlaceValues() { return {getInput()}; }
+SmallVector<Value, 2> BroadcastOp::getInPlaceValues() { return {getInput()}; }
 
 LogicalResult AllReduceStartOp::verify() {
   return verifyWholeRows(*this, getInput().getType());
@@ -461,23 +682,43 @@ LogicalResult PrefetchOp::verify() {
   return verifyMatrix(*this, getWeight().getType());
 }
 
+SmallVector<Value, 2> WaitOp::getInPlaceValues() {
+  Operation *start = getToken().getDefiningOp();
+  if (isa<GatherStartOp, SendStartOp, RecvStartOp>(start))
+    return {};
+  return {start->getOperand(0)};
+}
+
+bool WaitOp::worksInPlace() { return !getInPlaceValues().empty(); }
+
+bool WaitOp::isCollective() {
+  auto start = cast<CommunicationOpInterface>(getToken().getDefiningOp());
+  return start.isCollective();
+}
+
+Value WaitOp::getMessage() { return {}; }
+
+bool SendOp::isCollective() { return false; }
+bool SendStartOp::isCollective() { return false; }
+bool RecvOp::isCollective() { return false; }
+bool RecvStartOp::isCollective() { return false; }
+Value RecvOp::getMessage() { return getResult(); }
+/// The rows that its wait gives.
+Value RecvStartOp::getMessage() {
+  for (Operation *user : getToken().getUsers())
+    return user->getResult(0);
+  return {};
+}
+
 //===----------------------------------------------------------------------===//
 // Parts of the rows
 //===----------------------------------------------------------------------===//
 
 LogicalResult RowsOp::verify() {
-  if (getInput().getType() != getType())
-    return emitOpError() << "input and result must have one type";
   if (!llvm::is_contained({Rows::FirstHalf, Rows::SecondHalf, Rows::Share},
                           getPart()))
     return emitOpError() << "'" << stringifyRows(getPart())
                          << "' isn't a part of the rows: expected first_half, "
                          << "second_half or share";
-  return success();
-}
-
-LogicalResult JoinRowsOp::verify() {
-  if (getFirst().getType() != getType() || getSecond().getType() != getType())
-    return emitOpError() << "both halves and the result must have one type";
   return success();
 }

@@ -30,16 +30,27 @@ void LLMDialect::registerTypes() {
 LogicalResult
 PagedKVCacheType::verify(function_ref<InFlightDiagnostic()> emitError,
                          Type elementType, int64_t numLayers, int64_t numHeads,
-                         int64_t headDim, int64_t blockSize,
-                         int64_t maxSeqLen) {
-  if (!isa<FloatType>(elementType) && !elementType.isInteger(8))
-    return emitError() << "cache elements must be floats or i8, got "
-                       << elementType;
+                         int64_t headDim, int64_t blockSize, int64_t maxSeqLen,
+                         Type keyType, Type valueType) {
+  for (Type type : {elementType, keyType, valueType})
+    if (type && !type.isF32() && !type.isF16() && !type.isBF16() &&
+        !type.isSignlessInteger(8) && !isa<Float8E4M3FNType>(type))
+      return emitError() << "keys and values are stored as f32, f16, bf16, i8 "
+                         << "or f8E4M3FN, got " << type;
   for (int64_t value : {numLayers, numHeads, headDim, blockSize, maxSeqLen})
     if (value <= 0)
       return emitError() << "every size of a cache must be positive, got "
                          << value;
+  if (!llvm::isPowerOf2_64(blockSize))
+    return emitError() << "a block holds a power of two of tokens, got "
+                       << blockSize;
   return success();
+}
+
+PagedKVCacheType PagedKVCacheType::withLayers(int64_t layers) {
+  return get(getContext(), getElementType(), layers, getNumHeads(),
+             getHeadDim(), getBlockSize(), getMaxSeqLen(), getKeyType(),
+             getValueType());
 }
 
 //===----------------------------------------------------------------------===//
@@ -307,6 +318,13 @@ Type llmir::llm::shardColumns(Type whole, ArrayRef<int64_t> columns) {
   return ShardedTensorType::get(whole.getContext(), whole,
                                 getShape(whole).size() - 1, columns.size(),
                                 ShapedType::kDynamic, offsets);
+}
+
+Type llmir::llm::getDividedFloats(MLIRContext *context,
+                                  ArrayRef<int64_t> columns) {
+  return shardColumns(
+      getActivationType(Float32Type::get(context), llvm::sum_of(columns)),
+      columns);
 }
 
 Type llmir::llm::withColumnsOf(Type type, Type model) {

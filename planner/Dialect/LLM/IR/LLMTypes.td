@@ -20,19 +20,44 @@ def LLM_PagedKVCacheType : LLM_Type<"PagedKVCache", "paged_kv_cache"> {
     ```
     !llm.paged_kv_cache<elementType, numLayers, numHeads, headDim, blockSize,
                         maxSeqLen>
+    !llm.paged_kv_cache<elementType, numLayers, numHeads, headDim, blockSize,
+                        maxSeqLen, keyType, valueType>
     ```
-    Elements are floats, or i8 with an f32 scale per token and head. Heads are
-    KV heads; a block holds `blockSize` tokens of one sequence, which
-    has at most `maxSeqLen` tokens.
+    Heads are KV heads; a block holds `blockSize` tokens of one sequence, a
+    power of two; a sequence has at most `maxSeqLen` tokens. Keys and values are
+    stored as `elementType`, or as the types of their own: f32, f16, bf16, i8
+    (with a scale per token and head) or f8E4M3FN.
   }];
   let parameters = (ins "::mlir::Type":$elementType, "int64_t":$numLayers,
                         "int64_t":$numHeads, "int64_t":$headDim,
-                        "int64_t":$blockSize, "int64_t":$maxSeqLen);
+                        "int64_t":$blockSize, "int64_t":$maxSeqLen,
+                        OptionalParameter<"::mlir::Type">:$keyType,
+                        OptionalParameter<"::mlir::Type">:$valueType);
   let assemblyFormat = [{
     `<` $elementType `,` $numLayers `,` $numHeads `,` $headDim `,` $blockSize
-    `,` $maxSeqLen `>`
+    `,` $maxSeqLen (`,` $keyType^ `,` $valueType)? `>`
   }];
   let genVerifyDecl = 1;
+  let builders = [
+    // Keys and values as `elementType`.
+    TypeBuilder<(ins "::mlir::Type":$elementType, "int64_t":$numLayers,
+                     "int64_t":$numHeads, "int64_t":$headDim,
+                     "int64_t":$blockSize, "int64_t":$maxSeqLen), [{
+      return $_get($_ctxt, elementType, numLayers, numHeads, headDim, blockSize,
+                   maxSeqLen, ::mlir::Type(), ::mlir::Type());
+    }]>
+  ];
+  let extraClassDeclaration = [{
+    /// How keys and values are stored.
+    ::mlir::Type getStoredKeyType() {
+      return getKeyType() ? getKeyType() : getElementType();
+    }
+    ::mlir::Type getStoredValueType() {
+      return getValueType() ? getValueType() : getElementType();
+    }
+    /// The same cache of `layers` layers.
+    PagedKVCacheType withLayers(int64_t layers);
+  }];
 }
 
 def LLM_ShardedTensorType : LLM_Type<"ShardedTensor", "sharded_tensor"> {

@@ -18,7 +18,8 @@ enum Result : unsigned { kIds = 0, kLogProbabilities = 1 };
 
 /// Whether what `op` does matters though nobody reads its results.
 bool isRoot(Operation &op) {
-  return isa<SendOp, RopeAppendOp>(op) || op.hasTrait<OpTrait::IsTerminator>();
+  auto cacheOp = dyn_cast<KVCacheOpInterface>(op);
+  return op.getNumResults() == 0 || (cacheOp && cacheOp.appends());
 }
 
 /// Keeps one result of a last stage, and what it needs.

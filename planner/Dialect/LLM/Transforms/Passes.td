@@ -6,6 +6,23 @@
 include "mlir/Pass/PassBase.td"
 
 //===----------------------------------------------------------------------===//
+// Lowering
+//===----------------------------------------------------------------------===//
+
+def LowerOperations : Pass<"llm-lower-operations", "::mlir::ModuleOp"> {
+  let summary = "Say what a step executes";
+  let description = [{
+    `llm.logits` becomes a linear, with a `llm.softcap` behind it where it has
+    one; `llm.quantized_matmul` a linear, where a kernel has the format of the
+    matrix. `llm.attention` becomes `llm.paged_attention` where its keys and
+    values are appended to a cache before it, or come from a `llm.lookup_kv`,
+    and that layer isn't written in between.
+  }];
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
+//===----------------------------------------------------------------------===//
 // KV cache
 //===----------------------------------------------------------------------===//
 
@@ -337,8 +354,10 @@ def PlanMemory : Pass<"llm-plan-memory", "::mlir::ModuleOp"> {
 def VerifyPhase : Pass<"llm-verify-phase", "::mlir::ModuleOp"> {
   let summary = "Check what must hold after a phase of the pipeline";
   let description = [{
+    - `operations`: nothing is left that `llm-lower-operations` lowers.
     - `precision`: quantized weights read int8 activations.
-    - `fusion`: only operations that are steps of a plan are left.
+    - `fusion`: only operations that are steps of a plan are left, and the
+      cache stores keys and values as a kernel reads them.
     - `parallel`: each function is a stage; partial sums are reduced, once.
     - `programs`: each function is a program of a stage, all stages having the
       same programs.

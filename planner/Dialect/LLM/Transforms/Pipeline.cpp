@@ -95,6 +95,13 @@ private:
 
 void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   //===--------------------------------------------------------------------===//
+  // Lowering: operations that steps execute
+  //===--------------------------------------------------------------------===//
+  pipeline.need(createLowerOperations());
+  pipeline.need(createCanonicalizerPass());
+  pipeline.verify("operations");
+
+  //===--------------------------------------------------------------------===//
   // KV cache: the size of its blocks, and what requests share
   //===--------------------------------------------------------------------===//
   pipeline.family("kv");

@@ -4,7 +4,6 @@
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Target/Plan/PlanTypes.h"
 
-#include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
 
 namespace llmir::llm {
@@ -36,38 +35,6 @@ struct Place {
   SmallVector<int64_t> bytes;
 };
 
-/// The operand whose place the first result takes, and whether it must.
-struct InPlace {
-  Value operand;
-  bool isRequired;
-};
-
-SmallVector<InPlace, 2> getInPlaceOperands(Operation *op) {
-  return llvm::TypeSwitch<Operation *, SmallVector<InPlace, 2>>(op)
-      .Case([](RopeAppendOp append) -> SmallVector<InPlace, 2> {
-        return {{append.getQkv(), true}};
-      })
-      .Case<AllReduceOp, BroadcastOp>(
-          [](auto collective) -> SmallVector<InPlace, 2> {
-            return {{collective.getInput(), true}};
-          })
-      .Case([](WaitOp wait) -> SmallVector<InPlace, 2> {
-        Operation *start = wait.getToken().getDefiningOp();
-        if (isa<GatherStartOp, SendStartOp, RecvStartOp>(start))
-          return {};
-        return {{start->getOperand(0), true}};
-      })
-      .Case([](LinearOp linear) -> SmallVector<InPlace, 2> {
-        if (!linear.getResidual())
-          return {};
-        return {{linear.getResidual(), false}};
-      })
-      .Case([](AddOp add) -> SmallVector<InPlace, 2> {
-        return {{add.getLhs(), false}, {add.getRhs(), false}};
-      })
-      .Default([](Operation *) { return SmallVector<InPlace, 2>(); });
-}
-
 int64_t getStep(Operation *op) {
   auto step = op->getAttrOfType<IntegerAttr>("llm.step");
   return step ? step.getInt() : -1;
@@ -80,6 +47,10 @@ int64_t getLastUse(Value value) {
   for (Operation *user : value.getUsers()) {
     if (auto join = dyn_cast<JoinRowsOp>(user))
       last = std::max(last, getLastUse(join.getResult()));
+    else if (isa<AllReduceStartOp, BroadcastStartOp, SendStartOp,
+                 GatherStartOp>(user) &&
+             !user->use_empty()) // left alone until the wait
+      last = std::max(last, getStep(*user->user_begin()));
     else if (!isa<RowsOp>(user))
       last = std::max(last, getStep(user));
   }
@@ -157,7 +128,7 @@ private:
   Rows getRowsOf(Operation *op, unsigned result) {
     if (isa<GatherRowsOp, SampleOp>(op))
       return Rows::Sampled;
-    if (isa<EmbeddingOp, RecvOp>(op))
+    if (isa<EmbeddingOp, RecvOp, RecvStartOp>(op))
       return Rows::Tokens;
     if (isa<ScoreOp>(op) && result == 1)
       return Rows::One;
@@ -290,17 +261,25 @@ private:
   LogicalResult assign(Operation *op) {
     if (cutsRows(op))
       return assignCut(op);
+    // What a start writes to a buffer of its own is in use from there on.
+    if (isa<GatherStartOp, RecvStartOp>(op) && !op->use_empty()) {
+      Value result = (*op->user_begin())->getResult(0);
+      addBuffer(result, getRowsOf(op, 0), getStep(op), getLastUse(result),
+                std::nullopt);
+      return success();
+    }
     for (auto [index, result] : llvm::enumerate(op->getResults())) {
       if (!isActivationType(result.getType()) || bufferOf.contains(result))
         continue;
       std::optional<int64_t> shared;
-      if (index == 0)
-        for (auto [operand, isRequired] : getInPlaceOperands(op)) {
-          if (shared)
-            break;
-          if (isFree(op, operand))
+      auto inPlace = dyn_cast<InPlaceOpInterface>(op);
+      if (index == 0 && inPlace)
+        for (Value operand : inPlace.getInPlaceValues()) {
+          if (isFree(op, operand)) {
             shared = bufferOf[operand];
-          else if (isRequired)
+            break;
+          }
+          if (inPlace.worksInPlace())
             return op->emitError()
                    << "rewrites its operand, which is read later";
         }

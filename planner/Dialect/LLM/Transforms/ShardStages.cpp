@@ -71,15 +71,6 @@ private:
     return shardColumns(whole, list);
   }
 
-  /// A result of floats with `columns(rank)` columns on each rank.
-  Type floats(MLIRContext *context,
-              llvm::function_ref<int64_t(int64_t)> columns) {
-    int64_t all = 0;
-    for (int64_t rank = 0; rank < ranks; ++rank)
-      all += columns(rank);
-    return perRank(getActivationType(Float32Type::get(context), all), columns);
-  }
-
   /// The type of a result that only the stage's first rank has.
   Type onFirstRank(Type whole) {
     int64_t columns = getShape(whole)[1];
@@ -106,69 +97,32 @@ private:
   }
 
   LogicalResult shard(Operation *op) {
+    if (auto weight = dyn_cast<WeightOp>(op))
+      return shardWeight(weight);
+    if (op->hasTrait<OpTrait::IsTerminator>())
+      return success();
     OpBuilder builder(op);
-    MLIRContext *context = op->getContext();
-    return llvm::TypeSwitch<Operation *, LogicalResult>(op)
-        .Case([&](WeightOp weight) { return shardWeight(weight); })
-        .Case([&](EmbeddingOp embedding) {
-          if (getNumShards(embedding.getWeight().getType()) > 1)
-            reduce(builder, embedding);
-          return success();
-        })
-        .Case([&](LinearOp linear) {
-          if (linear.isPartial()) {
-            reduce(builder, linear);
-            return success();
-          }
-          Type weight = linear.getWeight().getType();
-          int64_t pieces = linear.getSiluMul() ? 2 : 1;
-          if (getNumShards(weight) > 1)
-            linear.getResult().setType(floats(context, [&](int64_t rank) {
-              return getRows(weight, rank) / pieces;
-            }));
-          return success();
-        })
-        .Case([&](ScoreOp score) {
-          Type weight = score.getWeight().getType();
-          if (getNumShards(weight) > 1) {
-            score.getParts().setType(
-                floats(context, [](int64_t) { return 3; }));
-            score.getLogits().setType(floats(
-                context, [&](int64_t rank) { return getRows(weight, rank); }));
-          }
-          return success();
-        })
-        .Case([&](PagedAttentionOp attention) {
-          attention.getResult().setType(floats(context, [&](int64_t rank) {
-            auto [begin, end] = stage.getLeaves(Unit::QueryHead, rank);
-            return (end - begin) * model.getHeadDim();
-          }));
-          return success();
-        })
-        .Case([&](RopeAppendOp append) {
-          append.getResult().setType(append.getQkv().getType());
-          return success();
-        })
-        .Case([&](QuantizeOp quantize) {
-          quantize.getResult().setType(
-              withColumnsOf(quantize.getType(), quantize.getInput().getType()));
-          return success();
-        })
-        .Case<SampleOp, ScoreMergeOp>([&](Operation *last) {
-          Value input = last->getOperand(0);
-          if (getNumShards(input.getType()) > 1)
-            last->setOperand(0, gather(builder, last, input));
-          last->getResult(0).setType(
-              onFirstRank(getWholeType(last->getResult(0).getType())));
-          return success();
-        })
-        // On whole rows, on every rank.
-        .Case<RMSNormOp, AddOp, GatherRowsOp, RecvOp, SendOp,
-              CreatePagedCacheOp, func::ReturnOp>(
-            [](Operation *) { return success(); })
-        .Default([](Operation *other) {
-          return other->emitError() << "can't be divided among ranks";
-        });
+    switch (getDivision(op)) {
+    case Division::Whole:
+      return success();
+    case Division::Rows:
+    case Division::Impossible:
+      return op->emitError() << "can't be divided among ranks";
+    case Division::Columns:
+      cast<ShardableOpInterface>(op).divideResults(model, stage);
+      return success();
+    case Division::Partial:
+      reduce(builder, op);
+      return success();
+    case Division::Gathered:
+      for (OpOperand &operand : op->getOpOperands())
+        if (getNumShards(operand.get().getType()) > 1)
+          operand.set(gather(builder, op, operand.get()));
+      for (OpResult result : op->getResults())
+        result.setType(onFirstRank(getWholeType(result.getType())));
+      return success();
+    }
+    llvm_unreachable("unknown division");
   }
 
   LogicalResult shardWeight(WeightOp weight) {

@@ -231,8 +231,8 @@ struct SplitStagesPass
       for (Value operand : op.getOperands())
         if (Operation *producer = operand.getDefiningOp())
           index = std::max(index, getStage(producer, cuts, stageOf));
-      if (auto append = dyn_cast<RopeAppendOp>(op))
-        index = std::max(index, getStageOfLayer(append.getLayer(), cuts));
+      if (auto cacheOp = dyn_cast<KVCacheOpInterface>(op))
+        index = std::max(index, getStageOfLayer(cacheOp.getLayer(), cuts));
       stageOf[&op] = index;
       if (failed(copy(&op, cuts, index, built, stageOf)))
         return failure();
@@ -272,10 +272,7 @@ struct SplitStagesPass
         continue;
       if (auto cache = dyn_cast<PagedKVCacheType>(operand.getType())) {
         if (!stage.cache) {
-          auto type = PagedKVCacheType::get(
-              &getContext(), cache.getElementType(),
-              cuts[index + 1] - cuts[index], cache.getNumHeads(),
-              cache.getHeadDim(), cache.getBlockSize(), cache.getMaxSeqLen());
+          auto type = cache.withLayers(cuts[index + 1] - cuts[index]);
           stage.cache = CreatePagedCacheOp::create(builder, op->getLoc(), type);
         }
         stage.mapping.map(operand, stage.cache);
@@ -297,11 +294,10 @@ struct SplitStagesPass
     }
     Operation *copied = builder.clone(*op, stage.mapping);
     // The cache counts the layers of its stage, and so do those who use it.
-    if (auto append = dyn_cast<RopeAppendOp>(copied)) {
-      append.setLayer(append.getLayer() - cuts[index]);
-      append.getNewCache().setType(append.getCache().getType());
-    } else if (auto attention = dyn_cast<PagedAttentionOp>(copied)) {
-      attention.setLayer(attention.getLayer() - cuts[index]);
+    if (auto cacheOp = dyn_cast<KVCacheOpInterface>(copied)) {
+      cacheOp.setLayer(cacheOp.getLayer() - cuts[index]);
+      if (cacheOp.appends())
+        cacheOp.getNewCache().setType(cacheOp.getCache().getType());
     }
     return success();
   }

@@ -1,6 +1,7 @@
 //===- VerifyPhase.cpp - Check what must hold after a phase ---------------===//
 
 #include "planner/Dialect/LLM/Transforms/Passes.h"
+#include "planner/Target/Plan/PlanTypes.h"
 
 #include "llvm/ADT/StringSwitch.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -32,20 +33,37 @@ LogicalResult verifyPrecision(Operation *op) {
   return success();
 }
 
+LogicalResult verifyOperations(Operation *op) {
+  if (isa<AttentionOp, LookupKVOp, QuantizedMatmulOp, LogitsOp>(op))
+    return op->emitError()
+           << "isn't lowered, and no step of a plan executes it";
+  return success();
+}
+
 LogicalResult verifyFusion(Operation *op) {
-  if (isa<RopeOp, AppendKVOp, SiluMulOp>(op))
+  if (isa_and_nonnull<LLMDialect>(op->getDialect()) && isStep(op) &&
+      !llmir::getStepKind(op))
     return op->emitError()
            << "is left after fusion, and no step of a plan executes it";
+  auto create = dyn_cast<CreatePagedCacheOp>(op);
+  if (!create)
+    return success();
+  PagedKVCacheType cache = create.getType();
+  Type keys = cache.getStoredKeyType(), values = cache.getStoredValueType();
+  if (keys != values)
+    return op->emitError() << "stores keys as " << keys << " and values as "
+                           << values << ": a plan has one type for both";
+  if (keys.isF16())
+    return op->emitError() << "stores keys and values as f16, which no kernel "
+                           << "reads: expected f32, bf16, i8 or f8E4M3FN";
   return success();
 }
 
 /// Partial sums are summed once; nothing else is.
 LogicalResult verifyReductions(Operation *op) {
   auto isPartial = [](Operation *producer) {
-    if (auto linear = dyn_cast_or_null<LinearOp>(producer))
-      return linear.isPartial();
-    auto embedding = dyn_cast_or_null<EmbeddingOp>(producer);
-    return embedding && getNumShards(embedding.getWeight().getType()) > 1;
+    return isa_and_nonnull<ShardableOpInterface>(producer) &&
+           getDivision(producer) == Division::Partial;
   };
   if (isa<AllReduceOp>(op) && !isPartial(op->getOperand(0).getDefiningOp()))
     return op->emitError() << "sums what is already whole";
@@ -223,6 +241,7 @@ struct VerifyPhasePass
   void runOnOperation() override {
     LogicalResult result =
         llvm::StringSwitch<llvm::function_ref<LogicalResult()>>(phase)
+            .Case("operations", [&] { return forEachOp(verifyOperations); })
             .Case("precision", [&] { return forEachOp(verifyPrecision); })
             .Case("fusion", [&] { return forEachOp(verifyFusion); })
             .Case("parallel", [&] { return verifyParallel(); })
