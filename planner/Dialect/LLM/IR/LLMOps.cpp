@@ -484,20 +484,14 @@ void PagedAttentionOp::divideResults(ModelAttr model, StageAttr stage) {
 }
 
 LogicalResult AppendAttentionOp::verify() {
-  PagedKVCacheType cache = getCache().getType();
-  if (getNewCache().getType() != cache)
-    return emitOpError() << "appends to " << cache << " but returns "
-                         << getNewCache().getType();
   if (getAttention() && getAttention()->getForm() != AttentionForm::Flash)
     return emitOpError() << "appends and attends as flash only, got "
                          << stringifyAttentionForm(getAttention()->getForm());
-  if (failed(verifyLayer(*this, cache, getLayer())))
-    return failure();
   if (getQkv().getType() == getResult().getType())
     return emitOpError() << "needs keys and values beside the queries, got "
                          << getQkv().getType();
   return verifyHeadOutputs(*this, getQkv().getType(), getResult().getType(),
-                           cache);
+                           getCache().getType());
 }
 
 Division AppendAttentionOp::getDivision(OpOperand &operand, int64_t dim) {

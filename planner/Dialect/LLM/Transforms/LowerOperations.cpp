@@ -98,7 +98,7 @@ LogicalResult lowerAttention(AttentionOp op, PatternRewriter &rewriter) {
         op, "its keys and values aren't those of a cache");
   rewriter.replaceOpWithNewOp<PagedAttentionOp>(op, op.getType(), op.getQuery(),
                                                 cached->cache, cached->indices,
-                                                cached->layer);
+                                                cached->layer, AttentionAttr());
   return success();
 }
 

@@ -18,7 +18,6 @@ def LowerOperations : Pass<"llm-lower-operations", "::mlir::ModuleOp"> {
     values are appended to a cache before it, or come from a `llm.lookup_kv`,
     and that layer isn't written in between.
   }];
-  }];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
 
