@@ -128,22 +128,6 @@ size_t ColdBytes() {
   return std::clamp(2 * static_cast<size_t>(std::max(cache, 0L)), kLeast, kMost);
 }
 
-std::string ProcessorName() {
-  std::FILE* file = std::fopen("/proc/cpuinfo", "re");
-  if (file == nullptr) return "unknown";
-  char line[512];
-  std::string name = "unknown";
-  while (std::fgets(line, sizeof line, file) != nullptr) {
-    const std::string_view text = line;
-    const size_t colon = text.find(": ");
-    if (text.substr(0, 10) != "model name" || colon == text.npos) continue;
-    name = text.substr(colon + 2, text.find('\n') - colon - 2);
-    break;
-  }
-  std::fclose(file);
-  return name;
-}
-
 class Calibration {
  public:
   Calibration(const Options& options, kernels::Isa isa, const std::atomic<bool>& cancelled)

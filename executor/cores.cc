@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace llmir::executor {
@@ -52,6 +55,22 @@ bool PinThreads(kernels::WorkerPool& pool, int local_rank, int local_size, int c
     if (sched_setaffinity(0, sizeof one, &one) != 0) all = false;
   });
   return all;
+}
+
+std::string ProcessorName() {
+  std::FILE* file = std::fopen("/proc/cpuinfo", "re");
+  if (file == nullptr) return "unknown";
+  char line[512];
+  std::string name = "unknown";
+  while (std::fgets(line, sizeof line, file) != nullptr) {
+    const std::string_view text = line;
+    const size_t colon = text.find(": ");
+    if (text.substr(0, 10) != "model name" || colon == text.npos) continue;
+    name = text.substr(colon + 2, text.find('\n') - colon - 2);
+    break;
+  }
+  std::fclose(file);
+  return name;
 }
 
 }  // namespace llmir::executor

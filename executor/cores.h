@@ -1,6 +1,8 @@
 // The cores that a rank may run on.
 #pragma once
 
+#include <string>
+
 #include "kernels/worker_pool.h"
 
 namespace llmir::executor {
@@ -20,5 +22,8 @@ bool PinThreads(kernels::WorkerPool& pool, int local_rank, int local_size, int c
 
 // The cores that this process may use, divided by its ranks on the host; at least 1.
 int DefaultThreads(int ranks_on_host);
+
+// The processor as the system names it, or "unknown".
+std::string ProcessorName();
 
 }  // namespace llmir::executor

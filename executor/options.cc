@@ -38,8 +38,9 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
       "--prompts", options.prompts_file,
       "Answer every line of this JSON-lines file, batched: {\"prompt\": …}, {\"messages\": …} or "
       "{\"prompt_ids\": …}, with sampling fields of its own");
-  auto* score = app.add_option("--score", options.score_file,
-                               "Write the log-probabilities of each line's prompt_ids to --output");
+  auto* score =
+      app.add_option("--score", options.score_file,
+                     "Write the log-probabilities of each line's prompt_ids or prompt to --output");
   prompt->excludes(prompts)->excludes(score);
   prompts->excludes(score);
   app.add_option("--output", options.output,
@@ -55,6 +56,10 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
       ->excludes(prompt)
       ->excludes(prompts)
       ->excludes(score);
+  app.add_option("--collect-activations", options.activations,
+                 "Write what the matrices read, with --score or --prompts, to this JSON file and "
+                 "FILE.safetensors, for llmir-plan --activations; needs a plan with --weights f32 "
+                 "or bf16 for one rank");
   app.add_option("--max-tokens", options.defaults.max_tokens, "Longest answer, in tokens")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 24));
@@ -101,8 +106,10 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
     return InvalidArgument(
         "nothing to do: give --prompt, --prompts or --score; see llmir-exec --help");
   }
-  if (!options.score_file.empty() && options.output.empty()) {
-    return InvalidArgument("--score needs --output FILE for the log-probabilities");
+  if (!options.score_file.empty() && options.output.empty() && options.activations.empty()) {
+    return InvalidArgument(
+        "--score needs --output FILE for the log-probabilities, or "
+        "--collect-activations FILE");
   }
   for (const std::string& stop : options.defaults.stop) {
     if (stop.empty()) return InvalidArgument("--stop: the text is empty");

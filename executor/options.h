@@ -23,6 +23,7 @@ struct Options {
   std::string output;
   std::string logits_folder;
   std::string report;
+  std::string activations;
   std::string calibrate;  // write this machine's speeds here; no plan is run
   std::string command;    // as given, for files that say where they came from
   Request defaults;       // sampling, max_tokens, stop, ignore_eos

@@ -57,6 +57,7 @@ struct BoundStep {
   float softcap = 0;  // of the scores, or of softcap's rows
   MemoryMap gather_space;  // the ranks' columns, before they are put in rows
   int start = -1;          // of a wait: what it waits for, in Program::State::steps
+  ActivationCollector::Input* collected = nullptr;  // what the input is recorded as
   std::string name;
   int32_t layer = -1;
 };
@@ -866,6 +867,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       bound.kv.head_dim = model.head_dim();
       bound.kv.type = KvTypeOf(plan.kv()->dtype());
     }
+    if (resources->collector != nullptr) bound.collected = resources->collector->Find(step);
     if (step.kind() == plan::StepKind::prefetch) bound.prefetch_bytes = PrefetchBytes();
     if (step.signals() >= 0) {
       bound.event = step.signals();
@@ -947,6 +949,7 @@ Status Program::Run(StepDescriptor& descriptor) {
                  {}};
   state.sampled = header.sampled;
   const bool timing = state.timing;
+  if (resources.collector != nullptr) resources.collector->AddIds(descriptor.token_ids());
 
   resources.pool->Run([&](int thread) {
     if (state.rope_tables.bytes() > 0) {
@@ -960,6 +963,11 @@ Status Program::Run(StepDescriptor& descriptor) {
     if (timing && thread == 0) before = Clock::now();
     for (size_t i = 0; i < state.steps.size(); ++i) {
       const BoundStep& step = state.steps[i];
+      if (step.collected != nullptr) {
+        const BoundBuffer& x = step.in[0];
+        resources.collector->Add(*step.collected, x.floats(run.FirstRow(x)), x.stride(),
+                                 run.Rows(x), thread, *resources.pool);
+      }
       if (thread == 0 || !step.main_only) step.function(step, run, thread);
       if (thread == 0 && state.started > 0) state.collectives->Progress();
       if (thread == 0 && !run.status.ok() && run.failed_at.load(std::memory_order_relaxed) > i) {

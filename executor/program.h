@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "comm/channel.h"
+#include "executor/activation_collector.h"
 #include "executor/memory_map.h"
 #include "executor/sampler.h"
 #include "executor/step_descriptor.h"
@@ -37,6 +38,7 @@ struct RankResources {
   std::vector<comm::Channel*> groups;  // by Plan.groups index; null where this rank isn't a member
   comm::Channel* pipeline;             // all ranks of the replica, for send and recv
   Sampler* sampler;                    // on the rank that samples
+  ActivationCollector* collector;      // sees what linear steps read; null: nobody asks
 };
 
 // Durations of one step over the run: exact count and sum, and a sample of the latest for

@@ -190,12 +190,19 @@ StatusOr<std::vector<Request>> ReadPromptFile(const std::string& path,
   return requests;
 }
 
-StatusOr<std::vector<std::vector<int32_t>>> ReadScoreFile(const std::string& path) {
+StatusOr<std::vector<std::vector<int32_t>>> ReadScoreFile(const std::string& path,
+                                                          const checkpoint::Tokenizer* tokenizer) {
   std::vector<std::vector<int32_t>> texts;
   LLMIR_RETURN_IF_ERROR(ForEachLine(path, [&](std::string_view line) -> Status {
     LLMIR_ASSIGN_OR_RETURN(const Json json, ParseObject(line));
+    if (json.size() == 1 && json.contains("prompt") && json["prompt"].is_string()) {
+      if (tokenizer == nullptr)
+        return Unavailable("\"prompt\": the checkpoint has no tokenizer; give \"prompt_ids\"");
+      texts.push_back(tokenizer->Encode(json["prompt"].get<std::string>()));
+      return Status();
+    }
     if (json.size() != 1 || !json.contains("prompt_ids")) {
-      return InvalidArgument("expected one field, \"prompt_ids\"");
+      return InvalidArgument("expected one field, \"prompt_ids\" or \"prompt\" (a text)");
     }
     LLMIR_ASSIGN_OR_RETURN(auto ids, ParseIds(json["prompt_ids"], "prompt_ids"));
     texts.push_back(std::move(ids));

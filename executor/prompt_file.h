@@ -28,8 +28,10 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
 StatusOr<std::vector<Request>> ReadPromptFile(const std::string& path,
                                               const PromptContext& context);
 
-// The ids of "prompt_ids" of each line; other fields than that are an error.
-StatusOr<std::vector<std::vector<int32_t>>> ReadScoreFile(const std::string& path);
+// The ids of each line: "prompt_ids", or "prompt", a text, which needs `tokenizer` (may be null).
+// Other fields are an error.
+StatusOr<std::vector<std::vector<int32_t>>> ReadScoreFile(const std::string& path,
+                                                          const checkpoint::Tokenizer* tokenizer);
 
 // The checks on sampling options that the command line and files share.
 Status CheckSampling(const SamplingOptions& options);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "executor/cores.h"
 #include "plan_schema/plan_facts.h"
@@ -33,6 +34,7 @@ struct Rank::State {
   std::unique_ptr<comm::Channel> pipeline;  // all ranks of the replica: rows between stages
   std::vector<std::unique_ptr<comm::Channel>> groups;
   RankResources resources{};
+  std::optional<ActivationCollector> collector;
   std::vector<std::unique_ptr<Program>> programs;
   std::unique_ptr<StepDescriptor> descriptor;  // received ones
   // What comes from the sampling rank, where that isn't rank 0.
@@ -101,6 +103,11 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
     sampler =
         std::make_unique<Sampler>(plan.model()->vocabulary(), kernels::FindVector(options.isa));
     resources.sampler = sampler.get();
+  }
+  if (options.collect_activations) {
+    LLMIR_ASSIGN_OR_RETURN(collector,
+                           ActivationCollector::Create(plan, options.isa, pool->threads()));
+    resources.collector = &*collector;
   }
   descriptor = std::make_unique<StepDescriptor>(CapacityOf(plan));
   if (world_rank == 0 && sampling_rank != 0) {
@@ -277,5 +284,6 @@ std::string_view Rank::channel_backend() const {
   const comm::Channel* channel = state_->resources.groups[state_->stage->group()];
   return channel != nullptr ? channel->backend() : "none";
 }
+const ActivationCollector* Rank::collector() const { return state_->resources.collector; }
 
 }  // namespace llmir::executor

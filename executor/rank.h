@@ -24,6 +24,7 @@ struct RankOptions {
   int threads = 0;                      // of this rank; 0: the host's cores divided by its ranks
   kernels::Isa isa{};
   bool timing = false;  // measure each step
+  bool collect_activations = false;
 };
 
 // What the last step gave, on rank 0.
@@ -62,7 +63,8 @@ class Rank {
   kernels::WorkerPool& pool();
   const std::vector<std::unique_ptr<Program>>& programs() const;
   StepCapacity capacity() const;
-  std::string_view channel_backend() const;  // of the stage's group
+  std::string_view channel_backend() const;      // of the stage's group
+  const ActivationCollector* collector() const;  // null unless asked for
 
  private:
   struct State;

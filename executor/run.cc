@@ -17,6 +17,8 @@
 #include "executor/prompt_file.h"
 #include "executor/rank.h"
 #include "executor/report.h"
+#include "plan_schema/base/file_map.h"
+#include "plan_schema/base/hash.h"
 #include "plan_schema/checkpoint/chat_template.h"
 #include "plan_schema/checkpoint/tokenizer.h"
 #include "plan_schema/plan_facts.h"
@@ -109,7 +111,8 @@ Status PrepareWork(const plan::Plan& plan, const std::string& plan_folder, const
     LLMIR_RETURN_IF_ERROR(LoadTokenizer(plan, plan_folder, options.model, work));
   }
   if (!options.score_file.empty()) {
-    LLMIR_ASSIGN_OR_RETURN(work->texts, ReadScoreFile(options.score_file));
+    LLMIR_ASSIGN_OR_RETURN(work->texts,
+                           ReadScoreFile(options.score_file, work->tokenizer_or_null()));
     for (size_t i = 0; i < work->texts.size(); ++i) {
       LLMIR_RETURN_IF_ERROR(
           CheckScoreText(plan, work->texts[i])
@@ -179,6 +182,7 @@ class Driver {
 
   Status Generate(EngineStatistics* statistics);
   Status ScoreTexts();
+  Status WriteActivations() const;
   void PrintClosingLine(const EngineStatistics& statistics, double bandwidth,
                         double run_seconds) const;
 
@@ -260,12 +264,39 @@ Status Driver::Generate(EngineStatistics* statistics) {
 }
 
 Status Driver::ScoreTexts() {
-  LLMIR_ASSIGN_OR_RETURN(JsonLinesFile output, JsonLinesFile::Create(options_.output));
+  std::optional<JsonLinesFile> output;
+  if (!options_.output.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(output, JsonLinesFile::Create(options_.output));
+  }
+  const bool progress =
+      !options_.activations.empty() && !options_.quiet && isatty(STDERR_FILENO) != 0;
   LLMIR_RETURN_IF_ERROR(
       Score(rank_, work_.texts, g_cancelled, [&](size_t text, const std::vector<float>& logprobs) {
-        return output.Write(text, LogprobsLine(logprobs));
+        if (progress) {
+          std::fprintf(stderr, "\r%zu of %zu texts done%s", text + 1, work_.texts.size(),
+                       text + 1 == work_.texts.size() ? "\n" : "");
+        }
+        return output.has_value() ? output->Write(text, LogprobsLine(logprobs)) : Status();
       }));
-  return output.Close();
+  return output.has_value() ? output->Close() : Status();
+}
+
+Status Driver::WriteActivations() const {
+  const std::string& path =
+      options_.score_file.empty() ? options_.prompts_file : options_.score_file;
+  checkpoint::ActivationFacts facts;
+  if (path.empty()) {
+    facts.text = "--prompt";
+    facts.text_hash = Hash64(options_.prompt);
+  } else {
+    LLMIR_ASSIGN_OR_RETURN(const FileMap text, FileMap::Open(path));
+    facts.text = std::filesystem::path(path).filename().string();
+    facts.text_hash = Hash64(text.bytes());
+  }
+  facts.machine = fmt::format("{}, {}, {} threads", ProcessorName(), kernels::IsaName(rank_.isa()),
+                              rank_.threads());
+  facts.command = options_.command;
+  return rank_.collector()->Write(options_.activations, std::move(facts));
 }
 
 void Driver::PrintClosingLine(const EngineStatistics& s, double bandwidth,
@@ -335,6 +366,7 @@ Status Run(comm::World& world, const Options& options) {
   rank_options.random_seed = options.random_seed;
   rank_options.threads = options.threads;
   rank_options.timing = !options.report.empty();
+  rank_options.collect_activations = !options.activations.empty();
   auto isa = ChooseIsa();
   LLMIR_RETURN_IF_ERROR(world.Agree(isa.status()));
   rank_options.isa = *isa;
@@ -367,6 +399,10 @@ Status Run(comm::World& world, const Options& options) {
                  load_seconds, wanted, wanted == 1 ? "" : "s", rank->threads(),
                  rank->threads() == 1 ? "" : "s", kernels::IsaName(rank->isa()));
   }
+  if (talk && rank->collector() != nullptr) {
+    std::fprintf(stderr, "collecting activations takes %.0f MB\n",
+                 static_cast<double>(rank->collector()->bytes()) / 1e6);
+  }
   HandleSignals(driver);
 
   // From here on rank 0 drives: its errors end the others through Stop.
@@ -376,6 +412,7 @@ Status Run(comm::World& world, const Options& options) {
   Status outcome;
   if (driver) {
     outcome = options.score_file.empty() ? run.Generate(&statistics) : run.ScoreTexts();
+    if (outcome.ok() && rank->collector() != nullptr) outcome = run.WriteActivations();
     LLMIR_RETURN_IF_ERROR(rank->Stop());
   } else {
     LLMIR_RETURN_IF_ERROR(rank->Serve());

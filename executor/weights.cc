@@ -156,8 +156,10 @@ std::string LinearKernelName(plan::DType weight) {
 std::string CheckpointPath(const plan::Plan& plan, size_t index, const std::string& plan_folder,
                            const std::string& model) {
   namespace fs = std::filesystem;
-  const fs::path recorded = plan.files()->Get(static_cast<uint32_t>(index))->path()->str();
-  if (model.empty())
+  const plan::CheckpointFile& file = *plan.files()->Get(static_cast<uint32_t>(index));
+  const fs::path recorded = file.path()->str();
+  // What was packed for a plan stays with it, wherever the checkpoint is.
+  if (model.empty() || file.format() == plan::FileFormat::packed)
     return (recorded.is_absolute() ? recorded : fs::path(plan_folder) / recorded)
         .lexically_normal();
   if (fs::is_directory(model)) return (fs::path(model) / recorded.filename()).string();
@@ -192,7 +194,9 @@ StatusOr<Weights> Weights::Load(const plan::Plan& plan, const plan::Rank& rank,
       return Status(
           opened.status().code(),
           opened.status().message() +
-              "; the plan's weights are there: put the file back or name it with --model");
+              (expected.format() == plan::FileFormat::packed
+                   ? "; llmir-plan --pack wrote it with the plan: put it back or plan again"
+                   : "; the plan's weights are there: put the file back or name it with --model"));
     }
     files[i] = std::move(opened).value();
     if (files[i].size() != expected.bytes()) {

@@ -565,6 +565,8 @@ Status VerifyFeatures(const Plan& plan) {
       }
     }
   }
+  for (const CheckpointFile* file : *plan.files())
+    use(file->format() == FileFormat::packed, Feature::packed_file);
   for (const Weight* weight : *plan.weights()) {
     use(IsQuantized(weight->dtype()), Feature::quantized_weights);
     use(IsFewBits(weight->dtype()), Feature::few_bit_weights);

@@ -16,6 +16,7 @@
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Frontend/ImportCheckpoint.h"
 #include "planner/Layout.h"
+#include "planner/Quantization/QuantizeModel.h"
 #include "planner/Target/Plan/ExportPlan.h"
 #include "planner/Target/Plan/StepTimes.h"
 #include "planner/Workload.h"
@@ -68,9 +69,11 @@ Status checkLayout(const checkpoint::ModelConfig &config,
 Status checkOptions(const checkpoint::ModelConfig &config,
                     const PlannerOptions &options) {
   LLMIR_RETURN_IF_ERROR(checkLayout(config, options));
-  if (llm::getRequestedEncoding(options.weights).empty())
-    return InvalidArgument("--weights {}: expected {}", options.weights,
-                           llm::kWeightChoices.str());
+  if (!llvm::StringRef(options.weights).starts_with("auto:") &&
+      llm::getRequestedEncoding(options.weights).empty())
+    return InvalidArgument("--weights {}: expected {}, or auto:Bbpw for B bits "
+                           "per weight, such as auto:4.5bpw",
+                           options.weights, llm::kWeightChoices.str());
   if (!llvm::is_contained({"", "f32", "bf16", "int8", "fp8"}, options.kvType))
     return InvalidArgument("--kv-dtype {}: expected f32, bf16, int8 or fp8",
                            options.kvType);
@@ -154,6 +157,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("ranks={}", options.ranks),
           fmt::format("rank-memory={}", options.rankMemory.value_or(0)),
           fmt::format("weights={}", options.weights),
+          fmt::format("method={}", options.method),
+          "types=" + llvm::join(options.types, ","),
           fmt::format("kv-dtype={}", kvType),
           fmt::format("attention={}", options.attention),
           fmt::format("block-size={}", options.blockSize.value_or(0)),
@@ -199,6 +204,119 @@ Status printAfter(PassManager &manager,
       },
       /*printModuleScope=*/true, /*printAfterOnlyOnChange=*/false);
   return Status();
+}
+
+/// What calibration gives: the types of the weights and, where their values
+/// are new, the checkpoint with the packed file that holds them.
+struct Calibrated {
+  quantization::QuantizedModel model;
+  std::optional<checkpoint::Checkpoint> packed;
+  std::string activationsFile; // its name
+  uint64_t activationsHash = 0;
+};
+
+/// The bits of "auto:4.5bpw".
+StatusOr<double> parseBudget(const std::string &weights) {
+  llvm::StringRef text = llvm::StringRef(weights).drop_front(5);
+  double bits;
+  if (!text.consume_back("bpw") || text.getAsDouble(bits) || !(bits > 0) ||
+      bits > 32)
+    return InvalidArgument("--weights {}: expected bits per weight, such as "
+                           "auto:4.5bpw",
+                           weights);
+  return bits;
+}
+
+/// Chooses types, and values where a method needs activations, by the options.
+StatusOr<Calibrated> calibrate(const checkpoint::Checkpoint &checkpoint,
+                               const PlannerOptions &options) {
+  bool isAuto = llvm::StringRef(options.weights).starts_with("auto:");
+  quantization::QuantizeOptions quantize;
+  quantize.mlpLeaf = kMlpLeaf;
+  quantize.threads = options.threads;
+  quantize.progress = options.progress;
+  std::string name = options.method;
+  if (name.empty())
+    name = isAuto ? "gptq" : "rtn";
+  auto method = quantization::findMethod(name);
+  if (!method)
+    return InvalidArgument("--method {}: expected rtn, awq, gptq or awq+gptq",
+                           name);
+  quantize.method = *method;
+  if (isAuto) {
+    LLMIR_ASSIGN_OR_RETURN(quantize.bitsPerWeight,
+                           parseBudget(options.weights));
+    for (const std::string &type : options.types) {
+      auto encoding =
+          kernels::FindEncoding(llm::getRequestedEncoding(type).str());
+      if (!encoding)
+        return InvalidArgument("--types {}: expected types by name, such as "
+                               "q3_1_64,q4_1_64,q8_0",
+                               type);
+      quantize.offered.push_back(*encoding);
+    }
+    if (name == "awq" || name == "awq+gptq")
+      return InvalidArgument("--method {}: scales are searched for one type: "
+                             "give --weights a type, or take gptq",
+                             name);
+  } else {
+    auto encoding =
+        kernels::FindEncoding(llm::getRequestedEncoding(options.weights).str());
+    if (!encoding || kernels::FormatOf(*encoding).group == 0)
+      return InvalidArgument("--method {}: --weights {} isn't a type that "
+                             "values are rounded to in groups: take q4_0, "
+                             "q4_1_64 or another",
+                             name, options.weights);
+    quantize.encoding = *encoding;
+  }
+  if (options.activations.empty())
+    return InvalidArgument("--weights {} --method {}: --activations FILE is "
+                           "missing, which llmir-exec --collect-activations "
+                           "writes",
+                           options.weights, name);
+  bool isPacked = name != "rtn";
+  if (isPacked == options.pack.empty())
+    return isPacked
+               ? InvalidArgument("--method {}: the weights can't be made from "
+                                 "the checkpoint again: name a file for them "
+                                 "with --pack FILE",
+                                 name)
+               : InvalidArgument("--pack: nothing to pack, the weights are "
+                                 "made from the checkpoint: leave it out");
+  LLMIR_ASSIGN_OR_RETURN(checkpoint::ActivationFile activations,
+                         checkpoint::ReadActivationFile(options.activations));
+  Calibrated result;
+  result.activationsFile =
+      std::filesystem::path(options.activations).filename();
+  result.activationsHash = activations.hash;
+  LLMIR_ASSIGN_OR_RETURN(result.model, quantization::quantizeModel(
+                                           checkpoint, &activations, quantize));
+  if (!result.model.packed.empty()) {
+    LLMIR_RETURN_IF_ERROR(checkpoint::WritePackedFile(
+        options.pack, checkpoint.identity(), result.model.packed));
+    LLMIR_ASSIGN_OR_RETURN(
+        result.packed, checkpoint::Checkpoint::OpenWithPacked(checkpoint.path(),
+                                                              options.pack));
+    result.model.packed.clear();
+  }
+  return result;
+}
+
+/// Hands the chosen types to the passes, and what they are expected to cost.
+void recordTypes(ModuleOp module, const quantization::QuantizedModel &model) {
+  Builder builder(module.getContext());
+  SmallVector<NamedAttribute> types;
+  for (const quantization::WeightChoice &choice : model.choices)
+    types.push_back(builder.getNamedAttr(
+        choice.tensor,
+        builder.getStringAttr(kernels::FormatOf(choice.encoding).name)));
+  module->setAttr("llm.weight_types", builder.getDictionaryAttr(types));
+  llm::explain(module, "llm-choose-precision",
+               "types by measured output errors: " + model.summary,
+               fmt::format("{:.3f} bits per weight, embedding and scales "
+                           "counted; the loss is expected to rise by {:.4f} "
+                           "nats per token",
+                           model.bitsPerWeight, model.expectedLoss));
 }
 
 } // namespace
@@ -257,7 +375,18 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   cache.elementType = getKvElement(builder, kvType);
   cache.blockSize = options.blockSize.value_or(kLeastBlockSize);
   cache.context = context;
-  auto imported = importCheckpoint(&mlirContext, checkpoint, cache);
+  std::optional<Calibrated> calibrated;
+  const checkpoint::Checkpoint *source = &checkpoint;
+  if (llvm::StringRef(options.weights).starts_with("auto:") ||
+      !options.method.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(calibrated, calibrate(checkpoint, options));
+    if (calibrated->packed)
+      source = &*calibrated->packed;
+  } else if (!options.pack.empty()) {
+    return InvalidArgument("--pack: nothing to pack without --method awq, gptq "
+                           "or awq+gptq, or --weights auto:Bbpw");
+  }
+  auto imported = importCheckpoint(&mlirContext, *source, cache);
   if (!imported.ok())
     return Status(imported.status().code(),
                   imported.status().message() +
@@ -272,7 +401,9 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
 
   llm::PipelineOptions pipeline;
   LLMIR_RETURN_IF_ERROR(parseAttention(options.attention, pipeline));
-  pipeline.weights = options.weights;
+  pipeline.weights = calibrated ? "keep" : options.weights;
+  if (calibrated)
+    recordTypes(*module, calibrated->model);
   pipeline.stages = options.pp;
   pipeline.ranks.assign(options.tp.begin(), options.tp.end());
   pipeline.maxBatch = options.maxBatch;
@@ -304,8 +435,14 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   if (workload)
     exportOptions.provenance.workload_file = workload->file;
   exportOptions.threads = options.threads;
+  if (calibrated) {
+    exportOptions.provenance.activations_file = calibrated->activationsFile;
+    exportOptions.provenance.activations_hash = calibrated->activationsHash;
+    for (const quantization::WeightChoice &choice : calibrated->model.choices)
+      exportOptions.quantized[choice.tensor] = {choice.method, choice.error};
+  }
   LLMIR_ASSIGN_OR_RETURN(
-      auto plan, exportPlan(*module, checkpoint, tokenizer, exportOptions));
+      auto plan, exportPlan(*module, *source, tokenizer, exportOptions));
   if (calibration) {
     plan->provenance->calibration_file = calibration->getFile();
     plan->provenance->calibration_hash = calibration->getHash();

@@ -30,7 +30,12 @@ struct PlannerOptions {
   int64_t ranks = 0;             // of the job: tp and pp are chosen; 0: given
   std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
   int64_t pp = 1;                     // stages
-  std::string weights = "keep";       // as of llm-choose-precision
+  std::string weights = "keep";       // --weights; "auto:4.5bpw": a budget
+  std::string method;                 // rtn, awq, gptq, awq+gptq; empty: rtn,
+                                      // for auto: gptq
+  std::vector<std::string> types;     // that auto may take; empty: all
+  std::string activations;            // file of --collect-activations
+  std::string pack;                   // where calibrated weights are written
   std::string kvType;                 // f32, bf16, int8, fp8; empty: by weights
   std::string attention = "auto";     // FORM[,no-share-kv][,window=N]
   std::optional<int64_t> blockSize;   // tokens of a KV block; else by workload
@@ -47,6 +52,8 @@ struct PlannerOptions {
   std::string workload;    // file as in configs/workloads; empty: none
   std::string command;     // for the plan's provenance
   std::string planFolder;  // paths in the plan are relative to it
+  /// Called with how far quantization is, for people.
+  std::function<void(const std::string &)> progress;
   /// Called with each remark of the planner, for people.
   std::function<void(const std::string &)> note;
   /// Called with the pass manager before it runs, to print IR or time passes;

@@ -8,15 +8,18 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "plan_schema/checkpoint/activation_file.h"
 #include "plan_schema/checkpoint/checkpoint_parts.h"
 #include "plan_schema/checkpoint/gguf.h"
 #include "plan_schema/checkpoint/huggingface.h"
+#include "plan_schema/checkpoint/packed_file.h"
 
 namespace llmir::checkpoint {
 namespace {
 
-// By SourceType. A q block is its scale, _1 also a minimum, in f16, and the bits of 32 values.
-constexpr std::array<SourceTypeTraits, 8> kTraits = {{
+// By SourceType. A q block is its scale, _1 also a minimum, in f16, and the bits of 32 or 64
+// values.
+constexpr std::array<SourceTypeTraits, 16> kTraits = {{
     {"f32", 1, 4},
     {"f16", 1, 2},
     {"bf16", 1, 2},
@@ -25,6 +28,14 @@ constexpr std::array<SourceTypeTraits, 8> kTraits = {{
     {"q4_1", 32, 20},
     {"q5_0", 32, 22},
     {"q5_1", 32, 24},
+    {"q3_0", 32, 14},
+    {"q3_1", 32, 16},
+    {"q6_0", 32, 26},
+    {"q6_1", 32, 28},
+    {"q3_1_64", 64, 28},
+    {"q4_1_64", 64, 36},
+    {"q5_1_64", 64, 44},
+    {"q6_1_64", 64, 52},
 }};
 
 struct RoleNames {
@@ -145,6 +156,12 @@ Status CheckModelTensors(const std::vector<TensorInfo>& tensors, Format format,
 }  // namespace
 
 const SourceTypeTraits& Traits(SourceType type) { return kTraits[static_cast<size_t>(type)]; }
+
+std::optional<SourceType> FindSourceType(std::string_view name) {
+  for (size_t i = 0; i < kTraits.size(); ++i)
+    if (name == kTraits[i].name) return static_cast<SourceType>(i);
+  return std::nullopt;
+}
 
 int64_t RowBytes(SourceType type, int64_t columns) {
   return columns / Traits(type).block_values * Traits(type).block_bytes;
@@ -274,6 +291,38 @@ StatusOr<Checkpoint> Checkpoint::FromShape(const ModelConfig& config, SourceType
   }
   checkpoint.files_.push_back({path, checkpoint.format_, offset, 0, 0});
   std::ranges::sort(checkpoint.tensors_, {}, &TensorInfo::name);
+  return checkpoint;
+}
+
+uint64_t Checkpoint::identity() const {
+  ModelIdentity identity;
+  for (const FileInfo& file : files_) {
+    if (file.format != Format::kPacked) identity.Add(file.bytes, file.header_hash);
+  }
+  return identity.value();
+}
+
+StatusOr<Checkpoint> Checkpoint::OpenWithPacked(const std::string& path,
+                                                const std::string& packed_path) {
+  LLMIR_ASSIGN_OR_RETURN(Checkpoint checkpoint, Open(path));
+  LLMIR_ASSIGN_OR_RETURN(PackedFile packed, OpenPackedFile(packed_path));
+  if (packed.model_identity != checkpoint.identity()) {
+    return InvalidArgument("{}: packed for another checkpoint than {}: plan again", packed_path,
+                           path);
+  }
+  const int file = static_cast<int>(checkpoint.files_.size());
+  checkpoint.files_.push_back(packed.info);
+  checkpoint.maps_.push_back(std::move(packed.map));
+  for (TensorInfo& tensor : packed.tensors) {
+    const auto own =
+        std::ranges::lower_bound(checkpoint.tensors_, tensor.name, {}, &TensorInfo::name);
+    if (own == checkpoint.tensors_.end() || own->name != tensor.name)
+      return InvalidArgument("{}: tensor {} isn't one of {}", packed_path, tensor.name, path);
+    tensor.file = file;
+    *own = std::move(tensor);
+  }
+  LLMIR_RETURN_IF_ERROR(
+      CheckModelTensors(checkpoint.tensors_, checkpoint.format_, checkpoint.config_, packed_path));
   return checkpoint;
 }
 

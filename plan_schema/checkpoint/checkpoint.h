@@ -19,7 +19,25 @@ namespace llmir::checkpoint {
 
 // Element encodings that a checkpoint can hold and LLMIR can read. The q types are GGUF's blocks of
 // 32 along a row.
-enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1 };
+enum class SourceType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  // Only in packed files (packed_file.h).
+  kQ3_0,
+  kQ3_1,
+  kQ6_0,
+  kQ6_1,
+  kQ3_1_64,
+  kQ4_1_64,
+  kQ5_1_64,
+  kQ6_1_64,
+};
 
 struct SourceTypeTraits {
   const char* name;      // "q4_1"
@@ -27,11 +45,13 @@ struct SourceTypeTraits {
   int64_t block_bytes;
 };
 const SourceTypeTraits& Traits(SourceType type);
+// The type of this name; nothing if there is none.
+std::optional<SourceType> FindSourceType(std::string_view name);
 
 // Bytes of `columns` values of one row; `columns` must be a multiple of the type's block.
 int64_t RowBytes(SourceType type, int64_t columns);
 
-enum class Format : uint8_t { kGguf, kSafetensors };
+enum class Format : uint8_t { kGguf, kSafetensors, kPacked };
 
 // What a tensor is in the model, independent of how a format names it.
 enum class Role : uint8_t {
@@ -98,6 +118,10 @@ class Checkpoint {
                                         const std::string& path);
 
   bool has_weights() const { return !maps_.empty(); }
+  // The same with the tensors of a packed file, made for this checkpoint, in place of its own.
+  static StatusOr<Checkpoint> OpenWithPacked(const std::string& path,
+                                             const std::string& packed_path);
+
   Format format() const { return format_; }
   const std::string& path() const { return path_; }
   const ModelConfig& config() const { return config_; }
@@ -110,6 +134,8 @@ class Checkpoint {
 
   // The tensor's bytes in the map.
   std::span<const std::byte> Bytes(const TensorInfo& tensor) const;
+  // Identifies the checkpoint's own files, not the packed one (ModelIdentity, activation_file.h).
+  uint64_t identity() const;
   const FileMap& map(int file) const { return maps_[file]; }
 
  private:

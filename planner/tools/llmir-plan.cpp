@@ -55,8 +55,28 @@ cl::opt<std::string>
             cl::desc("How weights are packed: keep (as stored), q3 (q3_1), q4 "
                      "(q4_1), q5 (q5_1), q6 (q6_0), q8 (q8_0), or a type by "
                      "name: f32, f16, bf16, q3_0, q3_1, q4_0, ... q6_1, "
-                     "q3_1_64, ... q6_1_64"),
+                     "q3_1_64, ... q6_1_64; or auto:Bbpw (auto:4.5bpw): the "
+                     "mix of types with B bits per weight that loses least"),
             cl::cat(category));
+cl::opt<std::string> method(
+    "method", cl::value_desc("name"),
+    cl::desc("How values are rounded: rtn (to the nearest), awq, gptq or "
+             "awq+gptq (default: rtn, with auto:Bbpw gptq)"),
+    cl::cat(category));
+cl::list<std::string> types("types", cl::CommaSeparated,
+                            cl::value_desc("type[,type...]"),
+                            cl::desc("Types that --weights auto:Bbpw may take "
+                                     "(default: all)"),
+                            cl::cat(category));
+cl::opt<std::string>
+    activations("activations", cl::value_desc("file"),
+                cl::desc("What llmir-exec --collect-activations wrote: for "
+                         "--weights auto:Bbpw and --method"),
+                cl::cat(category));
+cl::opt<std::string> pack("pack", cl::value_desc("file"),
+                          cl::desc("Where to write weights that the checkpoint "
+                                   "doesn't give: those of awq and gptq"),
+                          cl::cat(category));
 cl::opt<std::string>
     kvType("kv-dtype", cl::value_desc("type"),
            cl::desc("Keys and values: f32, bf16, int8 or fp8 (default: f32 "
@@ -199,6 +219,22 @@ std::string formatBytes(uint64_t bytes) {
   return fmt::format("{:.1f} MB", bytes / 1e6);
 }
 
+/// One line that is rewritten on a terminal; elsewhere a line every few
+/// seconds.
+void reportProgress(const std::string &text) {
+  static auto last = std::chrono::steady_clock::now();
+  const bool isTerminal = isatty(STDERR_FILENO) != 0;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last < std::chrono::milliseconds(isTerminal ? 100 : 5000))
+    return;
+  last = now;
+  if (isTerminal)
+    fmt::print(stderr, "\r{:<60}", text);
+  else
+    fmt::print(stderr, "{}\n", text);
+  std::fflush(stderr);
+}
+
 void printSummary(const plan::Plan &plan, size_t fileBytes, double seconds) {
   const uint32_t ranks = plan::WorldSize(plan);
   fmt::print("{}: {} for {} rank{}, planned in {:.2f} s\n", output.getValue(),
@@ -248,6 +284,10 @@ Status run(int argc, char **argv) {
                            parseBytes("--rank-memory", rankMemory));
   }
   options.weights = weights;
+  options.method = method;
+  options.types.assign(types.begin(), types.end());
+  options.activations = activations;
+  options.pack = pack;
   options.kvType = kvType;
   options.attention = attention;
   if (blockSize.getNumOccurrences() > 0)
@@ -269,6 +309,7 @@ Status run(int argc, char **argv) {
   options.printIrAfter.assign(printIrAfter.begin(), printIrAfter.end());
   options.command = getCommand(argc, argv);
   options.planFolder = std::filesystem::path(output.getValue()).parent_path();
+  options.progress = reportProgress;
   options.note = [](const std::string &text) {
     fmt::print(stderr, "llmir-plan: note: {}\n", text);
   };

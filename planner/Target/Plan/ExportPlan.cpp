@@ -217,9 +217,17 @@ private:
     for (const checkpoint::FileInfo &info : checkpoint.files()) {
       auto file = std::make_unique<plan::CheckpointFileT>();
       file->path = getRelativePath(info.path, options.planFolder);
-      file->format = info.format == checkpoint::Format::kGguf
-                         ? plan::FileFormat::gguf
-                         : plan::FileFormat::safetensors;
+      switch (info.format) {
+      case checkpoint::Format::kGguf:
+        file->format = plan::FileFormat::gguf;
+        break;
+      case checkpoint::Format::kSafetensors:
+        file->format = plan::FileFormat::safetensors;
+        break;
+      case checkpoint::Format::kPacked:
+        file->format = plan::FileFormat::packed;
+        break;
+      }
       file->bytes = info.bytes;
       file->header_bytes = info.header_bytes;
       file->header_hash = info.header_hash;
@@ -285,8 +293,22 @@ private:
       LLMIR_ASSIGN_OR_RETURN(uint32_t tensor, exportTensor(piece));
       weight->pieces.push_back(tensor);
     }
+    setMethod(op, *weight);
     plan->weights.push_back(std::move(weight));
     return Status();
+  }
+
+  /// Pieces of a weight share a method; their errors add up by their squares.
+  void setMethod(WeightOp op, plan::WeightT &weight) {
+    double squares = 0;
+    for (llm::PieceAttr piece : op.getPieceList()) {
+      auto entry = options.quantized.find(piece.getTensor().str());
+      if (entry == options.quantized.end())
+        return;
+      weight.method = std::max(weight.method, entry->second.method);
+      squares += entry->second.error * entry->second.error;
+    }
+    weight.error = std::sqrt(squares / op.getPieceList().size());
   }
 
   //===--------------------------------------------------------------------===//
@@ -820,6 +842,8 @@ private:
           use(plan::IsOtherLayer(step->kind), plan::Feature::other_layers);
         }
       }
+    for (auto &file : plan->files)
+      use(file->format == plan::FileFormat::packed, plan::Feature::packed_file);
     for (auto &[name, op] : weightOps) {
       use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
       use(plan::IsFewBits(getPlanDType(op.getType())),

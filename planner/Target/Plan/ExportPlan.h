@@ -3,6 +3,7 @@
 #ifndef LLMIR_TARGET_PLAN_EXPORTPLAN_H
 #define LLMIR_TARGET_PLAN_EXPORTPLAN_H
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -20,7 +21,15 @@ struct ExportOptions {
   std::string planFolder; // paths in the plan are relative to it
   plan::LimitsT limits;
   plan::ProvenanceT provenance; // all but the IR
-  int threads = 2;              // that hash the checkpoint
+  /// How the values of a tensor were chosen and what that costs
+  /// (plan.fbs, Weight.method and error); tensors as they are stored are
+  /// missing.
+  struct Quantized {
+    std::string method;
+    double error;
+  };
+  std::map<std::string, Quantized> quantized;
+  int threads = 2; // that hash the checkpoint
 };
 
 /// The plan for `module`, which must have passed the whole pipeline, with the

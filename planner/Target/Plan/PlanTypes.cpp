@@ -2,8 +2,8 @@
 
 #include "planner/Target/Plan/PlanTypes.h"
 
-#include <fmt/format.h>
 #include "llvm/ADT/TypeSwitch.h"
+#include <fmt/format.h>
 
 #include "plan_schema/plan_facts.h"
 

@@ -3,8 +3,8 @@
 #ifndef LLMIR_TARGET_PLAN_PLANTYPES_H
 #define LLMIR_TARGET_PLAN_PLANTYPES_H
 
-#include <string>
 #include <optional>
+#include <string>
 
 #include "plan_schema/plan_generated.h"
 #include "planner/Dialect/LLM/IR/LLMDialect.h"

@@ -84,11 +84,11 @@ TEST(ScoreFileTest, TakesPromptIdsAndNothingElse) {
   const std::string path = testing::TempDir() + "/score.jsonl";
   std::ofstream(path) << R"({"prompt_ids": [1, 2, 3]})" << "\n"
                       << R"({"prompt_ids": [4, 5]})" << "\n";
-  const auto texts = ReadScoreFile(path);
+  const auto texts = ReadScoreFile(path, nullptr);
   ASSERT_TRUE(texts.ok());
   EXPECT_THAT(*texts, ElementsAre(ElementsAre(1, 2, 3), ElementsAre(4, 5)));
   std::ofstream(path) << R"({"prompt": "x"})" << "\n";
-  EXPECT_THAT(ReadScoreFile(path).status().message(), HasSubstr("prompt_ids"));
+  EXPECT_THAT(ReadScoreFile(path, nullptr).status().message(), HasSubstr("prompt_ids"));
 }
 
 }  // namespace

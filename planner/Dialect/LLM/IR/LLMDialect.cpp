@@ -135,6 +135,15 @@ LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
   if (name == "llm.kv_blocks")
     return require(isa<ModuleOp>(op) && isa<IntegerAttr>(value),
                    "an integer on a module");
+  if (name == "llm.weight_types") {
+    auto types = dyn_cast<DictionaryAttr>(value);
+    return require(isa<ModuleOp>(op) && types &&
+                       llvm::all_of(types,
+                                    [](NamedAttribute type) {
+                                      return isa<StringAttr>(type.getValue());
+                                    }),
+                   "a dictionary of encodings on a module");
+  }
   return op->emitOpError() << "'" << name
                            << "' isn't an attribute of the llm dialect";
 }

@@ -49,6 +49,17 @@ StringRef getStoredEncoding(ArrayRef<WeightOp> weights) {
   return stored;
 }
 
+/// The encoding that the module's `llm.weight_types` gives for the tensors of
+/// `weights`, or none.
+StringRef getGivenEncoding(DictionaryAttr types, ArrayRef<WeightOp> weights) {
+  for (WeightOp weight : weights)
+    for (PieceAttr piece : weight.getPieceList())
+      if (types)
+        if (auto type = types.getAs<StringAttr>(piece.getTensor()))
+          return type.getValue();
+  return {};
+}
+
 /// Rows, and leaves of rows, are whole groups.
 bool fitsGroups(WeightOp weight, int64_t group) {
   return getColumns(weight.getType()) % group == 0 &&
@@ -120,6 +131,9 @@ struct ChoosePrecisionPass
     for (auto &[name, ops] : references)
       groups[alike.getLeaderValue(name)].append(ops.begin(), ops.end());
 
+    auto weightTypes =
+        module->getAttrOfType<DictionaryAttr>("llm.weight_types");
+
     // What gave way, by what was wanted and what was taken.
     struct Misfits {
       llvm::SetVector<StringRef> names;
@@ -128,7 +142,9 @@ struct ChoosePrecisionPass
     llvm::MapVector<std::pair<StringRef, StringRef>, Misfits> misfits;
     for (auto &[leader, ops] : groups) {
       bool isVector = getShape(ops.front().getType()).size() == 1;
+      StringRef given = getGivenEncoding(weightTypes, ops);
       StringRef wanted = isVector              ? "f32"
+                         : !given.empty()      ? given
                          : requested == "keep" ? getStoredEncoding(ops)
                                                : requested;
       FittedEncoding fitted = fitEncoding(ops, wanted);

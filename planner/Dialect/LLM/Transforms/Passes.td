@@ -97,7 +97,8 @@ def ChoosePrecision : Pass<"llm-choose-precision", "::mlir::ModuleOp"> {
     all, or bf16 where it stores them differently. An encoding in groups of 32
     or 64 columns needs rows, and leaves of rows, that are multiples of these:
     where they aren't, groups of 64 give way to 32 and those to bf16, and a
-    remark says so.
+    remark says so. The module's attribute `llm.weight_types`, a dictionary from
+    tensors of the checkpoint to encodings, comes before all this.
   }];
   let options = [
     Option<"weights", "weights", "std::string", "\"keep\"",
