@@ -851,7 +851,9 @@ class ProgramVerifier {
         }
         const Step& start = *program_.steps()->Get(static_cast<uint32_t>(pending[event]));
         const uint32_t buffer = ResultOf(start);
-        for (const uint32_t used : {start.inputs()->Get(0), buffer}) {
+        // What a recv_start reads comes from another rank.
+        const uint32_t read = Count(start.inputs()) > 0 ? start.inputs()->Get(0) : buffer;
+        for (const uint32_t used : {read, buffer}) {
           if (i <= BufferAt(used).last_step()) continue;
           return InvalidArgument(
               "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),

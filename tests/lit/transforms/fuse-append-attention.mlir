@@ -118,3 +118,13 @@ func.func @does_not_fuse_chunks(%qkv: tensor<?x128xf32>, %p: tensor<?xi32>, %s: 
   %o = llm.paged_attention %a, %ac, %ai : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>) -> tensor<?x64xf32>
   return %o : tensor<?x64xf32>
 }
+
+// What is fused stays as it is.
+// CHECK-LABEL: func.func @does_not_touch_fused
+// CHECK-COUNT-1: llm.append_attention
+// CHECK-NOT: llm.append_attention
+func.func @does_not_touch_fused(%qkv: tensor<?x128xf32>, %p: tensor<?xi32>, %s: tensor<?xi32>) -> tensor<?x64xf32> attributes {llm.program = #llm.program<kind = decode, min_tokens = 1, max_tokens = 4, max_sampled = 4>} {
+  %c = llm.create_paged_cache : !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>
+  %a, %ac = llm.append_attention %qkv, %c, %p, %s : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>, tensor<?xi32>) -> (tensor<?x64xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>)
+  return %a : tensor<?x64xf32>
+}

@@ -89,3 +89,11 @@ func.func @f() {
   %0 = llm.create_paged_cache : !llm.paged_kv_cache<f16, 2, 2, 16, 16, 128>
   return
 }
+
+// -----
+
+func.func @append_and_attend(%qkv: tensor<?x128xf32>, %p: tensor<?xi32>, %s: tensor<?xi32>) -> tensor<?x64xf32> {
+  %c = llm.create_paged_cache : !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>
+  %a, %ac = llm.append_attention %qkv, %c, %p, %s : (tensor<?x128xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>, tensor<?xi32>, tensor<?xi32>) -> (tensor<?x64xf32>, !llm.paged_kv_cache<bf16, 2, 2, 16, 16, 128>)
+  return %a : tensor<?x64xf32>
+}

@@ -565,7 +565,7 @@ TEST_F(PlannerTest, WrongOptionsAreRefusedByName) {
               AllOf(HasSubstr("--pp 5"), HasSubstr("largest pp is 4")));
   EXPECT_THAT(refusal([](auto& o) { o.pp = 0; }), HasSubstr("--pp 0"));
   EXPECT_THAT(refusal([](auto& o) { o.weights = "int3"; }), HasSubstr("--weights int3"));
-  EXPECT_THAT(refusal([](auto& o) { o.kvType = "int8"; }), HasSubstr("--kv-dtype int8"));
+  EXPECT_THAT(refusal([](auto& o) { o.kvType = "int4"; }), HasSubstr("--kv-dtype int4"));
   EXPECT_THAT(refusal([](auto& o) { o.blockSize = 24; }), HasSubstr("--block-size 24"));
   EXPECT_THAT(refusal([](auto& o) { o.blockSize = 8; }), HasSubstr("--block-size 8"));
   EXPECT_THAT(refusal([](auto& o) { o.context = 257; }), HasSubstr("--context 257"));
@@ -610,7 +610,7 @@ TEST_F(PlannerTest, CostsCountWhatARankReads) {
   const plan::CostT& o = *FindStep(decode, "layers.0.o").ranks[1]->cost;
   EXPECT_EQ(o.bytes, kHidden * RowBytes(kQ4_1, kHeadDim));
   EXPECT_EQ(o.flops_per_token, 2 * kHidden * kHeadDim);
-  const plan::CostT& attention = *FindStep(decode, "layers.0.attention").ranks[0]->cost;
+  const plan::CostT& attention = *FindStep(decode, "layers.0.append_attention").ranks[0]->cost;
   EXPECT_EQ(attention.bytes_per_context, 2 * kHeadDim * 2);  // K and V of one head, bf16
   EXPECT_EQ(attention.flops_per_context,
             2 * 2 * 2 * kHeadDim);  // two query heads, a product and a sum, twice
@@ -666,8 +666,10 @@ constexpr const char* kCalibration =
     R"({"version": 1, "threads": 1, "memory_bytes_per_s": 1e9, "barrier_us": 0.5,
   "linear": [{"kernel": "linear_q8_q4_1", "rows": 100, "columns": 100, "tokens": [{"tokens": 1, "us": 1}, {"tokens": 2, "us": 2}]}],
   "attention": [
-    {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 32, "heads_per_kv": 3, "fused": false,
+    {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 32, "heads_per_kv": 3, "fused": true,
      "batch": 4, "context": 100, "tokens": 1, "us": 20},
+    {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 32, "heads_per_kv": 3, "fused": false,
+     "batch": 4, "context": 100, "tokens": 1, "us": 21},
     {"kv": "bf16", "form": "flash", "block_size": 32, "head_dim": 32, "heads_per_kv": 3, "fused": false,
      "batch": 4, "context": 100, "tokens": 1, "us": 10}],
   "vector": [{"kernel": "rms_norm_q8", "columns": 96, "us_per_row": 0.25}]})";
@@ -692,7 +694,7 @@ TEST_F(PlannerTest, CalibrationPredictsTheTimeOfEachStep) {
   const auto us = [](const plan::ProgramT& program, const std::string& name) {
     return FindStep(program, name).ranks[0]->predicted_us;
   };
-  EXPECT_FLOAT_EQ(us(decode, "layers.1.attention"), 20);
+  EXPECT_FLOAT_EQ(us(decode, "layers.1.append_attention"), 20);
   EXPECT_FLOAT_EQ(us(decode, "layers.1.qkv"), 4 * 1e-4f * 96 * (96 + 2 * 32));
   EXPECT_FLOAT_EQ(us(decode, "layers.1.attention_norm"), 4 * 0.25f + 0.5f);
   // Not measured: bytes at 1000 a microsecond, and a barrier.
