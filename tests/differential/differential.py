@@ -116,8 +116,10 @@ def draw_variants(model):
         drawn.append(Variant(f"pp{pp}", ["--pp", pp, *limits], ranks=pp))
     form = draw.choice(["fused-softmax", "masked", "standard", "flash,no-share-kv"])
     drawn.append(Variant(f"attention-{form}", ["--attention", form, *limits], bitwise=False))
-    if shape["query_heads"] > 1:
-        tp = draw.randint(2, min(4, shape["query_heads"]))
+    # Every rank needs a leaf of each: a query head, 64 columns of the MLP, 64 rows of the vocabulary.
+    largest = min(4, shape["query_heads"], (shape["mlp_columns"] + 63) // 64, (shape["vocabulary"] + 63) // 64)
+    if largest > 1:
+        tp = draw.randint(2, largest)
         stages = draw.randint(1, min(2, shape["layers"]))
         cut = ["--tp", tp, "--pp", stages, *limits]
         plain = Variant(f"tp{tp}-pp{stages}", [*cut, "--disable=parallel"], ranks=tp * stages, bitwise=False)
@@ -129,7 +131,7 @@ def draw_variants(model):
 
 
 # Passes that can be disabled by themselves, and ways to overlap.
-FINER = ["llm-fuse-qkv", "llm-fuse-gate-up", "llm-fuse-norm-quantize", "llm-fuse-residual"]
+FINER = ["llm-fuse-norm-quantize", "llm-fuse-residual", "llm-fuse-append-attention", "kv", "precision", "fusion", "attention"]
 OVERLAPS = ["none", "halves", "auto"]
 
 

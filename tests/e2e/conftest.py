@@ -14,10 +14,13 @@ class Models:
     def __init__(self, folder):
         self.folder = folder
         self.made = {}
+        self.count = 0
 
     def _once(self, key, make):
         if key not in self.made:
-            self.made[key] = make(self.folder / f"{len(self.made):03}")
+            # A number of its own, also where an earlier one failed half-way.
+            self.count += 1
+            self.made[key] = make(self.folder / f"{self.count:03}")
         return self.made[key]
 
     def random(self, *words, seed=1, hf_type="F32", gguf_type="F32", part_bytes=4 << 30):

@@ -25,7 +25,7 @@ def steps_of(plan, kind):
 
 # Relative error of the logits, measured on this model and doubled.
 @pytest.mark.sanitizer
-@pytest.mark.parametrize(("dtype", "bound"), [("f32", 1e-5), ("bf16", 0.01), ("int8", 0.02), ("fp8", 0.1)])
+@pytest.mark.parametrize(("dtype", "bound"), [("f32", 1e-5), ("bf16", 6e-4), ("int8", 2e-3), ("fp8", 1e-2)])
 def test_short_keys_and_values_stay_within_the_error_of_their_type(models, dtype, bound):
     folder, _ = models.random("tiny-test")
     expected = expected_logits(reference.from_hugging_face(folder))
@@ -92,7 +92,7 @@ def test_a_window_needs_few_blocks_however_long_the_text(models, tmp_path):
     lines = job.generate(prompts, "--ignore-eos", "--report", report)
     assert [len(line["ids"]) for line in lines] == [300] * 3
     engine = json.loads(report.read_text())["engine"]
-    assert each < engine["peak_blocks"] <= blocks
+    assert each < engine["peak_kv_blocks"] <= blocks
     ids = prompts[0]["prompt_ids"] + lines[0]["ids"]
     (logprobs,) = job.score([ids])
     model = reference.from_hugging_face(folder)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-OPTIONS = ("--context", 256, "--max-batch", 3, "--block-size", 16, "--prefill-chunk", 24, "--weights", "f32")
+OPTIONS = ("--context", 160, "--max-batch", 3, "--block-size", 16, "--prefill-chunk", 24, "--weights", "f32")
 SYSTEM = [(37 * i + 11) % 384 for i in range(48)]
 EXAMPLES = SYSTEM + [(53 * i + 7) % 384 for i in range(32)]  # begins with the other one
 

@@ -109,7 +109,7 @@ def test_other_architecture_is_named(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--tp", "0"), ("--tp", "99999"), ("--tp", "-1"), ("--tp", "two"), ("--pp", "0"), ("--pp", "99999"), ("--context", "0"),
-     ("--max-batch", "0"), ("--block-size", "17"), ("--weights", "q3"), ("--kv-dtype", "q1"), ("--prefill-chunk", "0")],
+     ("--max-batch", "0"), ("--block-size", "17"), ("--weights", "q2"), ("--kv-dtype", "q1"), ("--prefill-chunk", "0")],
 )  # fmt: skip
 def test_wrong_option_value(tiny, tmp_path, option, value):
     plan_refused(tiny[1], tmp_path, option, value, options=(option, value))
