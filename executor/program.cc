@@ -54,7 +54,7 @@ struct BoundStep {
   bool barrier = true;         // what it wrote, other threads read in the next step
   int64_t prefetch_bytes = 0;  // per thread
   kernels::Activation activation{};
-  float softcap = 0;  // of the scores, or of softcap's rows
+  float softcap = 0;       // of the scores, or of softcap's rows
   MemoryMap gather_space;  // the ranks' columns, before they are put in rows
   int start = -1;          // of a wait: what it waits for, in Program::State::steps
   ActivationCollector::Input* collected = nullptr;  // what the input is recorded as

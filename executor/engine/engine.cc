@@ -89,8 +89,7 @@ Status CheckRequest(const plan::Plan& plan, const Request& request) {
                            tokens + request.force_ids.size(), context);
   }
   const int64_t worst = std::min<int64_t>(tokens + request.max_tokens - 1, context);
-  const int32_t blocks =
-      WorstBlocks(plan, worst, plan::LongestPrefix(plan, request.prompt_ids));
+  const int32_t blocks = WorstBlocks(plan, worst, plan::LongestPrefix(plan, request.prompt_ids));
   if (blocks > kv_blocks) {
     return ResourceExhausted(
         "prompt and answer need {} KV blocks, the plan has {}; ask for fewer tokens, or plan with "

@@ -47,8 +47,8 @@ struct EngineStatistics {
   uint64_t reused_tokens = 0;  // of their prompts, not computed again
 };
 
-// The most KV blocks that a sequence of `tokens` tokens in the end holds at a time, besides those of
-// the pinned prefix that it starts with (into Plan.prefixes; -1: none).
+// The most KV blocks that a sequence of `tokens` tokens in the end holds at a time, besides those
+// of the pinned prefix that it starts with (into Plan.prefixes; -1: none).
 int32_t WorstBlocks(const plan::Plan& plan, int64_t tokens, int32_t prefix);
 
 // Whether the plan can run this request at all: ids in the vocabulary, prompt within the context,

@@ -11,9 +11,9 @@
 
 namespace llmir::executor {
 
-// Grows `sequence` in `pool` to first + tokens (giving back what is out of `window`; 0: nothing) and lays out a step of `program` over
-// ids[first .. first + tokens), nothing sampled. A score step's targets are the caller's. `table`
-// is working space. Errors are Grow's.
+// Grows `sequence` in `pool` to first + tokens (giving back what is out of `window`; 0: nothing)
+// and lays out a step of `program` over ids[first .. first + tokens), nothing sampled. A score
+// step's targets are the caller's. `table` is working space. Errors are Grow's.
 Status ComposePromptStep(plan::ProgramKind program, std::span<const int32_t> ids, int32_t first,
                          int32_t tokens, kvpool::SequenceId sequence, int32_t window,
                          kvpool::BlockPool* pool, kvpool::PageTable* table,

@@ -241,8 +241,7 @@ TEST_P(BlockPoolModel, AgreesWithSetsAfterEveryOperation) {
           const auto holds_last = [&model](const auto& entry) {
             return std::ranges::count(entry.second.blocks, model.blocks.back()) > 0;
           };
-          const bool begins =
-              model.blocks.empty() || std::ranges::count_if(live, holds_last) > 1;
+          const bool begins = model.blocks.empty() || std::ranges::count_if(live, holds_last) > 1;
           auto next = begins ? free.begin() : free.lower_bound(model.blocks.back());
           if (next == free.end()) next = free.begin();
           model.blocks.push_back(*next);
