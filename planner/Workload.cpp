@@ -8,8 +8,8 @@
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinOps.h"
-#include "llvm/Support/MemoryBuffer.h"
-#include "llvm/Support/YAMLTraits.h"
+
+#include "planner/Yaml.h"
 
 using namespace mlir;
 using namespace llmir;
@@ -164,25 +164,9 @@ double Workload::getMeanContext() const {
 }
 
 StatusOr<Workload> llmir::readWorkload(const std::string &path) {
-  auto buffer = llvm::MemoryBuffer::getFile(path);
-  if (!buffer)
-    return NotFound("{}: {}; configs/workloads has examples", path,
-                    buffer.getError().message());
-  std::string message;
-  WorkloadFile document;
-  yaml::Input input((*buffer)->getBuffer(), nullptr,
-                    [](const llvm::SMDiagnostic &diagnostic, void *context) {
-                      auto &message = *static_cast<std::string *>(context);
-                      if (message.empty())
-                        message =
-                            fmt::format("line {}: {}", diagnostic.getLineNo(),
-                                        diagnostic.getMessage().str());
-                    },
-                    &message);
-  input >> document;
-  if (input.error())
-    return InvalidArgument("{}: {}", path,
-                           message.empty() ? "not a workload" : message);
+  LLMIR_ASSIGN_OR_RETURN(
+      WorkloadFile document,
+      readYaml<WorkloadFile>(path, "configs/workloads", "a workload"));
   if (document.lengths) {
     std::vector<int64_t> prompts =
         drawEvenly(document.lengths->prompt, kDrawn, 1);

@@ -5,10 +5,9 @@
 #include <optional>
 
 #include "llvm/ADT/StringRef.h"
-#include "llvm/Support/MemoryBuffer.h"
-#include "llvm/Support/YAMLTraits.h"
 
 #include "plan_schema/checkpoint/rope.h"
+#include "planner/Yaml.h"
 
 using namespace llmir;
 namespace yaml = llvm::yaml;
@@ -87,25 +86,8 @@ bool llmir::isShape(const std::string &path) {
 }
 
 StatusOr<checkpoint::Checkpoint> llmir::readShape(const std::string &path) {
-  auto buffer = llvm::MemoryBuffer::getFile(path);
-  if (!buffer)
-    return NotFound("{}: {}; configs/models has examples", path,
-                    buffer.getError().message());
-  std::string message;
-  Shape shape;
-  yaml::Input input((*buffer)->getBuffer(), nullptr,
-                    [](const llvm::SMDiagnostic &diagnostic, void *context) {
-                      auto &message = *static_cast<std::string *>(context);
-                      if (message.empty())
-                        message =
-                            fmt::format("line {}: {}", diagnostic.getLineNo(),
-                                        diagnostic.getMessage().str());
-                    },
-                    &message);
-  input >> shape;
-  if (input.error())
-    return InvalidArgument("{}: {}", path,
-                           message.empty() ? "not a model's shape" : message);
+  LLMIR_ASSIGN_OR_RETURN(
+      Shape shape, readYaml<Shape>(path, "configs/models", "a model's shape"));
 
   checkpoint::ModelConfig &config = shape.config;
   config.architecture = "llama";
