@@ -14,6 +14,7 @@
 #include "kernels/linear.h"
 #include "plan_schema/base/hash.h"
 #include "plan_schema/plan_facts.h"
+#include "plan_schema/plan_features.h"
 #include "plan_schema/plan_file.h"
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
@@ -819,53 +820,10 @@ private:
   //===--------------------------------------------------------------------===//
 
   uint64_t getFeatures() {
-    uint64_t features = 0;
-    auto use = [&](bool condition, plan::Feature feature) {
-      if (condition)
-        features |= static_cast<uint64_t>(feature);
-    };
-    use(stages.size() > 1, plan::Feature::pipeline_parallel);
-    for (StagePrograms &programs : stages) {
-      use(programs.stage.getRanks() > 1, plan::Feature::tensor_parallel);
-      for (func::FuncOp function : programs.functions)
-        use(function->getAttrOfType<ProgramAttr>("llm.program").getKind() ==
-                llm::ProgramKind::Score,
-            plan::Feature::score_programs);
-    }
-    for (auto &stage : plan->replicas[0]->stages)
-      for (auto &program : stage->programs) {
-        for (auto &buffer : program->buffers)
-          use(plan::IsPart(buffer->rows), plan::Feature::row_views);
-        for (auto &step : program->steps) {
-          use(plan::IsSplitCollective(step->kind),
-              plan::Feature::split_collectives);
-          use(plan::IsOtherLayer(step->kind), plan::Feature::other_layers);
-        }
-      }
-    for (auto &file : plan->files)
-      use(file->format == plan::FileFormat::packed, plan::Feature::packed_file);
-    for (auto &[name, op] : weightOps) {
-      use(llm::isQuantized(op.getType()), plan::Feature::quantized_weights);
-      use(plan::IsFewBits(getPlanDType(op.getType())),
-          plan::Feature::few_bit_weights);
-    }
-    use(plan->kv->dtype == plan::DType::bf16, plan::Feature::bf16_kv_cache);
-    use(!plan->prefixes.empty(), plan::Feature::pinned_prefixes);
-    use(plan->kv->dtype == plan::DType::i8, plan::Feature::int8_kv_cache);
-    use(plan->kv->dtype == plan::DType::f8_e4m3, plan::Feature::fp8_kv_cache);
-    use(!plan->model->attention_windows.empty(),
-        plan::Feature::attention_window);
-    for (auto &stage : plan->replicas[0]->stages)
-      for (auto &program : stage->programs)
-        for (auto &step : program->steps) {
-          use(step->attention &&
-                  (step->attention->form != plan::AttentionForm::flash ||
-                   step->attention->softcap != 0),
-              plan::Feature::attention_form);
-          use(step->kind == plan::StepKind::append_attend,
-              plan::Feature::append_attend);
-        }
-    return features;
+    flatbuffers::FlatBufferBuilder builder;
+    builder.Finish(plan::Plan::Pack(builder, plan.get()));
+    return plan::UsedFeatures(
+        *flatbuffers::GetRoot<plan::Plan>(builder.GetBufferPointer()));
   }
 
   /// All that a result's bits depend on beside the checkpoint and the ISA.
