@@ -57,6 +57,27 @@ struct SimdAvx2 {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
             _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
   }
+  static LLMIR_INLINE F RoundBF16(F a) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(RoundBF16(_mm256_castps_si256(a.lo)), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(RoundBF16(_mm256_castps_si256(a.hi)), 16))};
+  }
+  // Shuffles rather than a load of an index vector: the lane stays in registers.
+  template <int i>
+  static LLMIR_INLINE F Broadcast(F a) {
+    const __m256 half = i < 8 ? a.lo : a.hi;
+    const __m256 quarter = _mm256_permute2f128_ps(half, half, i % 8 < 4 ? 0x00 : 0x11);
+    const __m256 all = _mm256_permute_ps(quarter, i % 4 * 0x55);
+    return {all, all};
+  }
+  template <int i>
+  static LLMIR_INLINE void StoreLane(float* p, F a) {
+    _mm_store_ss(p, _mm_permute_ps(Quarter<i / 4>(a), i % 4));
+  }
+  template <int i>
+  static LLMIR_INLINE void StoreLane(uint16_t* p, F a) {
+    *p = static_cast<uint16_t>(
+        _mm_extract_epi16(_mm_castps_si128(Quarter<i / 4>(a)), i % 4 * 2 + 1));
+  }
   static LLMIR_INLINE F LoadI8(const int8_t* p) {
     const auto widen = [](const int8_t* bytes) {
       const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
@@ -172,6 +193,10 @@ struct SimdAvx2 {
   }
 
  private:
+  template <int i>
+  static LLMIR_INLINE __m128 Quarter(F a) {
+    return _mm256_extractf128_ps(i < 2 ? a.lo : a.hi, i % 2);
+  }
   // The upper halves of the rounded values, in the lower ones.
   static LLMIR_INLINE __m256i RoundBF16(__m256i bits) {
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

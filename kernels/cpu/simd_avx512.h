@@ -34,16 +34,27 @@ struct SimdAvx512 {
   }
 
   static LLMIR_INLINE F RoundStoreBF16(uint16_t* p, F a) {
-    const __m512i bits = _mm512_castps_si512(a);
-    const __m512i upper = _mm512_srli_epi32(bits, 16);
-    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(
-        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
-    const __mmask16 nan = _mm512_cmpgt_epi32_mask(
-        _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
-    const __m512i words = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+    const __m512i words = RoundToWords(a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  }
+  static LLMIR_INLINE F RoundBF16(F a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(RoundToWords(a), 16));
+  }
+  // Shuffles rather than a load of an index vector: the lane stays in registers.
+  template <int i>
+  static LLMIR_INLINE F Broadcast(F a) {
+    const F quarter = _mm512_shuffle_f32x4(a, a, i / 4 * 0x55);
+    return _mm512_permute_ps(quarter, i % 4 * 0x55);
+  }
+  template <int i>
+  static LLMIR_INLINE void StoreLane(float* p, F a) {
+    _mm_store_ss(p, _mm_permute_ps(_mm512_extractf32x4_ps(a, i / 4), i % 4));
+  }
+  template <int i>
+  static LLMIR_INLINE void StoreLane(uint16_t* p, F a) {
+    const __m128 quarter = _mm512_extractf32x4_ps(a, i / 4);
+    *p = static_cast<uint16_t>(_mm_extract_epi16(_mm_castps_si128(quarter), i % 4 * 2 + 1));
   }
   static LLMIR_INLINE F LoadI8(const int8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -108,6 +119,17 @@ struct SimdAvx512 {
   }
 
  private:
+  // The upper halves of the values rounded to bfloat16, in the lower ones.
+  static LLMIR_INLINE __m512i RoundToWords(F a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i upper = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __mmask16 nan = _mm512_cmpgt_epi32_mask(
+        _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)), _mm512_set1_epi32(0x7f800000));
+    return _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+  }
   static LLMIR_INLINE F Widen(__m256i bf16) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
   }

@@ -72,6 +72,27 @@ struct SimdPortable {
     }
     return a;
   }
+  // The same without storing.
+  LLMIR_LANES F RoundBF16(F a) {
+    uint16_t stored[16];
+    return RoundStoreBF16(stored, a);
+  }
+  // Lane `i` in all lanes.
+  template <int i>
+  LLMIR_LANES F Broadcast(F a) {
+    return Set(a.v[i]);
+  }
+  // Stores lane `i`, or its upper half: the bfloat16 of a rounded value.
+  template <int i>
+  LLMIR_LANES void StoreLane(float* p, F a) {
+    *p = a.v[i];
+  }
+  template <int i>
+  LLMIR_LANES void StoreLane(uint16_t* p, F a) {
+    uint32_t bits;
+    std::memcpy(&bits, &a.v[i], 4);
+    *p = static_cast<uint16_t>(bits >> 16);
+  }
   // 16 int8 values.
   LLMIR_LANES F LoadI8(const int8_t* p) {
     F r;

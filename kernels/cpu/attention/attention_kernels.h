@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/attention.h"
 #include "kernels/cpu/vector_math.h"
@@ -162,6 +163,45 @@ struct AttentionImpl {
     return S::Load(values);
   }
 
+  // Rounded as RoundStore does, not stored.
+  static LLMIR_INLINE F RoundLanes(F x, float, const float*) { return x; }
+  static LLMIR_INLINE F RoundLanes(F x, float, const uint16_t*) { return S::RoundBF16(x); }
+  template <typename Kv>
+  static LLMIR_INLINE F RoundLanes(F x, float inverse, const Kv*) {
+    Kv stored[16];
+    return RoundStoreLanes(x, inverse, 16, stored);
+  }
+  // Calls visit(Lane<i>) for i = 0 ... 15.
+  template <int i>
+  struct Lane {
+    static constexpr int kIndex = i;
+  };
+  template <int i = 0, typename Visit>
+  static LLMIR_INLINE void ForLanes(Visit& visit) {
+    if constexpr (i < 16) {
+      visit(Lane<i>{});
+      ForLanes<i + 1>(visit);
+    }
+  }
+  // Stores `lanes` rounded values of a key, at k[0], k[kKvLanes], ...
+  template <typename Kv>
+  static LLMIR_INLINE void StoreKeys(F rounded, int64_t lanes, Kv* k) {
+    if constexpr (sizeof(Kv) > 1) {
+      if (lanes >= 16) {
+        const auto store = [&](auto lane) __attribute__((always_inline)) {
+          constexpr int i = decltype(lane)::kIndex;
+          S::template StoreLane<i>(k + i * kKvLanes, rounded);
+        };
+        ForLanes(store);
+        return;
+      }
+    }
+    float values[16];
+    S::Store(values, rounded);
+    // What is rounded already rounds to itself.
+    for (int64_t i = 0; i < lanes; ++i) RoundStore(values[i], 1.0f, k + i * kKvLanes);
+  }
+
   // Of one head of a block.
   template <typename Kv>
   static LLMIR_INLINE Kv* HeadOf(const KvLayer& kv, int64_t block, int64_t head) {
@@ -201,10 +241,9 @@ struct AttentionImpl {
 
   // The token that a fused step appends, of one KV head.
   struct NewToken {
-    const float* key;  // rotated
+    // Rounded as the cache holds them, the key rotated before. The value is in the cache already.
+    const float* key;
     const float* value;
-    float key_inverse;  // as of RoundStore
-    float value_inverse;
   };
 
   // ---- sharing of the work ----------------------------------------------------------------------
@@ -332,27 +371,48 @@ struct AttentionImpl {
   // lanes before it are read, none where it is the first.
   template <int R, typename Kv>
   static LLMIR_INLINE void ScoreNewToken(const float* const* q, Kv* k, int64_t lane,
-                                         const NewToken& token, int64_t head_dim, float* scores,
+                                         const NewToken& new_token, int64_t head_dim, float* scores,
                                          int64_t stride) {
+    // Copies that no store of a vector can have changed: they stay in registers.
+    const NewToken token = new_token;
     F sum[R];
+    const float* query[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sum[r] = S::Zero();
-    const auto before = S::FirstLanes(lane);
+    for (int r = 0; r < R; ++r) {
+      sum[r] = S::Zero();
+      query[r] = q[r];
+    }
     const auto step = [&](int64_t d, F keys) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sum[r] = S::Fma(S::Set(q[r][d]), keys, sum[r]);
+      for (int r = 0; r < R; ++r) sum[r] = S::Fma(S::Set(query[r][d]), keys, sum[r]);
+    };
+    // kFirst: of the group, not even the lanes before are read.
+    const auto add = [&]<bool kFirst>() __attribute__((always_inline)) {
+      const auto before = S::FirstLanes(lane);
+      int64_t d = 0;
+      for (; d + 16 <= head_dim; d += 16) {
+        const F rounded = S::Load(token.key + d);
+        const auto add_lane = [&](auto index) __attribute__((always_inline)) {
+          constexpr int i = decltype(index)::kIndex;
+          F keys = S::template Broadcast<i>(rounded);
+          if constexpr (!kFirst) keys = S::Select(before, LoadKv(k + (d + i) * kKvLanes), keys);
+          step(d + i, keys);
+        };
+        ForLanes(add_lane);
+        // After the loads: a load that spans a store still under way would wait for it.
+        StoreKeys(rounded, 16, k + d * kKvLanes + lane);
+      }
+      for (; d < head_dim; ++d) {
+        Kv* group = k + d * kKvLanes;
+        const F keys = kFirst ? S::Zero() : LoadKv(group);
+        RoundStore(token.key[d], 1.0f, group + lane);
+        step(d, S::Select(before, keys, S::Set(token.key[d])));
+      }
     };
     if (lane == 0) {
-      for (int64_t d = 0; d < head_dim; ++d) {
-        step(d, S::Set(RoundStore(token.key[d], token.key_inverse, k + d * kKvLanes)));
-      }
+      add.template operator()<true>();
     } else {
-      for (int64_t d = 0; d < head_dim; ++d) {
-        Kv* group = k + d * kKvLanes;
-        const F older = LoadKv(group);
-        const float key = RoundStore(token.key[d], token.key_inverse, group + lane);
-        step(d, S::Select(before, older, S::Set(key)));
-      }
+      add.template operator()<false>();
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) S::Store(scores + r * stride, sum[r]);
@@ -385,7 +445,7 @@ struct AttentionImpl {
   }
 
   // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end), and at
-  // last the new token, which is stored at j = end. kPartial: only `lanes` lanes of the one column
+  // last, as j = end, the new token. kPartial: only `lanes` lanes of the one column
   // exist.
   template <int R, int C, bool kPartial, bool kNew, typename Kv>
   static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride,
@@ -425,14 +485,11 @@ struct AttentionImpl {
       }
     }
     if constexpr (kNew) {
-      Kv* row = groups.v[end / kKvLanes] + end % kKvLanes * head_dim + column;
       const float* value = token->value + column;
       F values[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        const int64_t lanes = kPartial ? head_dim - column : 16;
-        const F x = kPartial ? LoadLanes(value, lanes) : S::Load(value + 16 * c);
-        values[c] = RoundStoreLanes(x, token->value_inverse, lanes, row + 16 * c);
+        values[c] = kPartial ? LoadLanes(value, head_dim - column) : S::Load(value + 16 * c);
       }
       add(end, values);
     }
@@ -566,6 +623,11 @@ struct AttentionImpl {
     // What all R rows attend to, shared; what a row alone attends to before and after that, alone.
     const int64_t begin = from[R - 1];
     const int64_t end = Max(begin, count[0]);
+    if (from[0] == begin && count[R - 1] == end) {
+      Accumulate<R, false>(p, kKvTile, groups, head_dim, begin, end, correction, token, o,
+                           block.o_stride);
+      return;
+    }
     const auto alone = [&](int r, int64_t row_begin, int64_t row_end) {
       if (row_begin >= row_end) return;
       Accumulate<1, false>(p + r * kKvTile, kKvTile, groups, head_dim, row_begin, row_end,
@@ -605,8 +667,8 @@ struct AttentionImpl {
   // Rows [begin, end) of the unit, whose queries are `q` or, where that is null, the arguments'.
   // With `token`, the last of their tokens is stored on the way.
   template <typename Kv>
-  static void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin, int64_t end,
-                      const float* q, const NewToken* token) {
+  static LLMIR_INLINE void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin,
+                                   int64_t end, const float* q, const NewToken* token) {
     const KvLayer& kv = args.kv;
     const int64_t head_dim = kv.head_dim;
     const int64_t split_begin = unit.split * kKvSplit;
@@ -851,20 +913,21 @@ struct AttentionImpl {
     });
     const CostShare share(total, args.thread, args.threads);
     int64_t start = 0;
-    ForEachUnit(args, kBlockRows, [&](const Unit& unit, int64_t cost) {
-      const int64_t rows = unit.row_end - unit.row_begin;
-      const int64_t begin = unit.row_begin + CostShare::Before(share.begin, start, cost, rows);
-      const int64_t end = unit.row_begin + CostShare::Before(share.end, start, cost, rows);
-      start += rows * cost;
-      if (begin >= end) return;
-      if (args.form == AttentionForm::kFlash) {
-        RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr);
-      } else {
-        for (int64_t row = begin; row < end; row += kMicroRows) {
-          WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
-        }
-      }
-    });
+    ForEachUnit(
+        args, kBlockRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
+          const int64_t rows = unit.row_end - unit.row_begin;
+          const int64_t begin = unit.row_begin + CostShare::Before(share.begin, start, cost, rows);
+          const int64_t end = unit.row_begin + CostShare::Before(share.end, start, cost, rows);
+          start += rows * cost;
+          if (begin >= end) return;
+          if (args.form == AttentionForm::kFlash) {
+            RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr);
+          } else {
+            for (int64_t row = begin; row < end; row += kMicroRows) {
+              WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
+            }
+          }
+        });
   }
 
   static void Attend(const AttentionArgs& args) {
@@ -954,9 +1017,9 @@ struct AttentionImpl {
 
   static int64_t ScratchBytes(int64_t head_dim, AttentionForm form, int64_t max_kv_tokens) {
     const int64_t o_stride = RoundUp16(head_dim);
-    // append_attend also keeps rotated queries and a key.
+    // append_attend also keeps rotated queries, a key and a value.
     const int64_t floats = form == AttentionForm::kFlash
-                               ? (2 * kBlockRows + 1) * o_stride + kMicroRows * kKvTile
+                               ? (2 * kBlockRows + 2) * o_stride + kMicroRows * kKvTile
                                : kMicroRows * (o_stride + ScoresStride(max_kv_tokens));
     return floats * static_cast<int64_t>(sizeof(float));
   }
@@ -988,6 +1051,20 @@ struct AttentionImpl {
     }
   }
 
+  // Of `heads` heads of a token, side by side, to rows of `out`. A function of its own, so that its
+  // loops have the registers.
+  static __attribute__((noinline)) void RotateHeads(const float* x, int64_t head_dim, int64_t heads,
+                                                    const RopeArgs rope, const float* cosines,
+                                                    const float* sines, float* out,
+                                                    int64_t out_stride) {
+    for (int64_t head = 0; head < heads; ++head, x += head_dim, out += out_stride) {
+      if (rope.rope_dim < head_dim) {
+        std::memcpy(out, x, static_cast<size_t>(head_dim) * sizeof(float));
+      }
+      Rotate(x, rope, cosines, sines, out);
+    }
+  }
+
   // Rows of `qkv`: where a token's heads lie.
   static LLMIR_INLINE const float* KeyOf(const RopeAppendArgs& args, int64_t token, int64_t head) {
     return args.qkv + token * args.qkv_stride + (args.query_heads + head) * args.kv.head_dim;
@@ -1015,19 +1092,26 @@ struct AttentionImpl {
     return 1.0f;
   }
 
-  // The new token of a head at `slot` of `block`, its scales stored.
+  // What the rows of a token are multiplied with, as of RoundStore.
+  struct Inverses {
+    float key;
+    float value;
+  };
+  // Of a token of a head, at `slot` of `block`: its scales are stored.
   template <typename Kv>
-  static LLMIR_INLINE NewToken NewTokenAt(const KvLayer& kv, Kv* block, int64_t slot,
-                                          const float* key, const float* value) {
+  static LLMIR_INLINE Inverses StoreScales(const KvLayer& kv, Kv* block, int64_t slot,
+                                           const float* key, const float* value) {
     float* scales = nullptr;
     if constexpr (Traits<Kv>::kScaled) scales = ScalesOf(kv, block) + slot;
     const float key_inverse = StoreScale<Kv>(key, kv.head_dim, scales);
-    return {key, value, key_inverse, StoreScale<Kv>(value, kv.head_dim, scales + kv.block_size)};
+    return {key_inverse, StoreScale<Kv>(value, kv.head_dim, scales + kv.block_size)};
   }
 
   template <typename Kv>
-  static void RopeAppendAs(const RopeAppendArgs& args) {
-    const KvLayer& kv = args.kv;
+  static void RopeAppendAs(const RopeAppendArgs& arguments) {
+    // A copy that no store of a vector can have changed: its fields stay in registers.
+    const RopeAppendArgs args = arguments;
+    const KvLayer kv = args.kv;
     const int64_t head_dim = kv.head_dim;
     const int64_t half = args.rope.rope_dim / 2;
     const SequenceTable& table = args.table;
@@ -1044,16 +1128,19 @@ struct AttentionImpl {
       const int64_t slot = position % kv.block_size;
       for (int64_t head = 0; head < args.kv_heads; ++head) {
         Kv* block = HeadOf<Kv>(kv, block_id, head);
-        const NewToken fresh =
-            NewTokenAt(kv, block, slot, KeyOf(args, token, head), ValueOf(args, token, head));
+        const float* key = KeyOf(args, token, head);
+        const float* value = ValueOf(args, token, head);
+        const Inverses inverses = StoreScales(kv, block, slot, key, value);
         Kv* k = block + slot / kKvLanes * kKvLanes * head_dim + slot % kKvLanes;
-        for (int64_t d = 0; d < head_dim; ++d) {
-          RoundStore(fresh.key[d], fresh.key_inverse, k + d * kKvLanes);
+        for (int64_t d = 0; d < head_dim; d += 16) {
+          const int64_t lanes = Min(16, head_dim - d);
+          const F rounded = RoundLanes(LoadLanes(key + d, lanes), inverses.key, k);
+          StoreKeys(rounded, lanes, k + d * kKvLanes);
         }
         Kv* v = block + (kv.block_size + slot) * head_dim;
         for (int64_t d = 0; d < head_dim; d += 16) {
           const int64_t lanes = Min(16, head_dim - d);
-          RoundStoreLanes(LoadLanes(fresh.value + d, lanes), fresh.value_inverse, lanes, v + d);
+          RoundStoreLanes(LoadLanes(value + d, lanes), inverses.value, lanes, v + d);
         }
       }
     }
@@ -1074,6 +1161,32 @@ struct AttentionImpl {
 
   // ---- the two in one ---------------------------------------------------------------------------
 
+  // The new token of a head at `slot` of `block`, its key unrotated: stores its scales and its
+  // value. `key` and `value`, [head_dim] each, are where what is returned may lie. By value: what
+  // no store of a vector can have changed stays in registers.
+  template <typename Kv>
+  static LLMIR_INLINE NewToken StoreNewToken(const KvLayer kv, Kv* block, int64_t slot,
+                                             const RopeArgs rope, const float* cosines,
+                                             const float* sines, const float* unrotated,
+                                             const float* unrounded, float* key, float* value) {
+    const int64_t head_dim = kv.head_dim;
+    Kv* row = block + (kv.block_size + slot) * head_dim;
+    RotateHeads(unrotated, head_dim, 1, rope, cosines, sines, key, head_dim);
+    const Inverses inverses = StoreScales(kv, block, slot, key, unrounded);
+    // Rounding once, here, and not where the token is attended to: its constants don't fit into
+    // registers beside the sums there. Floats are what they are.
+    constexpr bool kRounds = !std::is_same_v<Kv, float>;
+    for (int64_t d = 0; d < head_dim; d += 16) {
+      const int64_t lanes = Min(16, head_dim - d);
+      const F x = RoundStoreLanes(LoadLanes(unrounded + d, lanes), inverses.value, lanes, row + d);
+      if constexpr (kRounds) {
+        StoreLanes(value + d, lanes, x);
+        StoreLanes(key + d, lanes, RoundLanes(LoadLanes(key + d, lanes), inverses.key, block));
+      }
+    }
+    return {key, kRounds ? value : unrounded};
+  }
+
   // A unit is the query heads of one KV head of one sequence over one split, whole: its owner
   // rotates the queries for itself, and the owner of the last split has the new token.
   template <typename Kv>
@@ -1085,41 +1198,35 @@ struct AttentionImpl {
     float* queries = reinterpret_cast<float*>(args.scratch) + kBlockRows * stride +
                      kMicroRows * kKvTile;  // behind what RunUnit uses
     float* key = queries + kBlockRows * stride;
+    float* value = key + stride;
     int64_t total = 0;
     ForEachUnit(args, kAllRows,
                 [&](const Unit& unit, int64_t cost) { total += unit.heads * cost; });
     const CostShare share(total, args.thread, args.threads);
     int64_t start = 0;
-    ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) {
+    // Inline: closures that are called keep what they capture in memory.
+    ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
       const int64_t unit_cost = unit.heads * cost;
-      const bool own = CostShare::Before(share.begin, start, unit_cost, 1) == 0 &&
-                       CostShare::Before(share.end, start, unit_cost, 1) == 1;
+      const bool own = share.begin <= start && start < share.end;
       start += unit_cost;
       if (!own) return;
       const int64_t token = unit.first_token;
       const float* cosines = append.cosines + token * half;
       const float* sines = append.sines + token * half;
-      const auto rotate = [&](const float* x, float* out) {
-        if (append.rope.rope_dim < head_dim) {
-          std::memcpy(out, x, static_cast<size_t>(head_dim) * sizeof(float));
-        }
-        Rotate(x, append.rope, cosines, sines, out);
-      };
+      const RopeArgs rope = append.rope;
       NewToken fresh;
       const bool appends = unit.split + 1 == unit.first_split + unit.splits;
       if (appends) {
-        rotate(KeyOf(append, token, unit.kv_head), key);
         const int64_t position = unit.kv_tokens - 1;
         Kv* block = HeadOf<Kv>(args.kv, unit.blocks[position / args.kv.block_size], unit.kv_head);
-        fresh = NewTokenAt(args.kv, block, position % args.kv.block_size, key,
-                           ValueOf(append, token, unit.kv_head));
+        fresh = StoreNewToken(args.kv, block, position % args.kv.block_size, rope, cosines, sines,
+                              KeyOf(append, token, unit.kv_head),
+                              ValueOf(append, token, unit.kv_head), key, value);
       }
       for (int64_t begin = 0; begin < unit.heads; begin += kBlockRows) {
         const int64_t end = Min(begin + kBlockRows, unit.heads);
-        for (int64_t i = begin; i < end; ++i) {
-          rotate(append.qkv + token * append.qkv_stride + (unit.first_head + i) * head_dim,
-                 queries + (i - begin) * stride);
-        }
+        RotateHeads(append.qkv + token * append.qkv_stride + (unit.first_head + begin) * head_dim,
+                    head_dim, end - begin, rope, cosines, sines, queries, stride);
         RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr);
       }
     });
