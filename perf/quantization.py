@@ -41,6 +41,10 @@ ROWS = {
     "q4_1_64 rtn": ["--weights", "q4_1_64"],
     "q4_1_64 gptq": ["--weights", "q4_1_64", "--method", "gptq"],
     "q5_0 rtn": ["--weights", "q5_0"],
+    "q5_1 rtn": ["--weights", "q5_1"],
+    # AWQ's factors take the matrices of the layers off the source's grid.
+    "q5_0 awq": ["--weights", "q5_0", "--method", "awq"],
+    "q5_1 awq": ["--weights", "q5_1", "--method", "awq"],
     **{
         f"auto:{bits} {method}{suffix}": ["--weights", f"auto:{bits}bpw", "--method", method, *types]
         for bits in ("4.5", "5", Q4_0_FILE_BITS, "5.5")

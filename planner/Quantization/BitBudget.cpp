@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <set>
 
 using namespace llmir::quantization;
 
@@ -12,7 +14,8 @@ std::vector<size_t>
 llmir::quantization::spendBits(const std::vector<std::vector<Offer>> &groups,
                                double budget) {
   // A knapsack of which each group takes one item. What an offer costs beyond
-  // the group's cheapest is counted in steps, rounded up, so that the budget
+  // the group's cheapest is counted in steps: their greatest common divisor, or
+  // where that makes too many a larger one, rounded up so that the budget
   // holds.
   constexpr int64_t kSteps = 8192;
   double cheapest = 0;
@@ -27,7 +30,12 @@ llmir::quantization::spendBits(const std::vector<std::vector<Offer>> &groups,
   double room = budget - cheapest;
   if (!(room >= 0))
     return {};
-  double step = std::max(room / kSteps, 1.0);
+  int64_t divisor = 0;
+  for (size_t g = 0; g < groups.size(); ++g)
+    for (const Offer &offer : groups[g])
+      divisor = std::gcd(divisor, std::llround(offer.bits - least[g]));
+  double step = std::max(
+      {room / kSteps, 1.0, std::min(room, static_cast<double>(divisor))});
   int64_t steps = static_cast<int64_t>(room / step);
 
   constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -58,6 +66,27 @@ llmir::quantization::spendBits(const std::vector<std::vector<Offer>> &groups,
     result[g] = chosen[g][s];
     s -= static_cast<int64_t>(
         std::ceil((groups[g][result[g]].bits - least[g]) / step));
+  }
+  // Rounding to steps can keep a single type out that fits the budget.
+  double best = loss[steps];
+  std::set<int> types;
+  for (const Offer &offer : groups.empty() ? std::vector<Offer>() : groups[0])
+    types.insert(offer.type);
+  for (int type : types) {
+    std::vector<size_t> uniform;
+    double bits = 0, sum = 0;
+    for (const std::vector<Offer> &offers : groups) {
+      auto found = std::ranges::find(offers, type, &Offer::type);
+      if (found == offers.end())
+        break;
+      uniform.push_back(found - offers.begin());
+      bits += found->bits;
+      sum += found->loss;
+    }
+    if (uniform.size() == groups.size() && bits <= budget && sum < best) {
+      best = sum;
+      result = std::move(uniform);
+    }
   }
   return result;
 }

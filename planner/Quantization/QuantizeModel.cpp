@@ -32,26 +32,26 @@ constexpr Encoding kOffered[] = {
 
 /// The rise of the loss, in nats per token, with the relative squared error of
 /// a matrix's outputs: measured on SmolLM2-135M, all layers' matrices of a role
-/// rounded to q4_0 at once (docs/quantization.md).
-double getPrice(Role role) {
+/// rounded at once (docs/quantization.md). Errors that are compensated lie in
+/// other directions than those of rounding to the nearest, and weigh otherwise.
+double getPrice(Role role, bool isCompensated) {
   switch (role) {
   case Role::kQuery:
-    return 0.10;
+    return isCompensated ? 0.116 : 0.086;
   case Role::kKey:
-    return 0.12;
   case Role::kValue:
-    return 0.12;
+    return isCompensated ? 0.139 : 0.10;
   case Role::kAttentionOutput:
-    return 0.11;
+    return isCompensated ? 0.092 : 0.08;
   case Role::kGate:
-    return 0.15;
+    return isCompensated ? 0.17 : 0.14;
   case Role::kUp:
-    return 0.17;
+    return isCompensated ? 0.19 : 0.16;
   case Role::kDown:
-    return 0.49;
+    return isCompensated ? 0.25 : 0.17;
   case Role::kEmbedding: // looked up
   case Role::kHead:
-    return 2.9;
+    return isCompensated ? 2.9 : 3.8;
   default:
     return 0;
   }
@@ -114,6 +114,7 @@ private:
   bool usesCurvature() const {
     return options.method == Method::Gptq || options.method == Method::AwqGptq;
   }
+  double price(Role role) const { return getPrice(role, usesCurvature()); }
   void report(const std::string &text) {
     if (options.progress)
       options.progress(text);
@@ -350,7 +351,7 @@ private:
     double squares = 0;
     for (float value : sample.values)
       squares += static_cast<double>(value) * value;
-    return getPrice(Role::kEmbedding) / getPrice(Role::kHead) *
+    return price(Role::kEmbedding) / price(Role::kHead) *
            outputError(sample, nothing, group.curvature) / squares;
   }
 
@@ -366,8 +367,12 @@ private:
   }
 
   Estimate estimate(const Group &group, Encoding encoding) const {
-    // Rows are alike enough for a sample of them to tell.
-    constexpr int64_t kSampledRows = 128;
+    // Rows are alike enough for a sample of them to tell; a mix is chosen by
+    // means over the layers, which are so many samples.
+    const int64_t sampledRows =
+        options.bitsPerWeight
+            ? std::clamp<int64_t>(1024 / config.layers, 32, 128)
+            : 128;
     Estimate estimate;
     estimate.isExact = true;
     for (const Member &member : group.members) {
@@ -377,7 +382,7 @@ private:
       bool isTable = member.role == Role::kEmbedding;
       // Odd, so that heads and other powers of two are met at every place.
       int64_t step =
-          std::max<int64_t>(1, rows / (isTable ? 8 : 1) / kSampledRows) | 1;
+          std::max<int64_t>(1, rows / (isTable ? 1024 : sampledRows)) | 1;
       Matrix sample = load(member, 0, rows, step);
       std::vector<std::byte> blocks(
           sample.rows * kernels::BlockRowBytes(encoding, group.columns));
@@ -394,7 +399,7 @@ private:
       if (isTable) {
         double lookup = getLookupError(sample, rounded, step);
         error = lookup;
-        estimate.loss += getPrice(Role::kEmbedding) * lookup;
+        estimate.loss += price(Role::kEmbedding) * lookup;
       }
       if (group.input) {
         Matrix nothing{sample.rows, sample.columns,
@@ -403,7 +408,7 @@ private:
                         : outputError(sample, rounded, group.curvature) /
                               outputError(sample, nothing, group.curvature);
         Role reader = isTable ? Role::kHead : member.role;
-        estimate.loss += getPrice(reader) * error;
+        estimate.loss += price(reader) * error;
       }
       estimate.errors.push_back(error);
     }
@@ -461,6 +466,9 @@ private:
         report(fmt::format("errors measured: {} of {}", count, tasks.size()));
       });
 
+    if (options.bitsPerWeight)
+      averageLosses(encodings);
+
     double weights = 0;
     for (const Group &group : groups)
       weights += static_cast<double>(group.weights);
@@ -471,7 +479,9 @@ private:
       for (size_t g = 0; g < groups.size(); ++g) {
         double cheapest = std::numeric_limits<double>::infinity();
         for (const Estimate &e : estimates[g]) {
-          offers[g].push_back({e.bits, e.loss});
+          offers[g].push_back(
+              {e.bits, e.loss,
+               static_cast<int>(encodings[g][&e - &estimates[g][0]])});
           cheapest = std::min(cheapest, e.bits);
         }
         least += cheapest;
@@ -495,6 +505,27 @@ private:
     result.bitsPerWeight = bits / weights;
     summarize(picked, weights);
     return picked;
+  }
+
+  /// Gives the groups of all layers that read the same the mean of their losses
+  /// in an encoding, of those that it doesn't hold exactly. Which layer has the
+  /// least error of its outputs says nothing about which one the model feels
+  /// least (docs/quantization.md): choosing by it picks the errors that are
+  /// underrated most.
+  void averageLosses(const std::vector<std::vector<Encoding>> &encodings) {
+    std::map<std::pair<Role, Encoding>, std::vector<Estimate *>> alike;
+    for (size_t g = 0; g < groups.size(); ++g)
+      for (size_t i = 0; i < encodings[g].size(); ++i)
+        if (!estimates[g][i].isExact)
+          alike[{groups[g].members.front().role, encodings[g][i]}].push_back(
+              &estimates[g][i]);
+    for (auto &[key, members] : alike) {
+      double sum = 0;
+      for (const Estimate *estimate : members)
+        sum += estimate->loss;
+      for (Estimate *estimate : members)
+        estimate->loss = sum / static_cast<double>(members.size());
+    }
   }
 
   bool isOffered(Encoding encoding) const {

@@ -177,7 +177,7 @@ def test_perplexity_of_smollm2(smollm2, tmp_path):
     bench = quantization.Bench(llmir.BUILD, smollm2, tmp_path)
     bench.tokenize()
     bench.collect()
-    rows = {name: bench.row(name) for name in ("q8", "q4_0 rtn", "q4_0 awq", "q4_0 gptq", "auto:5.349 gptq", "auto:4.5 gptq", "auto:4.5 rtn")}
+    rows = {name: bench.row(name) for name in ("q8", "q4_0 rtn", "q4_0 awq", "q4_0 gptq", "q4_1_64 gptq", "auto:5.349 gptq", "auto:4.5 gptq", "auto:4.5 rtn")}
     perplexity = {name: row["perplexity"] for name, row in rows.items()}
     f32, q4_0 = quantization.REFERENCE["f32"], quantization.REFERENCE["q4_0"]
     assert perplexity["q8"] <= 18.37
@@ -188,3 +188,5 @@ def test_perplexity_of_smollm2(smollm2, tmp_path):
     assert perplexity["auto:5.349 gptq"] <= f32 + 0.2 * (q4_0 - f32)
     assert 4.455 <= rows["auto:4.5 gptq"]["bits_per_weight"] <= 4.5
     assert perplexity["auto:4.5 gptq"] < perplexity["auto:4.5 rtn"]
+    # A mix is at least as good as one type for all of its size.
+    assert perplexity["auto:4.5 gptq"] <= min(perplexity["q4_1_64 gptq"], perplexity["q4_0 gptq"])

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -218,6 +219,53 @@ TEST(BitBudget, SpendsAsTheBestOfAllChoicesDoes) {
     EXPECT_LE(bits, budget);
     EXPECT_NEAR(sum, BestLoss(groups, budget), 1e-9) << "round " << round;
   }
+}
+
+TEST(BitBudget, NeverLosesMoreThanOneTypeForAllGroups) {
+  std::mt19937 random(16);
+  std::uniform_real_distribution<double> loss(0, 1);
+  for (int round = 0; round < 50; ++round) {
+    // So many groups of odd sizes that rounding to steps costs more than a step of the budget.
+    std::vector<std::vector<Offer>> groups(150);
+    constexpr int kTypes = 4;
+    double bits[kTypes] = {};
+    double sum[kTypes] = {};
+    for (auto& offers : groups) {
+      const double weights = 1000003 + static_cast<double>(random() % 1000000);
+      for (int type = 0; type < kTypes; ++type) {
+        // A type of more bits may lose more, as one off the source's grid does.
+        offers.push_back({(3.5 + type) * weights, loss(random) / (1 + type), type});
+        bits[type] += offers.back().bits;
+        sum[type] += offers.back().loss;
+      }
+      std::shuffle(offers.begin(), offers.end(), random);
+    }
+    for (int type = 0; type < kTypes; ++type) {
+      const std::vector<size_t> chosen = spendBits(groups, bits[type]);
+      ASSERT_EQ(chosen.size(), groups.size());
+      double chosen_bits = 0;
+      double chosen_loss = 0;
+      for (size_t g = 0; g < groups.size(); ++g) {
+        chosen_bits += groups[g][chosen[g]].bits;
+        chosen_loss += groups[g][chosen[g]].loss;
+      }
+      EXPECT_LE(chosen_bits, bits[type]);
+      for (int other = 0; other <= type; ++other)
+        EXPECT_LE(chosen_loss, sum[other] + 1e-9) << "round " << round << " type " << other;
+    }
+  }
+}
+
+// Rounding to steps kept it out, though it fits to the bit and is best.
+TEST(BitBudget, TakesOneTypeThatSpendsTheBudgetToTheBit) {
+  std::vector<std::vector<Offer>> groups;
+  double budget = 0;
+  for (int g = 0; g < 121; ++g) {
+    const double weights = 1000003 + 1009.0 * g * g;
+    groups.push_back({{3.5 * weights, 1, 0}, {4.5 * weights, 0.2, 1}, {5.5 * weights, 0.19, 2}});
+    budget += 4.5 * weights;
+  }
+  EXPECT_EQ(spendBits(groups, budget), std::vector<size_t>(groups.size(), 1));
 }
 
 TEST(BitBudget, ABudgetBelowTheCheapestOffersIsRefused) {
