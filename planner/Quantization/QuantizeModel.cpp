@@ -37,21 +37,21 @@ constexpr Encoding kOffered[] = {
 double getPrice(Role role, bool isCompensated) {
   switch (role) {
   case Role::kQuery:
-    return isCompensated ? 0.116 : 0.086;
+    return isCompensated ? 0.116 : 0.10;
   case Role::kKey:
   case Role::kValue:
-    return isCompensated ? 0.139 : 0.10;
+    return isCompensated ? 0.139 : 0.12;
   case Role::kAttentionOutput:
-    return isCompensated ? 0.092 : 0.08;
+    return isCompensated ? 0.092 : 0.11;
   case Role::kGate:
-    return isCompensated ? 0.17 : 0.14;
+    return isCompensated ? 0.17 : 0.15;
   case Role::kUp:
-    return isCompensated ? 0.19 : 0.16;
+    return isCompensated ? 0.19 : 0.17;
   case Role::kDown:
-    return isCompensated ? 0.25 : 0.17;
+    return isCompensated ? 0.25 : 0.49;
   case Role::kEmbedding: // looked up
   case Role::kHead:
-    return isCompensated ? 2.9 : 3.8;
+    return 2.9;
   default:
     return 0;
   }
@@ -370,9 +370,8 @@ private:
     // Rows are alike enough for a sample of them to tell; a mix is chosen by
     // means over the layers, which are so many samples.
     const int64_t sampledRows =
-        options.bitsPerWeight
-            ? std::clamp<int64_t>(1024 / config.layers, 32, 128)
-            : 128;
+        usesAverages() ? std::clamp<int64_t>(1024 / config.layers, 32, 128)
+                       : 128;
     Estimate estimate;
     estimate.isExact = true;
     for (const Member &member : group.members) {
@@ -466,7 +465,7 @@ private:
         report(fmt::format("errors measured: {} of {}", count, tasks.size()));
       });
 
-    if (options.bitsPerWeight)
+    if (usesAverages())
       averageLosses(encodings);
 
     double weights = 0;
@@ -507,11 +506,17 @@ private:
     return picked;
   }
 
+  /// Compensated errors are measured on the text that they were fitted to:
+  /// which layer of a role has the least says nothing about which one the model
+  /// feels least on another text, and choosing by it picks those that are
+  /// underrated most. Errors of rounding to the nearest aren't fitted, and do
+  /// tell (docs/quantization.md).
+  bool usesAverages() const {
+    return options.bitsPerWeight.has_value() && usesCurvature();
+  }
+
   /// Gives the groups of all layers that read the same the mean of their losses
-  /// in an encoding, of those that it doesn't hold exactly. Which layer has the
-  /// least error of its outputs says nothing about which one the model feels
-  /// least (docs/quantization.md): choosing by it picks the errors that are
-  /// underrated most.
+  /// in an encoding, of those that it doesn't hold exactly.
   void averageLosses(const std::vector<std::vector<Encoding>> &encodings) {
     std::map<std::pair<Role, Encoding>, std::vector<Estimate *>> alike;
     for (size_t g = 0; g < groups.size(); ++g)
