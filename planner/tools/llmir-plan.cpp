@@ -53,7 +53,7 @@ cl::opt<int64_t> pp("pp", cl::value_desc("n"), cl::init(1),
 cl::opt<std::string>
     weights("weights", cl::value_desc("type"), cl::init("keep"),
             cl::desc("How weights are packed: keep (as stored), q3 (q3_1), q4 "
-                     "(q4_1), q5 (q5_1), q6 (q6_0), q8 (q8_0), or a type by "
+                     "(q4_1), q5 (q5_0), q6 (q6_0), q8 (q8_0), or a type by "
                      "name: f32, f16, bf16, q3_0, q3_1, q4_0, ... q6_1, "
                      "q3_1_64, ... q6_1_64; or auto:Bbpw (auto:4.5bpw): the "
                      "mix of types with B bits per weight that loses least"),

@@ -5,6 +5,7 @@
 // RUN: llmir-opt %s --llm-choose-precision=weights=q4 | FileCheck %s --check-prefixes=CHECK,Q4
 // RUN: llmir-opt %s --llm-choose-precision=weights=q3 | FileCheck %s --check-prefixes=CHECK,Q3
 // RUN: llmir-opt %s --llm-choose-precision=weights=q5_0 | FileCheck %s --check-prefixes=CHECK,Q50
+// RUN: llmir-opt %s --llm-choose-precision=weights=q5 | FileCheck %s --check-prefixes=CHECK,Q50
 // RUN: llmir-opt %s --llm-choose-precision=weights=q6 | FileCheck %s --check-prefixes=CHECK,Q6
 // RUN: llmir-opt %s --llm-choose-precision=weights=q4_1_64 | FileCheck %s --check-prefixes=CHECK,Q464
 

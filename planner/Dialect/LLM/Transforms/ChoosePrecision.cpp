@@ -23,7 +23,7 @@ StringRef llmir::llm::getRequestedEncoding(StringRef choice) {
   StringRef encoding = llvm::StringSwitch<StringRef>(choice)
                            .Case("q3", "q3_1")
                            .Case("q4", "q4_1")
-                           .Case("q5", "q5_1")
+                           .Case("q5", "q5_0")
                            .Case("q6", "q6_0")
                            .Case("q8", "q8_0")
                            .Default(choice);

@@ -102,7 +102,7 @@ def ChoosePrecision : Pass<"llm-choose-precision", "::mlir::ModuleOp"> {
   }];
   let options = [
     Option<"weights", "weights", "std::string", "\"keep\"",
-           "keep, q3 (q3_1), q4 (q4_1), q5 (q5_1), q6 (q6_0), q8 (q8_0), or a "
+           "keep, q3 (q3_1), q4 (q4_1), q5 (q5_0), q6 (q6_0), q8 (q8_0), or a "
            "type by name: f32, f16, bf16, q4_0, q5_1_64, ...">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
