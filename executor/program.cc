@@ -188,8 +188,7 @@ kernels::LinearArgs LinearArgsOf(const BoundStep& step, const std::byte* x, int6
                                  std::byte* scratch) {
   const PackedWeight& weight = *step.weight;
   kernels::LinearArgs args{};
-  args.weights = weight.data;
-  args.rows = weight.rows;
+  args.panel_stride = weight.panel_stride;
   args.columns = weight.columns;
   args.leaf_columns = weight.leaf_columns;
   args.activations = x;
@@ -200,6 +199,21 @@ kernels::LinearArgs LinearArgsOf(const BoundStep& step, const std::byte* x, int6
   args.silu_mul = step.silu_mul;
   args.scratch = scratch;
   return args;
+}
+
+// This thread's share of a weight's panels, run by run.
+void RunPanels(const PackedWeight& weight, kernels::Share share, const kernels::LinearArgs& whole) {
+  for (const PanelRun& run : weight.runs) {
+    kernels::LinearArgs args = whole;
+    args.panel_begin = std::max(share.begin - run.first_panel, int64_t{0});
+    args.panel_end = std::min(share.end - run.first_panel, run.panels);
+    if (args.panel_begin >= args.panel_end) continue;
+    args.weights = run.data;
+    args.rows = run.rows;
+    args.output += run.first_row;
+    if (args.residual != nullptr) args.residual += run.first_row;
+    weight.kernel->run(args);
+  }
 }
 
 void RunLinear(const BoundStep& step, RunContext& run, int thread) {
@@ -215,9 +229,7 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   }
   const auto share =
       kernels::ShareOf(step.weight->panels, step.silu_mul ? 2 : 1, thread, run.threads);
-  args.panel_begin = share.begin;
-  args.panel_end = share.end;
-  if (args.tokens > 0 && share.begin < share.end) step.weight->kernel->run(args);
+  if (args.tokens > 0) RunPanels(*step.weight, share, args);
 }
 
 kernels::RopeAppendArgs AppendArgsOf(const BoundStep& step, RunContext& run, int thread) {
@@ -368,12 +380,9 @@ void RunScore(const BoundStep& step, RunContext& run, int thread) {
   const auto panels = kernels::ShareOf(head.panels, 1, thread, run.threads);
   for (int64_t first = 0; first < run.tokens; first += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, run.tokens - first);
-    kernels::LinearArgs args =
-        LinearArgsOf(step, x.data + first * x.row_bytes, x.row_bytes, rows, chunk.floats(),
-                     head.rows, run.state.scratch[thread].data());
-    args.panel_begin = panels.begin;
-    args.panel_end = panels.end;
-    if (panels.begin < panels.end) head.kernel->run(args);
+    RunPanels(head, panels,
+              LinearArgsOf(step, x.data + first * x.row_bytes, x.row_bytes, rows, chunk.floats(),
+                           head.rows, run.state.scratch[thread].data()));
     run.resources.pool->Barrier();
     const auto share = kernels::ShareOf(rows, 1, thread, run.threads);
     for (int64_t r = share.begin; r < share.end; ++r) {
@@ -502,9 +511,17 @@ void RunPrefetch(const BoundStep& step, RunContext& run, int thread) {
   if (thread == 0 && run.threads > 1 && run.state.started > 0) return;
   const PackedWeight& weight = *step.weight;
   const auto panels = kernels::ShareOf(weight.panels, 1, thread, run.threads);
-  const int64_t panel_bytes = static_cast<int64_t>(weight.bytes) / weight.panels;
-  const std::byte* first = weight.data + panels.begin * panel_bytes;
-  const int64_t bytes = std::min(step.prefetch_bytes, (panels.end - panels.begin) * panel_bytes);
+  const auto run_of = std::ranges::find_if(weight.runs, [&](const PanelRun& candidate) {
+    return panels.begin < candidate.first_panel + candidate.panels;
+  });
+  if (panels.begin == panels.end || run_of == weight.runs.end()) return;
+  // Its first panels' columns; where it has a part of the columns, each panel is a stretch.
+  const int64_t first_panel = panels.begin - run_of->first_panel;
+  const std::byte* first = run_of->data + first_panel * weight.panel_stride;
+  const int64_t count = std::min(panels.end - run_of->first_panel, run_of->panels) - first_panel;
+  const int64_t panel_bytes = weight.kernel->panel_bytes(weight.columns);
+  const int64_t bytes = std::min(
+      step.prefetch_bytes, panel_bytes == weight.panel_stride ? count * panel_bytes : panel_bytes);
   constexpr int64_t kLine = 64;
   for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
 }
@@ -709,7 +726,7 @@ std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan:
     case plan::StepKind::embedding:
     case plan::StepKind::linear:
     case plan::StepKind::score:
-      return LinearKernelName(plan.weights()->Get(step.weight())->dtype());
+      return plan::LinearKernelName(plan.weights()->Get(step.weight())->dtype());
     case plan::StepKind::rms_norm:
       return output == plan::DType::q8_rows ? "rms_norm_q8" : "rms_norm_f32";
     case plan::StepKind::quantize:

@@ -62,7 +62,13 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["source_bytes_shared"] = load.source_shared_bytes;
   json["storage_bytes_read"] = load.storage_bytes;
   json["packed_bytes"] = load.packed_bytes;
+  json["mapped_bytes"] = load.mapped_bytes;
+  json["repacked_weights"] = load.repacked_weights;
   json["load_seconds"] = load.seconds;
+  json["load"] = {{"read_seconds", load.read_seconds},
+                  {"map_seconds", load.map_seconds},
+                  {"hash_seconds", load.hash_seconds},
+                  {"pack_seconds", load.pack_seconds}};
   json["peak_resident_bytes"] = peak_bytes;
   json["read_bandwidth"] = bandwidth;
   json["programs"] = Json::array();
@@ -104,6 +110,10 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
   json["plan_checksum"] = fmt::format("{:016x}", facts.plan_checksum);
   json["load_seconds"] = facts.load_seconds;
   json["run_seconds"] = facts.run_seconds;
+  json["first_token"] = {
+      {"seconds", facts.first_token_seconds}, {"mpi_init_seconds", facts.mpi_init_seconds},
+      {"plan_seconds", facts.plan_seconds},   {"prompt_seconds", facts.prompt_seconds},
+      {"load_seconds", facts.load_seconds},   {"prefill_seconds", facts.prefill_seconds}};
   json["engine"] = {{"steps", statistics.steps},
                     {"prompt_tokens", statistics.prompt_tokens},
                     {"generated_tokens", statistics.generated_tokens},

@@ -28,6 +28,14 @@ struct RunFacts {
   uint64_t plan_checksum = 0;
   double load_seconds = 0;
   double run_seconds = 0;
+  // From main() to the first token of the first prompt, without MPI's start, which is apart; and of
+  // it: reading and checking the plan, tokenizer and prompts, and the prefill. The rest is
+  // load_seconds. 0: no token was generated.
+  double first_token_seconds = 0;
+  double mpi_init_seconds = 0;
+  double plan_seconds = 0;
+  double prompt_seconds = 0;
+  double prefill_seconds = 0;
 };
 
 // Writes the whole report: the run's facts, the engine's statistics and all ranks' parts.

@@ -183,6 +183,8 @@ class Driver {
   Status Generate(EngineStatistics* statistics);
   Status ScoreTexts();
   Status WriteActivations() const;
+  // Of the first prompt.
+  std::optional<Clock::time_point> first_token_at() const { return first_token_at_; }
   void PrintClosingLine(const EngineStatistics& statistics, double bandwidth,
                         double run_seconds) const;
 
@@ -194,6 +196,8 @@ class Driver {
   const Options& options_;
   std::map<size_t, std::vector<float>> logits_;
   double ttft_ms_ = 0;
+  Clock::time_point submitted_;
+  std::optional<Clock::time_point> first_token_at_;
 };
 
 Status Driver::WriteLogits(size_t request, const Completion& completion) {
@@ -228,7 +232,11 @@ Status Driver::Generate(EngineStatistics* statistics) {
   }
   events.on_finish = [&](size_t request, const Completion& completion) {
     ++finished;
-    if (request == 0) ttft_ms_ = completion.ttft_ms;
+    if (request == 0) {
+      ttft_ms_ = completion.ttft_ms;
+      first_token_at_ = submitted_ + std::chrono::duration_cast<Clock::duration>(
+                                         std::chrono::duration<double, std::milli>(ttft_ms_));
+    }
     if (output.has_value()) {
       keep(output->Write(request, CompletionLine(work_.requests[request].prompt_ids, completion)));
     } else if (!streaming) {
@@ -251,6 +259,7 @@ Status Driver::Generate(EngineStatistics* statistics) {
                    rank_.plan().tokenizer()->end_ids()->end());
   }
   Engine engine(rank_, work_.tokenizer_or_null(), std::move(end_ids), std::move(events));
+  submitted_ = Clock::now();
   for (const Request& request : work_.requests) {
     auto number = engine.Submit(request);
     if (!number.ok()) return number.status();
@@ -324,7 +333,7 @@ void Driver::PrintClosingLine(const EngineStatistics& s, double bandwidth,
 
 }  // namespace
 
-Status Run(comm::World& world, const Options& options) {
+Status Run(comm::World& world, const Options& options, const Startup& startup) {
   ReleaseDefaultBinding();
   const bool driver = world.rank() == 0;
   const bool talk = driver && !options.quiet;
@@ -371,9 +380,14 @@ Status Run(comm::World& world, const Options& options) {
   LLMIR_RETURN_IF_ERROR(world.Agree(isa.status()));
   rank_options.isa = *isa;
 
+  RunFacts facts{options.plan, file->checksum()};
+  facts.mpi_init_seconds = startup.mpi_seconds;
+  facts.plan_seconds = Seconds(startup.begin) - startup.mpi_seconds;
   Work work;
+  const auto prompt_start = Clock::now();
   if (driver) status = PrepareWork(plan, rank_options.plan_folder, options, &work);
   LLMIR_RETURN_IF_ERROR(world.Agree(status));
+  facts.prompt_seconds = Seconds(prompt_start);
 
   // One line that is rewritten on a terminal; elsewhere a line at the end.
   const auto load_start = Clock::now();
@@ -390,14 +404,19 @@ Status Run(comm::World& world, const Options& options) {
   }
   LLMIR_ASSIGN_OR_RETURN(const std::unique_ptr<Rank> rank,
                          Rank::Create(world, *file, rank_options, progress));
-  const double load_seconds = Seconds(load_start);
+  facts.load_seconds = Seconds(load_start);
   if (talk) {
     const LoadStatistics& load = rank->weights().statistics();
     std::fprintf(stderr, "%s%s %.0f MB per rank in %.2f s: %u rank%s, %d thread%s each, %s\n",
                  terminal ? "\r" : "", load.random ? "made random weights," : "loaded",
                  static_cast<double>(load.random ? load.packed_bytes : load.source_bytes) / 1e6,
-                 load_seconds, wanted, wanted == 1 ? "" : "s", rank->threads(),
+                 facts.load_seconds, wanted, wanted == 1 ? "" : "s", rank->threads(),
                  rank->threads() == 1 ? "" : "s", kernels::IsaName(rank->isa()));
+  }
+  if (talk && rank->weights().statistics().repacked_weights > 0) {
+    const LoadStatistics& load = rank->weights().statistics();
+    std::fprintf(stderr, "llmir-exec: note: %d weights were packed again: %s\n",
+                 load.repacked_weights, load.repacked_reason.c_str());
   }
   if (talk && rank->collector() != nullptr) {
     std::fprintf(stderr, "collecting activations takes %.0f MB\n",
@@ -417,7 +436,14 @@ Status Run(comm::World& world, const Options& options) {
   } else {
     LLMIR_RETURN_IF_ERROR(rank->Serve());
   }
-  const double run_seconds = Seconds(run_start);
+  facts.run_seconds = Seconds(run_start);
+  if (run.first_token_at()) {
+    facts.first_token_seconds =
+        std::chrono::duration<double>(*run.first_token_at() - startup.begin).count() -
+        startup.mpi_seconds;
+    facts.prefill_seconds =
+        std::chrono::duration<double>(*run.first_token_at() - run_start).count();
+  }
   LLMIR_RETURN_IF_ERROR(world.Agree(outcome));
 
   // All ranks of a host measure at once, as they decode: each gets its part of the bandwidth.
@@ -434,11 +460,9 @@ Status Run(comm::World& world, const Options& options) {
       rank->Collect(RankReport(*rank, world.rank(), world.host(), peak_bytes, bandwidth)));
   if (!driver) return world.Agree(Status());
   if (!options.report.empty()) {
-    status =
-        WriteReport(options.report, {options.plan, file->checksum(), load_seconds, run_seconds},
-                    statistics, reports);
+    status = WriteReport(options.report, facts, statistics, reports);
   }
-  if (measure) run.PrintClosingLine(statistics, TotalBandwidth(reports), run_seconds);
+  if (measure) run.PrintClosingLine(statistics, TotalBandwidth(reports), facts.run_seconds);
   return world.Agree(status);
 }
 

@@ -81,5 +81,7 @@ float Dequantize(Encoding encoding, const Grid& grid, int8_t quant);
 // A block of `group` quants.
 void WriteBlock(Encoding encoding, const Grid& grid, const int8_t* quants, std::byte* block);
 Grid ReadBlock(Encoding encoding, const std::byte* block, int8_t* quants);
+// Its quants alone.
+void ReadQuants(Encoding encoding, const std::byte* block, int8_t* quants);
 
 }  // namespace llmir::kernels

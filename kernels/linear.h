@@ -45,6 +45,8 @@ struct SourceRow {
 // makes the tree of its own leaves.
 struct LinearArgs {
   const std::byte* weights;  // packed panels, 64-byte aligned
+  int64_t panel_stride;      // bytes from a panel to the next; 0: panel_bytes(columns). More where
+                             // `columns` are a part of those that were packed
   int64_t rows;              // N, all rows of the weight on this rank (both pieces when silu_mul)
   int64_t columns;           // K
   int64_t leaf_columns;  // columns per K leaf; 0: all of K is one leaf. A multiple of the group's
@@ -72,6 +74,9 @@ struct LinearKernel {
   uint32_t layout;        // id of the packed layout; equal ids, equal bytes
   // Bytes of one packed panel of K columns; a multiple of 64.
   int64_t (*panel_bytes)(int64_t columns);
+  // A part of a panel's columns is a panel of these columns, if it starts at a multiple of this:
+  // column c is then at byte panel_bytes(c).
+  int64_t column_step;
   // Packs up to kPanelRows rows of `columns` values; rows.size() < kPanelRows is padded with zero
   // rows. Source rows of the weight's own q type keep their exact scales and quants; others are
   // converted (round to nearest) through float. `scratch`: pack_scratch_bytes(columns).
@@ -80,6 +85,9 @@ struct LinearKernel {
   int64_t (*pack_scratch_bytes)(int64_t columns);
   // Row `row` of a packed weight as floats (embedding look-up from a tied head).
   void (*unpack_row)(const std::byte* weights, int64_t row, int64_t columns, float* out);
+  // Row `row`, 0 to 15, of one panel as it was packed: BlockRowBytes(weight, columns) bytes. Packed
+  // again it gives the same values.
+  void (*restore_row)(const std::byte* panel, int64_t row, int64_t columns, std::byte* out);
   void (*run)(const LinearArgs& args);
   int64_t (*scratch_bytes)(int64_t columns, int64_t max_tokens);
 };
@@ -87,6 +95,22 @@ struct LinearKernel {
 // The kernel of this name for `isa`, or for the best family below it that has one; null: unknown
 // name.
 const LinearKernel* FindLinear(std::string_view name, Isa isa);
+// A kernel that reads this packed layout, whatever its family; null: an unknown id.
+const LinearKernel* FindLinearByLayout(uint32_t layout);
+
+// Which bytes of a packed matrix hold a range of its rows and columns, whole lines and panels, so
+// it may hold more.
+struct PanelPart {
+  int64_t panel_begin;
+  int64_t panel_end;
+  int64_t byte_begin;  // within each of these panels
+  int64_t byte_end;
+};
+// Rows [row_begin, row_end) and columns [column_begin, column_end) of a matrix of `columns`
+// columns.
+PanelPart PanelPartOf(const LinearKernel& kernel, int64_t columns, int64_t row_begin,
+                      int64_t row_end, int64_t column_begin, int64_t column_end);
+
 // All kernels, for tests and benchmarks.
 std::span<const LinearKernel> LinearKernels();
 

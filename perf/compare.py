@@ -32,9 +32,9 @@ from peers.llamacpp import LlamaCpp, model_name  # noqa: E402
 from peers.llmir import Llmir  # noqa: E402
 
 PEERS = ["llama.cpp", "openvino", "vllm"]
-METRICS = ["prefill", "decode", "batch_decode", "load", "memory"]
-LESS_IS_BETTER = {"load", "memory"}
-UNITS = {"prefill": "tok/s", "decode": "tok/s", "batch_decode": "tok/s", "load": "s", "memory": "B"}
+METRICS = ["prefill", "decode", "batch_decode", "load", "pack_load", "memory", "pack_memory"]
+LESS_IS_BETTER = {"load", "pack_load", "memory", "pack_memory"}
+UNITS = {"prefill": "tok/s", "decode": "tok/s", "batch_decode": "tok/s", "load": "s", "pack_load": "s", "memory": "B", "pack_memory": "B"}
 QUICK_WEIGHTS = ["f16", "q8_0", "q4_0", "q4_1"]
 DECODED = 128  # tokens of a decode measurement, as llama-bench's tg128
 
@@ -127,6 +127,7 @@ def compare(ours, peer, source, weights, task, repeats, machine, commit):
         "peer_version": peer.version(),
         "peer_command": pairs[0][1].command,
         "theirs": statistics.median(theirs),
+        "ours_parts": {part: statistics.median(a.parts[part] for a, _ in pairs) for part in pairs[0][0].parts or {}},
         "ratio": statistics.median(ratios),
         "bound": bound,
         "bound_fraction": statistics.median(mine) / bound if bound else None,
@@ -180,6 +181,8 @@ def tasks_of(arguments):
             elif metric == "batch_decode":
                 for batch in arguments.batch:
                     yield Task(metric, threads, batch, 32, 64)
+            elif metric in LESS_IS_BETTER:
+                yield Task(metric, threads, 1, 16, 1)
             else:
                 yield Task(metric, threads, 1, 1, DECODED if metric == "decode" else 1)
 

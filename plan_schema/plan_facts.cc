@@ -80,6 +80,12 @@ uint32_t QuantGroup(DType dtype) {
   }
 }
 
+std::string LinearKernelName(DType weight) {
+  return std::string("linear_") + (IsQuantized(weight) ? "q8_" : "f32_") + DTypeName(weight);
+}
+
+bool HasRows(const Tensor& tensor) { return tensor.bytes() != 0; }
+
 const char* DTypeName(DType dtype) { return EnumNameDType(dtype); }
 
 uint32_t LeafCount(const Model& model, Unit unit) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "plan_schema/plan_generated.h"
 
@@ -26,6 +27,11 @@ bool IsQuantized(DType dtype);
 bool IsFewBits(DType dtype);
 // Columns that share a scale in a block format, 32 or 64; 0: not a block format.
 uint32_t QuantGroup(DType dtype);
+
+// The kernel that multiplies with a weight of this type, "linear_q8_q4_1".
+std::string LinearKernelName(DType weight);
+// Whether a file holds the tensor row by row; else it is only in panels (Weight.packed).
+bool HasRows(const Tensor& tensor);
 
 // How many leaves the model has of `unit` (1 for whole).
 uint32_t LeafCount(const Model& model, Unit unit);

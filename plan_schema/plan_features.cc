@@ -34,6 +34,8 @@ uint64_t UsedFeatures(const Plan& plan) {
   for (const CheckpointFile* file : *plan.files())
     use(file->format() == FileFormat::packed, Feature::packed_file);
   for (const Weight* weight : *plan.weights()) {
+    for (uint32_t p = 0; p < Count(weight->packed()) && p < weight->pieces()->size(); ++p)
+      use(!HasRows(*plan.tensors()->Get(weight->pieces()->Get(p))), Feature::packed_panels);
     use(IsQuantized(weight->dtype()), Feature::quantized_weights);
     use(IsFewBits(weight->dtype()), Feature::few_bit_weights);
   }

@@ -171,14 +171,15 @@ Status VerifyTensor(const Plan& plan, const Tensor& tensor, const std::string& w
     return InvalidArgument("{}.columns: {}, not a multiple of {} as {} needs", where,
                            tensor.columns(), group, DTypeName(tensor.dtype()));
   }
+  const CheckpointFile& file = *plan.files()->Get(tensor.file());
+  const bool only_panels = !HasRows(tensor) && file.format() == FileFormat::packed;
   const uint64_t bytes = tensor.rows() * RowBytes(tensor.dtype(), tensor.columns());
-  if (tensor.bytes() != bytes) {
+  if (tensor.bytes() != bytes && !only_panels) {
     return InvalidArgument("{}.bytes: {}, but {} x {} of {} take {}", where, tensor.bytes(),
                            tensor.rows(), tensor.columns(), DTypeName(tensor.dtype()), bytes);
   }
-  const CheckpointFile& file = *plan.files()->Get(tensor.file());
   const std::optional<uint64_t> end = Sum(tensor.offset(), tensor.bytes());
-  if (tensor.offset() < file.header_bytes() || !end || *end > file.bytes()) {
+  if (!only_panels && (tensor.offset() < file.header_bytes() || !end || *end > file.bytes())) {
     return InvalidArgument(
         "{}.offset: {} + {} bytes, outside the data of files[{}], bytes {} to {}", where,
         tensor.offset(), tensor.bytes(), tensor.file(), file.header_bytes(), file.bytes());
@@ -207,6 +208,49 @@ Status VerifyTensor(const Plan& plan, const Tensor& tensor, const std::string& w
   if (Count(tensor.leaf_hashes()) != 0 && Count(tensor.leaf_hashes()) != leaves) {
     return InvalidArgument("{}.leaf_hashes: {} values, expected {} (one per leaf) or none", where,
                            Count(tensor.leaf_hashes()), leaves);
+  }
+  return Status();
+}
+
+// What can be said without the layouts: whether panels lie within the file is for those who know
+// their sizes.
+Status VerifyPacked(const Plan& plan, const Weight& weight, const std::string& where) {
+  const size_t count = Count(weight.packed());
+  if (count != 0 && count != weight.pieces()->size()) {
+    return InvalidArgument("{}.packed: {} entries, expected {} (one per piece) or none", where,
+                           count, weight.pieces()->size());
+  }
+  for (uint32_t p = 0; p < weight.pieces()->size(); ++p) {
+    const Tensor& tensor = *plan.tensors()->Get(weight.pieces()->Get(p));
+    if (count == 0) {
+      if (HasRows(tensor)) continue;
+      return InvalidArgument("{}.packed: missing, but tensor {} is nowhere else", where,
+                             tensor.name()->string_view());
+    }
+    const PackedPiece& packed = *weight.packed()->Get(p);
+    const std::string place = fmt::format("{}.packed[{}]", where, p);
+    LLMIR_RETURN_IF_ERROR(
+        CheckIndex(place + ".file", packed.file(), plan.files()->size(), "files"));
+    const CheckpointFile& file = *plan.files()->Get(packed.file());
+    if (file.format() != FileFormat::packed) {
+      return InvalidArgument("{}.file: {}, whose format is {}, expected packed", place,
+                             packed.file(), EnumNameFileFormat(file.format()));
+    }
+    constexpr uint64_t kAlignment = 64;
+    if (packed.offset() < file.header_bytes() || packed.offset() >= file.bytes() ||
+        packed.offset() % kAlignment != 0) {
+      return InvalidArgument("{}.offset: {}, expected a multiple of {} in bytes {} to {}", place,
+                             packed.offset(), kAlignment, file.header_bytes(), file.bytes());
+    }
+    if ((packed.layout() == 0) != (tensor.rows() == 1)) {
+      return InvalidArgument("{}.layout: {}, but tensor {} has {} rows", place, packed.layout(),
+                             tensor.name()->string_view(), tensor.rows());
+    }
+    const uint32_t leaves = LeafCount(*plan.model(), tensor.unit());
+    if (Count(packed.leaf_hashes()) != leaves) {
+      return InvalidArgument("{}.leaf_hashes: {} values, expected {} (one per leaf)", place,
+                             Count(packed.leaf_hashes()), leaves);
+    }
   }
   return Status();
 }
@@ -258,6 +302,7 @@ Status VerifyWeight(const Plan& plan, const Weight& weight, const std::string& w
     return InvalidArgument("{}.pieces: {}, but a weight divided by columns has one", where,
                            weight.pieces()->size());
   }
+  LLMIR_RETURN_IF_ERROR(VerifyPacked(plan, weight, where));
   const uint32_t group = QuantGroup(weight.dtype());
   if (group != 0 && (first->columns() % group != 0 || weight.leaf_columns() % group != 0)) {
     return InvalidArgument("{}: {} columns in leaves of {}, not multiples of {} as {} needs", where,

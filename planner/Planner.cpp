@@ -90,6 +90,13 @@ Status checkOptions(const checkpoint::ModelConfig &config,
     return InvalidArgument("--overlap {}: expected none, halves, scatter or "
                            "auto",
                            options.overlap);
+  if (!options.packIsa.empty() && !kernels::ParseIsa(options.packIsa))
+    return InvalidArgument("--pack-isa {}: expected portable, avx2 or avx512",
+                           options.packIsa);
+  if (!options.packIsa.empty() && options.pack.empty())
+    return InvalidArgument("--pack-isa {}: nothing is packed without --pack "
+                           "FILE",
+                           options.packIsa);
   if (options.context)
     LLMIR_RETURN_IF_ERROR(
         checkRange("--context", *options.context, 1, config.context));
@@ -168,6 +175,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
           fmt::format("overlap={}", options.overlap),
+          fmt::format("pack={}", getFileName(options.pack)),
+          fmt::format("pack-isa={}", options.packIsa),
           fmt::format("workload={}", getFileName(options.workload)),
           fmt::format("disable={}", llvm::join(options.disabled, ",")),
           fmt::format("calibration={}", getFileName(options.calibration))};
@@ -207,10 +216,10 @@ Status printAfter(PassManager &manager,
 }
 
 /// What calibration gives: the types of the weights and, where their values
-/// are new, the checkpoint with the packed file that holds them.
+/// are new, the checkpoint with these.
 struct Calibrated {
   quantization::QuantizedModel model;
-  std::optional<checkpoint::Checkpoint> packed;
+  std::optional<checkpoint::Checkpoint> changed;
   std::string activationsFile; // its name
   uint64_t activationsHash = 0;
 };
@@ -274,15 +283,11 @@ StatusOr<Calibrated> calibrate(const checkpoint::Checkpoint &checkpoint,
                            "missing, which llmir-exec --collect-activations "
                            "writes",
                            options.weights, name);
-  bool isPacked = name != "rtn";
-  if (isPacked == options.pack.empty())
-    return isPacked
-               ? InvalidArgument("--method {}: the weights can't be made from "
-                                 "the checkpoint again: name a file for them "
-                                 "with --pack FILE",
-                                 name)
-               : InvalidArgument("--pack: nothing to pack, the weights are "
-                                 "made from the checkpoint: leave it out");
+  if (name != "rtn" && options.pack.empty())
+    return InvalidArgument("--method {}: the weights can't be made from the "
+                           "checkpoint again: name a file for them with "
+                           "--pack FILE",
+                           name);
   LLMIR_ASSIGN_OR_RETURN(checkpoint::ActivationFile activations,
                          checkpoint::ReadActivationFile(options.activations));
   Calibrated result;
@@ -292,11 +297,10 @@ StatusOr<Calibrated> calibrate(const checkpoint::Checkpoint &checkpoint,
   LLMIR_ASSIGN_OR_RETURN(result.model, quantization::quantizeModel(
                                            checkpoint, &activations, quantize));
   if (!result.model.packed.empty()) {
-    LLMIR_RETURN_IF_ERROR(checkpoint::WritePackedFile(
-        options.pack, checkpoint.identity(), result.model.packed));
     LLMIR_ASSIGN_OR_RETURN(
-        result.packed, checkpoint::Checkpoint::OpenWithPacked(checkpoint.path(),
-                                                              options.pack));
+        result.changed,
+        checkpoint::Checkpoint::OpenWith(
+            checkpoint.path(), std::move(result.model.packed), options.pack));
     result.model.packed.clear();
   }
   return result;
@@ -342,6 +346,10 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
     options.pp = layout->tp.size();
   }
   LLMIR_RETURN_IF_ERROR(checkOptions(config, options));
+  if (!options.pack.empty() && !checkpoint.has_weights())
+    return InvalidArgument("--pack: {} is a shape, which has no weights: plan "
+                           "a checkpoint, or leave it out",
+                           checkpoint.path());
   std::optional<Workload> workload;
   if (!options.workload.empty()) {
     LLMIR_ASSIGN_OR_RETURN(workload, readWorkload(options.workload));
@@ -380,11 +388,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   if (llvm::StringRef(options.weights).starts_with("auto:") ||
       !options.method.empty()) {
     LLMIR_ASSIGN_OR_RETURN(calibrated, calibrate(checkpoint, options));
-    if (calibrated->packed)
-      source = &*calibrated->packed;
-  } else if (!options.pack.empty()) {
-    return InvalidArgument("--pack: nothing to pack without --method awq, gptq "
-                           "or awq+gptq, or --weights auto:Bbpw");
+    if (calibrated->changed)
+      source = &*calibrated->changed;
   }
   auto imported = importCheckpoint(&mlirContext, *source, cache);
   if (!imported.ok())
@@ -435,6 +440,11 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   if (workload)
     exportOptions.provenance.workload_file = workload->file;
   exportOptions.threads = options.threads;
+  exportOptions.pack = options.pack;
+  exportOptions.packIsa = options.packIsa.empty()
+                              ? kernels::DetectIsa()
+                              : *kernels::ParseIsa(options.packIsa);
+  exportOptions.progress = options.progress;
   if (calibrated) {
     exportOptions.provenance.activations_file = calibrated->activationsFile;
     exportOptions.provenance.activations_hash = calibrated->activationsHash;

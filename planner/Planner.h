@@ -35,11 +35,12 @@ struct PlannerOptions {
                                       // for auto: gptq
   std::vector<std::string> types;     // that auto may take; empty: all
   std::string activations;            // file of --collect-activations
-  std::string pack;                   // where calibrated weights are written
-  std::string kvType;                 // f32, bf16, int8, fp8; empty: by weights
-  std::string attention = "auto";     // FORM[,no-share-kv][,window=N]
-  std::optional<int64_t> blockSize;   // tokens of a KV block; else by workload
-  std::optional<int64_t> kvBlocks;    // per rank; else by kvMemory
+  std::string pack;                   // where packed weights are written
+  std::string packIsa;            // whose layouts; empty: this processor's best
+  std::string kvType;             // f32, bf16, int8, fp8; empty: by weights
+  std::string attention = "auto"; // FORM[,no-share-kv][,window=N]
+  std::optional<int64_t> blockSize; // tokens of a KV block; else by workload
+  std::optional<int64_t> kvBlocks;  // per rank; else by kvMemory
   std::optional<uint64_t> kvMemory; // bytes per rank; else by context and batch
   std::optional<int64_t> context;   // tokens of a sequence; else by the model
   int64_t maxBatch = 8;             // sequences in a step

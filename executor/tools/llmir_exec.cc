@@ -16,7 +16,10 @@ constexpr int kExitCancelled = 130;
 }  // namespace
 
 int main(int argc, char** argv) {
+  llmir::executor::Startup startup{std::chrono::steady_clock::now()};
   auto world = llmir::comm::World::Create(&argc, &argv);
+  startup.mpi_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - startup.begin).count();
   if (!world.ok()) {
     std::fprintf(stderr, "llmir-exec: %s\n", world.status().ToString().c_str());
     return kExitFailure;
@@ -31,7 +34,7 @@ int main(int argc, char** argv) {
     if (speaker) std::fputs(options->message.c_str(), stdout);
     return 0;
   }
-  const llmir::Status status = llmir::executor::Run(**world, *options);
+  const llmir::Status status = llmir::executor::Run(**world, *options, startup);
   if (status.ok()) return 0;
   if (speaker) std::fprintf(stderr, "llmir-exec: %s\n", status.ToString().c_str());
   return status.code() == llmir::StatusCode::kCancelled ? kExitCancelled : kExitFailure;

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,11 +12,13 @@ from peers.peer import CACHE, Failed, Peer, Sample, Task, Unsupported, execute, 
 
 PACKAGE_VERSION = "0.3.36"
 BUILD = CACHE / "peers" / f"llama.cpp-{PACKAGE_VERSION}"
+FIRST_TOKEN = pathlib.Path(__file__).resolve().parent / "bench" / "first_token_llamacpp.cc"
 TARGETS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server", "llama-perplexity"]
 CMAKE_OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_RPC=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
 ]  # fmt: skip
+LOADING = ("load", "pack_load", "memory", "pack_memory")
 # GGUF types that LLMIR reads too.
 WEIGHTS = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 
@@ -24,30 +27,47 @@ class LlamaCpp(Peer):
     name = "llama.cpp"
 
     def prepare(self):
-        if all((BUILD / "bin" / target).is_file() for target in TARGETS):
+        built = all((BUILD / "bin" / target).is_file() for target in TARGETS)
+        if built and (BUILD / "include" / "llama.h").is_file():
+            self.build_first_token()
             return
-        print(f"building llama.cpp into {BUILD} (10 to 20 minutes on 2 cores, once)", file=sys.stderr)
+        if not built:
+            print(f"building llama.cpp into {BUILD} (10 to 20 minutes on 2 cores, once)", file=sys.stderr)
         BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD.parent) as work:
             execute([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:",
                      "-d", work, f"llama-cpp-python=={PACKAGE_VERSION}"])  # fmt: skip
             execute(["tar", "-xzf", next(pathlib.Path(work).glob("*.tar.gz")), "-C", work])
             source = next(pathlib.Path(work).glob("*/vendor/llama.cpp"))
-            execute(["cmake", "-G", "Ninja", "-S", source, "-B", BUILD, *CMAKE_OPTIONS])
-            execute(["cmake", "--build", BUILD, "--target", *TARGETS], timeout=7200)
+            if not built:
+                execute(["cmake", "-G", "Ninja", "-S", source, "-B", BUILD, *CMAKE_OPTIONS])
+                execute(["cmake", "--build", BUILD, "--target", *TARGETS], timeout=7200)
+            (BUILD / "include").mkdir(exist_ok=True)
+            for header in [*source.glob("include/*.h"), *source.glob("ggml/include/*.h")]:
+                shutil.copy(header, BUILD / "include")
+        self.build_first_token()
+
+    def build_first_token(self):
+        """What measures the load; llama.cpp's own programs don't say it."""
+        program = BUILD / "bin" / "first-token"
+        if program.is_file() and program.stat().st_mtime >= FIRST_TOKEN.stat().st_mtime:
+            return
+        execute(["g++", "-std=c++20", "-O2", "-I", BUILD / "include", FIRST_TOKEN, "-o", program, "-L", BUILD / "bin",
+                 f"-Wl,-rpath,{BUILD / 'bin'}", "-lllama", "-lggml", "-lggml-base"])  # fmt: skip
 
     def version(self):
         # The program's own number is of no repository: the source came without one.
         return f"llama-cpp-python {PACKAGE_VERSION}"
 
     def settings(self, task):
-        return [(flash, repack) for flash in ("on", "off") for repack in (1, 0)]
+        modes = (1, 0) if task.metric in LOADING else (1,)
+        return [(flash, repack, mmap) for flash in ("on", "off") for repack in (1, 0) for mmap in modes]
 
     def model(self, source, weights):
         return gguf_with_weights(source, weights)
 
     def run(self, model, task: Task, setting):
-        flash, repack = setting
+        flash, repack, mmap = setting
         threads = str(task.threads)
         if task.metric in ("prefill", "decode"):
             if task.batch != 1:
@@ -66,11 +86,12 @@ class LlamaCpp(Peer):
                        "--repack" if repack else "--no-repack", "--output-format", "jsonl"]  # fmt: skip
             lines = [line for line in execute(command).splitlines() if line.startswith("{")]
             return Sample(json.loads(lines[-1])["speed_tg"], shown(command))
-        if task.metric in ("load", "memory"):
-            command = [BUILD / "bin" / "llama-bench", "-m", model, "-t", threads, "-p", 1, "-n", 0, "-r", 1, "--no-warmup",
-                       "-fa", flash, "--repack", repack]  # fmt: skip
-            seconds, resident = execute_measured(command)
-            return Sample(seconds if task.metric == "load" else float(resident), shown(command))
+        if task.metric in LOADING:
+            command = [BUILD / "bin" / "first-token", model, threads, task.context, 1024, int(flash == "on"), repack, mmap]
+            if task.metric.endswith("memory"):
+                _, resident = execute_measured(command)
+                return Sample(float(resident), shown(command))
+            return Sample(json.loads(execute(command))["seconds"], shown(command))
         raise Unsupported(f"metric {task.metric}")
 
 

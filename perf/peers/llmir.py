@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 
 from peers.llamacpp import gguf_with_weights, shown
-from peers.peer import Peer, Sample, Task, execute, execute_measured
+from peers.peer import Peer, Sample, Task, execute
 
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
@@ -24,13 +24,14 @@ class Llmir(Peer):
     def model(self, source, weights):
         return gguf_with_weights(source, weights)
 
-    def plan(self, model, batch, prompt):
+    def plan(self, model, batch, prompt, packed=False):
         """A plan for `batch` sequences whose prompts together fit into one step, so that all start to decode at once."""
-        key = (model, batch, prompt)
+        key = (model, batch, prompt, packed)
         if key not in self.plans:
             path = pathlib.Path(self.folder.name) / f"{len(self.plans)}.plan.fb"
             execute([self.build / "bin" / "llmir-plan", model, "-o", path, "--weights", "keep", "--max-batch", batch,
-                     "--context", 1024, "--prefill-chunk", max(batch * prompt, 512)])  # fmt: skip
+                     "--context", 1024, "--prefill-chunk", max(batch * prompt, 512),
+                     *(("--pack", path.with_suffix(".pack")) if packed else ())])  # fmt: skip
             self.plans[key] = path
         return self.plans[key]
 
@@ -47,15 +48,22 @@ class Llmir(Peer):
         elif task.metric == "batch_decode":
             lines = [{"prompt_ids": ids(4 + i, task.context), "max_tokens": task.tokens + 1} for i in range(task.batch)]
         else:
-            lines = [{"prompt_ids": ids(5, 1), "max_tokens": 1}]
+            lines = [{"prompt_ids": ids(5, task.context), "max_tokens": 1}]
         prompts, output = (pathlib.Path(self.folder.name) / name for name in ("prompts.jsonl", "output.jsonl"))
         prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        measures_load = task.metric.endswith(("load", "memory"))
+        report = pathlib.Path(self.folder.name) / "report.json"
         command = ["mpirun", "--bind-to", "none", "-n", 1, self.build / "bin" / "llmir-exec",
-                   self.plan(model, task.batch, task.context), "--threads", task.threads, "--prompts", prompts,
+                   self.plan(model, task.batch, task.context, task.metric.startswith("pack_")), "--threads", task.threads, "--prompts", prompts,
                    "--output", output, "--ignore-eos", "--quiet"]  # fmt: skip
-        if task.metric in ("load", "memory"):
-            seconds, resident = execute_measured(command, ENVIRONMENT)
-            return Sample(seconds if task.metric == "load" else float(resident), shown(command))
+        if measures_load:
+            execute([*command, "--report", report], environment=ENVIRONMENT)
+            held = json.loads(report.read_text())
+            first, (rank,) = held["first_token"], held["ranks"]
+            if task.metric.endswith("memory"):
+                return Sample(float(rank["peak_resident_bytes"]), shown(command))
+            parts = {name: first[name] for name in ("plan_seconds", "prompt_seconds", "prefill_seconds")}
+            return Sample(first["seconds"], shown(command), {**rank["load"], **parts})
         execute(command, environment=ENVIRONMENT)
         results = [json.loads(line) for line in output.read_text().splitlines()]
         if task.metric == "prefill":

@@ -15,7 +15,8 @@ class Task:
     """One thing to measure.
 
     metric: "prefill" and "decode" in tokens/s, "batch_decode" in tokens/s of all sequences together, "load" in seconds from
-    process start to the first token, "memory" in bytes of the process's peak resident set.
+    main() to the first token of a prompt of `context` tokens (ours without MPI_Init), page cache warm; "memory" in bytes of the
+    process's peak resident set after the same. "pack_load" and "pack_memory": ours with weights packed at planning.
     context: prompt tokens (prefill), or tokens before the first decoded one (decode).
     """
 
@@ -30,6 +31,7 @@ class Task:
 class Sample:
     value: float
     command: str
+    parts: dict | None = None  # seconds of a load, by part
 
 
 class Unsupported(Exception):

@@ -12,7 +12,6 @@
 #include "plan_schema/checkpoint/checkpoint_parts.h"
 #include "plan_schema/checkpoint/gguf.h"
 #include "plan_schema/checkpoint/huggingface.h"
-#include "plan_schema/checkpoint/packed_file.h"
 
 namespace llmir::checkpoint {
 namespace {
@@ -302,27 +301,24 @@ uint64_t Checkpoint::identity() const {
   return identity.value();
 }
 
-StatusOr<Checkpoint> Checkpoint::OpenWithPacked(const std::string& path,
-                                                const std::string& packed_path) {
+StatusOr<Checkpoint> Checkpoint::OpenWith(const std::string& path,
+                                          std::vector<TensorValues> tensors,
+                                          const std::string& packed_path) {
   LLMIR_ASSIGN_OR_RETURN(Checkpoint checkpoint, Open(path));
-  LLMIR_ASSIGN_OR_RETURN(PackedFile packed, OpenPackedFile(packed_path));
-  if (packed.model_identity != checkpoint.identity()) {
-    return InvalidArgument("{}: packed for another checkpoint than {}: plan again", packed_path,
-                           path);
-  }
   const int file = static_cast<int>(checkpoint.files_.size());
-  checkpoint.files_.push_back(packed.info);
-  checkpoint.maps_.push_back(std::move(packed.map));
-  for (TensorInfo& tensor : packed.tensors) {
+  checkpoint.files_.push_back({packed_path, Format::kPacked, 0, 0, 0});
+  for (TensorValues& tensor : tensors) {
     const auto own =
         std::ranges::lower_bound(checkpoint.tensors_, tensor.name, {}, &TensorInfo::name);
     if (own == checkpoint.tensors_.end() || own->name != tensor.name)
-      return InvalidArgument("{}: tensor {} isn't one of {}", packed_path, tensor.name, path);
-    tensor.file = file;
-    *own = std::move(tensor);
+      return InvalidArgument("tensor {} isn't one of {}", tensor.name, path);
+    *own = {tensor.name,        tensor.type, tensor.rows,
+            tensor.columns,     file,        checkpoint.values_.size(),
+            tensor.bytes.size()};
+    checkpoint.values_.push_back(std::move(tensor.bytes));
   }
   LLMIR_RETURN_IF_ERROR(
-      CheckModelTensors(checkpoint.tensors_, checkpoint.format_, checkpoint.config_, packed_path));
+      CheckModelTensors(checkpoint.tensors_, checkpoint.format_, checkpoint.config_, path));
   return checkpoint;
 }
 
@@ -339,6 +335,8 @@ StatusOr<TensorInfo> Checkpoint::Find(Role role, int64_t layer) const {
 }
 
 std::span<const std::byte> Checkpoint::Bytes(const TensorInfo& tensor) const {
+  if (files_[static_cast<size_t>(tensor.file)].format == Format::kPacked)
+    return values_[tensor.offset];
   return maps_[static_cast<size_t>(tensor.file)].bytes().subspan(tensor.offset, tensor.bytes);
 }
 

@@ -28,7 +28,7 @@ enum class SourceType : uint8_t {
   kQ4_1,
   kQ5_0,
   kQ5_1,
-  // Only in packed files (packed_file.h).
+  // Only of values that quantization made.
   kQ3_0,
   kQ3_1,
   kQ6_0,
@@ -75,8 +75,17 @@ struct TensorInfo {
   int64_t rows;     // 1 for a vector
   int64_t columns;  // innermost, contiguous
   int file;         // index into files()
-  uint64_t offset;  // from the start of the file
+  uint64_t offset;  // from the start of the file; of a packed one: which of the values in memory
   uint64_t bytes;
+};
+
+// A tensor with values of its own.
+struct TensorValues {
+  std::string name;
+  SourceType type;
+  int64_t rows;
+  int64_t columns;
+  std::vector<std::byte> bytes;  // rows x RowBytes(type, columns)
 };
 
 enum class RopeStyle : uint8_t { kHalves, kInterleaved };
@@ -118,9 +127,10 @@ class Checkpoint {
                                         const std::string& path);
 
   bool has_weights() const { return !maps_.empty(); }
-  // The same with the tensors of a packed file, made for this checkpoint, in place of its own.
-  static StatusOr<Checkpoint> OpenWithPacked(const std::string& path,
-                                             const std::string& packed_path);
+  // The same with `tensors` in place of its own of these names. They are in memory: files() has a
+  // last entry with the path `packed_path`, where they are to be written, and nothing else.
+  static StatusOr<Checkpoint> OpenWith(const std::string& path, std::vector<TensorValues> tensors,
+                                       const std::string& packed_path);
 
   Format format() const { return format_; }
   const std::string& path() const { return path_; }
@@ -132,7 +142,7 @@ class Checkpoint {
   // model is kEmbedding's.
   StatusOr<TensorInfo> Find(Role role, int64_t layer = -1) const;
 
-  // The tensor's bytes in the map.
+  // The tensor's bytes, in the map or in memory.
   std::span<const std::byte> Bytes(const TensorInfo& tensor) const;
   // Identifies the checkpoint's own files, not the packed one (ModelIdentity, activation_file.h).
   uint64_t identity() const;
@@ -144,6 +154,7 @@ class Checkpoint {
   ModelConfig config_;
   std::vector<FileInfo> files_;
   std::vector<FileMap> maps_;
+  std::vector<std::vector<std::byte>> values_;  // of the tensors whose file is kPacked
   std::vector<TensorInfo> tensors_;
 };
 

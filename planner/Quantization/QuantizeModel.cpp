@@ -311,7 +311,7 @@ private:
                        values.data());
     for (int64_t c = 0; c < tensor.columns; ++c)
       values[c] /= scale[c];
-    checkpoint::PackedTensor packed{
+    checkpoint::TensorValues packed{
         tensor.name, checkpoint::SourceType::kF32, 1, tensor.columns, {}};
     packed.bytes.resize(values.size() * sizeof(float));
     std::memcpy(packed.bytes.data(), values.data(), packed.bytes.size());
@@ -601,7 +601,7 @@ private:
                                   std::sqrt(std::max(0.0, error))});
         if (method.empty())
           continue; // the checkpoint gives it
-        checkpoint::PackedTensor packed{
+        checkpoint::TensorValues packed{
             member->tensor.name,
             *checkpoint::FindSourceType(kernels::FormatOf(encodings[g]).name),
             member->tensor.rows,

@@ -17,7 +17,6 @@
 #include "plan_schema/base/status.h"
 #include "plan_schema/checkpoint/activation_file.h"
 #include "plan_schema/checkpoint/checkpoint.h"
-#include "plan_schema/checkpoint/packed_file.h"
 
 namespace llmir::quantization {
 
@@ -52,7 +51,7 @@ struct QuantizedModel {
   std::vector<WeightChoice> choices;
   /// Tensors whose values a checkpoint doesn't give: all not rounded to the
   /// nearest, and norms into which factors were folded.
-  std::vector<checkpoint::PackedTensor> packed;
+  std::vector<checkpoint::TensorValues> packed;
   double bitsPerWeight = 0;
   double expectedLoss = 0; // rise of the loss in nats per token
   std::string summary;     // the mix, for people

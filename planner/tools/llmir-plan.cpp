@@ -74,9 +74,15 @@ cl::opt<std::string>
                          "--weights auto:Bbpw and --method"),
                 cl::cat(category));
 cl::opt<std::string> pack("pack", cl::value_desc("file"),
-                          cl::desc("Where to write weights that the checkpoint "
-                                   "doesn't give: those of awq and gptq"),
+                          cl::desc("Write the weights as kernels read them, "
+                                   "to be mapped at load; awq and gptq need "
+                                   "it, no checkpoint has their values"),
                           cl::cat(category));
+cl::opt<std::string>
+    packIsa("pack-isa", cl::value_desc("family"),
+            cl::desc("With --pack: whose kernels, portable, avx2 or avx512 "
+                     "(default: the best of this processor)"),
+            cl::cat(category));
 cl::opt<std::string>
     kvType("kv-dtype", cl::value_desc("type"),
            cl::desc("Keys and values: f32, bf16, int8 or fp8 (default: f32 "
@@ -288,6 +294,7 @@ Status run(int argc, char **argv) {
   options.types.assign(types.begin(), types.end());
   options.activations = activations;
   options.pack = pack;
+  options.packIsa = packIsa;
   options.kvType = kvType;
   options.attention = attention;
   if (blockSize.getNumOccurrences() > 0)

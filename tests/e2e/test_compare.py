@@ -12,7 +12,7 @@ from peers.llamacpp import gguf_with_weights, model_name, shown
 from peers.peer import Failed, Sample, Task, Unsupported
 
 ROW_FIELDS = ["model", "weights", "metric", "threads", "batch", "context", "ours", "peer", "peer_version", "peer_command",
-              "theirs", "ratio", "bound", "bound_fraction", "isa", "commit", "repeats", "min", "max"]  # fmt: skip
+              "theirs", "ours_parts", "ratio", "bound", "bound_fraction", "isa", "commit", "repeats", "min", "max"]  # fmt: skip
 MACHINE = {
     "isa": "avx2",
     "read_gb_per_s": {"median": 10.0},

@@ -129,7 +129,6 @@ def test_wrong_requests_are_refused_in_one_line(models, collected):
     activations = ("--activations", collected.path)
     assert "--activations" in refusal(collected, "--weights", "auto:4.5bpw", "--pack", "x.pack")
     assert "--pack" in refusal(collected, "--weights", "auto:4.5bpw", *activations)
-    assert "--pack" in refusal(collected, "--weights", "q4", "--pack", "x.pack")
     assert "auto:4.5bpw" in refusal(collected, "--weights", "auto:4.5", *activations)
     assert "fewest" in refusal(collected, "--weights", "auto:1bpw", *activations, "--pack", "x.pack")
     assert "awq+gptq" in refusal(collected, "--weights", "q4", "--method", "best", *activations)

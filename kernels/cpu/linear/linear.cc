@@ -24,9 +24,11 @@ constexpr LinearKernel kKernels[] = {
    int8,                                                                      \
    static_cast<uint32_t>(PanelLayout::layout),                                \
    &Packing<PanelLayout::layout>::PanelBytes,                                 \
+   ColumnStep(PanelLayout::layout),                                           \
    &Packing<PanelLayout::layout>::PackPanel,                                  \
    &PackScratchBytes,                                                         \
    &Packing<PanelLayout::layout>::UnpackRow,                                  \
+   &Packing<PanelLayout::layout>::RestoreRow,                                 \
    &linear_##activation##_##weight##__##family,                               \
    &ScratchBytes},
 #include "kernels/cpu/linear/linear_list.inc"
@@ -44,6 +46,22 @@ const LinearKernel* FindLinear(std::string_view name, Isa isa) {
     if (best == nullptr || kernel.isa > best->isa) best = &kernel;
   }
   return best;
+}
+
+const LinearKernel* FindLinearByLayout(uint32_t layout) {
+  for (const LinearKernel& kernel : kKernels) {
+    if (kernel.layout == layout) return &kernel;
+  }
+  return nullptr;
+}
+
+PanelPart PanelPartOf(const LinearKernel& kernel, int64_t columns, int64_t row_begin,
+                      int64_t row_end, int64_t column_begin, int64_t column_end) {
+  const int64_t step = kernel.column_step;
+  const int64_t end = (column_end + step - 1) / step * step;
+  return {row_begin / kPanelRows, (row_end + kPanelRows - 1) / kPanelRows,
+          kernel.panel_bytes(column_begin / step * step),
+          kernel.panel_bytes(end < columns ? end : columns)};
 }
 
 }  // namespace llmir::kernels

@@ -70,7 +70,8 @@ class LinearDriver {
     const int64_t unit_begin = args.panel_begin / pieces;
     const int64_t units = (args.panel_end - args.panel_begin) / pieces;
     const int64_t run = (units + kPanels - 1) / kPanels;
-    const int64_t panel_bytes = Weight::PanelBytes(args.columns);
+    const int64_t panel_stride =
+        args.panel_stride > 0 ? args.panel_stride : Weight::PanelBytes(args.columns);
     const int64_t out_columns = args.rows / pieces;
 
     TileArgs tile;
@@ -100,11 +101,11 @@ class LinearDriver {
               TileFor<kPanels>(tokens, std::make_integer_sequence<int, kMaxTokens>());
           // The last pass over these panels fetches the next of each run, which follow them in
           // memory.
-          tile.prefetch = i + 1 == tiles.parts ? panel_bytes : 0;
+          tile.prefetch = i + 1 == tiles.parts ? panel_stride : 0;
           tile.x = args.activations + token * args.activation_stride;
           for (int64_t piece = 0; piece < pieces; ++piece) {
             for (int p = 0; p < kPanels; ++p) {
-              tile.panels[p] = args.weights + (unit[p] * pieces + piece) * panel_bytes;
+              tile.panels[p] = args.weights + (unit[p] * pieces + piece) * panel_stride;
             }
             tile.sums = sums[piece];
             function(tile);

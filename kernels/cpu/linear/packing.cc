@@ -38,6 +38,34 @@ void ForEachDecodedRow(std::span<const SourceRow> rows, int64_t columns, std::by
   }
 }
 
+// Rows that are already of the panel's type, value k of row r at k * kPanelRows + r: false where
+// one isn't. By squares, so that both sides stay in the nearest cache.
+template <typename Value>
+bool PackAsStored(Encoding encoding, std::span<const SourceRow> rows, int64_t columns,
+                  std::byte* panel) {
+  for (const SourceRow& row : rows) {
+    if (row.data == nullptr || row.encoding != encoding) return false;
+  }
+  auto* to = reinterpret_cast<Value*>(panel);
+  constexpr int64_t kSquare = 32;
+  for (int64_t begin = 0; begin < columns; begin += kSquare) {
+    const int64_t end = begin + kSquare < columns ? begin + kSquare : columns;
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      if (r < static_cast<int64_t>(rows.size())) {
+        const std::byte* from = rows[static_cast<size_t>(r)].data;
+        for (int64_t k = begin; k < end; ++k) {
+          Value value;
+          std::memcpy(&value, from + k * static_cast<int64_t>(sizeof value), sizeof value);
+          to[k * kPanelRows + r] = value;
+        }
+      } else {
+        for (int64_t k = begin; k < end; ++k) to[k * kPanelRows + r] = 0;
+      }
+    }
+  }
+  return true;
+}
+
 // -------------------------------------------------------------------------------------------
 // q layouts
 
@@ -49,9 +77,6 @@ struct Field {
     shift = static_cast<int>(bit % 8);
     mask = (1 << width) - 1;
   }
-  void Put(std::byte* plane, int value) const {
-    plane[byte] |= static_cast<std::byte>((value & mask) << shift);
-  }
   int Get(const std::byte* plane) const {
     return std::to_integer<int>(plane[byte]) >> shift & mask;
   }
@@ -60,15 +85,41 @@ struct Field {
   int mask;
 };
 
-// `quants`: the planes of a group, zero so far.
-void PutQuants(int bits, int offset, const int8_t* values, int64_t r, std::byte* quants) {
-  const int low_bits = LowBits(bits);
-  for (int64_t k = 0; k < kGroup; ++k) {
-    const int value = values[k] + offset;
-    Field(low_bits, r, k).Put(quants, value);
-    if (bits > low_bits) {
-      Field(bits - low_bits, r, k).Put(quants + low_bits * kLine, value >> low_bits);
-    }
+uint32_t LoadQuad(const std::byte* from) {
+  uint32_t quad;
+  std::memcpy(&quad, from, sizeof quad);
+  return quad;
+}
+
+// A plane of kWidth bits of row r: bits kShift and up of each value, quads as words of four bytes.
+template <int kWidth, int kShift>
+void PutPlane(const uint32_t (&quads)[kGroup / 4], int64_t r, std::byte* plane) {
+  constexpr uint32_t kMask = 0x01010101u * ((1u << kWidth) - 1);
+  constexpr int kQuads = 8 / kWidth;  // of a line
+#pragma GCC unroll 8
+  for (int line = 0; line < kWidth; ++line) {
+    uint32_t word = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < kQuads; ++i)
+      word |= ((quads[line * kQuads + i] >> kShift) & kMask) << (i * kWidth);
+    std::memcpy(plane + line * kLine + 4 * r, &word, sizeof word);
+  }
+}
+
+// The quants of a group of row r, `kOffset` added to each.
+template <int kBits, int kOffset>
+void PutQuants(const int8_t* values, int64_t r, std::byte* quants) {
+  static_assert(kOffset == 0 || kOffset == 128);  // the second flips the top bit of each byte
+  constexpr int kLowBits = LowBits(kBits);
+  uint32_t quads[kGroup / 4];
+#pragma GCC unroll 8
+  for (int i = 0; i < kGroup / 4; ++i) {
+    quads[i] = LoadQuad(reinterpret_cast<const std::byte*>(values) + 4 * i) ^
+               (kOffset == 0 ? 0u : 0x80808080u);
+  }
+  PutPlane<kLowBits, 0>(quads, r, quants);
+  if constexpr (kBits > kLowBits) {
+    PutPlane<kBits - kLowBits, kLowBits>(quads, r, quants + kLowBits * kLine);
   }
 }
 
@@ -129,10 +180,15 @@ void PackQuants(std::span<const SourceRow> rows, int64_t columns, std::byte* pan
   using Layout = QuantLayoutOf<kLayout>;
   using Groups = typename Layout::Groups;
   constexpr Encoding kEncoding = Layout::kEncoding;
+  constexpr int kLines = Groups::kMinimum ? 2 : 1;  // halves of a line: scales, minimums
+  const int64_t groups = columns / kGroup;
   const int64_t block_values = FormatOf(kEncoding).group;
   const int64_t block_bytes = BlockRowBytes(kEncoding, block_values);
   auto* values = reinterpret_cast<float*>(scratch);
-  std::memset(panel, 0, static_cast<size_t>(Groups::PanelBytes(columns / kGroup)));
+  // All other bytes are written below.
+  if (!Groups::kMinimum && groups % 2 != 0) {
+    std::memset(panel + Groups::At(groups - 1).scale, 0, kLine);
+  }
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const SourceRow row = RowOrZeros(rows, r);
     const bool as_stored = row.data != nullptr && row.encoding == kEncoding;
@@ -140,18 +196,40 @@ void PackQuants(std::span<const SourceRow> rows, int64_t columns, std::byte* pan
     for (int64_t k = 0; k < columns; k += block_values) {
       std::byte encoded[kMaxGroup + 4];
       if (!as_stored) EncodeRow(kEncoding, values + k, block_values, encoded);
+      const std::byte* block = as_stored ? row.data + k / block_values * block_bytes : encoded;
       int8_t quants[kMaxGroup];
-      const Grid grid = ReadBlock(
-          kEncoding, as_stored ? row.data + k / block_values * block_bytes : encoded, quants);
+      ReadQuants(kEncoding, block, quants);
       for (int64_t i = 0; i < block_values; i += kGroup) {
         const GroupPlace place = Groups::At((k + i) / kGroup);
-        StoreU16(panel + place.scale + 2 * r, FloatToHalf(grid.scale));
-        if (Groups::kMinimum) {
-          StoreU16(panel + place.scale + kLine / 2 + 2 * r, FloatToHalf(grid.minimum));
+        for (int line = 0; line < kLines; ++line) {
+          StoreU16(panel + place.scale + line * (kLine / 2) + 2 * r, LoadU16(block + 2 * line));
         }
-        PutQuants(Groups::kBits, Layout::kOffset, quants + i, r, panel + place.quants);
+        PutQuants<Groups::kBits, Layout::kOffset>(quants + i, r, panel + place.quants);
       }
     }
+  }
+}
+
+template <PanelLayout kLayout>
+void RestoreQuants(const std::byte* panel, int64_t r, int64_t columns, std::byte* out) {
+  using Layout = QuantLayoutOf<kLayout>;
+  using Groups = typename Layout::Groups;
+  constexpr Encoding kEncoding = Layout::kEncoding;
+  const int64_t block_values = FormatOf(kEncoding).group;
+  for (int64_t k = 0; k < columns; k += block_values) {
+    int8_t quants[kMaxGroup];
+    const GroupPlace first = Groups::At(k / kGroup);
+    Grid grid;
+    grid.scale = HalfToFloat(LoadU16(panel + first.scale + 2 * r));
+    if (Groups::kMinimum) {
+      grid.minimum = HalfToFloat(LoadU16(panel + first.scale + kLine / 2 + 2 * r));
+    }
+    for (int64_t i = 0; i < block_values; i += kGroup) {
+      GetQuants(Groups::kBits, Layout::kOffset, panel + Groups::At((k + i) / kGroup).quants, r,
+                quants + i);
+    }
+    WriteBlock(kEncoding, grid, quants, out);
+    out += BlockRowBytes(kEncoding, block_values);
   }
 }
 
@@ -191,10 +269,16 @@ int64_t Packing<PanelLayout::kF32>::PanelBytes(int64_t columns) {
 template <>
 void Packing<PanelLayout::kF32>::PackPanel(std::span<const SourceRow> rows, int64_t columns,
                                            std::byte* panel, std::byte* scratch) {
+  if (PackAsStored<uint32_t>(Encoding::kF32, rows, columns, panel)) return;
   auto* to = reinterpret_cast<float*>(panel);
   ForEachDecodedRow(rows, columns, scratch, [&](int64_t r, const float* values) {
     for (int64_t k = 0; k < columns; ++k) to[k * kPanelRows + r] = values[k];
   });
+}
+template <>
+void Packing<PanelLayout::kF32>::RestoreRow(const std::byte* panel, int64_t row, int64_t columns,
+                                            std::byte* out) {
+  for (int64_t k = 0; k < columns; ++k) std::memcpy(out + 4 * k, panel + k * kLine + 4 * row, 4);
 }
 template <>
 void Packing<PanelLayout::kF32>::UnpackRow(const std::byte* weights, int64_t row, int64_t columns,
@@ -211,11 +295,18 @@ int64_t Packing<PanelLayout::kF16>::PanelBytes(int64_t columns) {
 template <>
 void Packing<PanelLayout::kF16>::PackPanel(std::span<const SourceRow> rows, int64_t columns,
                                            std::byte* panel, std::byte* scratch) {
+  if (columns % 2 != 0) std::memset(panel + PanelBytes(columns) - kLine, 0, kLine);
+  if (PackAsStored<uint16_t>(Encoding::kF16, rows, columns, panel)) return;
   auto* to = reinterpret_cast<uint16_t*>(panel);
-  std::memset(panel, 0, static_cast<size_t>(PanelBytes(columns)));
   ForEachDecodedRow(rows, columns, scratch, [&](int64_t r, const float* values) {
     for (int64_t k = 0; k < columns; ++k) to[k * kPanelRows + r] = FloatToHalf(values[k]);
   });
+}
+template <>
+void Packing<PanelLayout::kF16>::RestoreRow(const std::byte* panel, int64_t row, int64_t columns,
+                                            std::byte* out) {
+  for (int64_t k = 0; k < columns; ++k)
+    StoreU16(out + 2 * k, LoadU16(panel + k * (kLine / 2) + 2 * row));
 }
 template <>
 void Packing<PanelLayout::kF16>::UnpackRow(const std::byte* weights, int64_t row, int64_t columns,
@@ -242,6 +333,12 @@ void Packing<PanelLayout::kBF16>::PackPanel(std::span<const SourceRow> rows, int
   });
 }
 template <>
+void Packing<PanelLayout::kBF16>::RestoreRow(const std::byte* panel, int64_t row, int64_t columns,
+                                             std::byte* out) {
+  for (int64_t k = 0; k < columns; ++k)
+    StoreU16(out + 2 * k, LoadU16(panel + k / 2 * kLine + 4 * row + 2 * (k % 2)));
+}
+template <>
 void Packing<PanelLayout::kBF16>::UnpackRow(const std::byte* weights, int64_t row, int64_t columns,
                                             float* out) {
   const auto* from =
@@ -266,6 +363,12 @@ template <PanelLayout kLayout>
 void Packing<kLayout>::UnpackRow(const std::byte* weights, int64_t row, int64_t columns,
                                  float* out) {
   UnpackQuants<kLayout>(weights, row, columns, out);
+}
+
+template <PanelLayout kLayout>
+void Packing<kLayout>::RestoreRow(const std::byte* panel, int64_t row, int64_t columns,
+                                  std::byte* out) {
+  RestoreQuants<kLayout>(panel, row, columns, out);
 }
 
 template struct Packing<PanelLayout::kQ8Signed>;

@@ -17,6 +17,7 @@ struct Packing {
   static void PackPanel(std::span<const SourceRow> rows, int64_t columns, std::byte* panel,
                         std::byte* scratch);
   static void UnpackRow(const std::byte* weights, int64_t row, int64_t columns, float* out);
+  static void RestoreRow(const std::byte* panel, int64_t row, int64_t columns, std::byte* out);
 };
 
 // All layouts decode a source row into floats first.

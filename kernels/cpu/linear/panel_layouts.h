@@ -102,4 +102,22 @@ struct JointGroups {
   }
 };
 
+// Columns at whose multiples lines begin and no pair of groups is cut.
+constexpr int64_t ColumnStep(PanelLayout layout) {
+  switch (layout) {
+    case PanelLayout::kF32:
+      return 1;
+    case PanelLayout::kF16:
+    case PanelLayout::kBF16:
+      return 2;
+    case PanelLayout::kQ4_1:
+    case PanelLayout::kQ3_1:
+    case PanelLayout::kQ5_1:
+    case PanelLayout::kQ6_1:
+      return kGroup;
+    default:
+      return 2 * kGroup;
+  }
+}
+
 }  // namespace llmir::kernels

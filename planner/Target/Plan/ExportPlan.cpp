@@ -19,6 +19,7 @@
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Target/Plan/LeafHashes.h"
+#include "planner/Target/Plan/PackWeights.h"
 #include "planner/Target/Plan/PlanTypes.h"
 #include "planner/Target/Plan/StepCosts.h"
 
@@ -136,6 +137,12 @@ public:
     plan->replicas.push_back(std::move(replica));
     LLMIR_RETURN_IF_ERROR(exportKvCache());
     exportMemory();
+    if (!options.pack.empty())
+      LLMIR_RETURN_IF_ERROR(packWeights(
+          checkpoint,
+          {options.pack, getRelativePath(options.pack, options.planFolder),
+           options.packIsa, options.threads, options.progress},
+          *plan));
     plan->required_features = getFeatures();
     plan->numerics = getNumericsId();
     return std::move(plan);
@@ -255,8 +262,10 @@ private:
     auto tensor = std::make_unique<plan::TensorT>();
     tensor->name = info.name;
     tensor->file = info.file;
-    tensor->offset = info.offset;
-    tensor->bytes = info.bytes;
+    const bool hasRows =
+        checkpoint.files()[info.file].format != checkpoint::Format::kPacked;
+    tensor->offset = hasRows ? info.offset : 0;
+    tensor->bytes = hasRows ? info.bytes : 0;
     tensor->dtype = getPlanDType(piece.getType());
     tensor->rows = info.rows;
     tensor->columns = info.columns;

@@ -3,12 +3,14 @@
 #ifndef LLMIR_TARGET_PLAN_EXPORTPLAN_H
 #define LLMIR_TARGET_PLAN_EXPORTPLAN_H
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "mlir/IR/BuiltinOps.h"
 
+#include "kernels/isa.h"
 #include "plan_schema/base/status.h"
 #include "plan_schema/checkpoint/checkpoint.h"
 #include "plan_schema/checkpoint/tokenizer.h"
@@ -29,7 +31,12 @@ struct ExportOptions {
     double error;
   };
   std::map<std::string, Quantized> quantized;
-  int threads = 2; // that hash the checkpoint
+  int threads = 2; // that hash and pack the checkpoint
+  /// Where the weights are written as kernels of `packIsa` read them; empty:
+  /// they are packed at load.
+  std::string pack;
+  kernels::Isa packIsa = kernels::Isa::kPortable;
+  std::function<void(const std::string &)> progress;
 };
 
 /// The plan for `module`, which must have passed the whole pipeline, with the

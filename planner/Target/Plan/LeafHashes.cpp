@@ -55,7 +55,8 @@ void llmir::hashLeaves(const checkpoint::Checkpoint &checkpoint,
                        plan::PlanT &plan, int threads) {
   uint64_t total = 0;
   for (auto &tensor : plan.tensors) {
-    tensor->leaf_hashes.resize(getLeafCount(*tensor));
+    if (tensor->bytes != 0)
+      tensor->leaf_hashes.resize(getLeafCount(*tensor));
     total += tensor->bytes;
   }
   std::atomic<size_t> next{0};

@@ -10,9 +10,9 @@
 
 namespace llmir {
 
-/// Fills leaf_hashes of `plan`'s tensors; sources[i] is where tensors[i] lies.
-/// Reads every byte of them, with `threads` threads; says how far it is on
-/// stderr when that takes longer than a second.
+/// Fills leaf_hashes of `plan`'s tensors that a checkpoint holds; sources[i] is
+/// where tensors[i] lies. Reads every byte of them, with `threads` threads;
+/// says how far it is on stderr when that takes longer than a second.
 void hashLeaves(const checkpoint::Checkpoint &checkpoint,
                 const std::vector<checkpoint::TensorInfo> &sources,
                 plan::PlanT &plan, int threads);

@@ -161,6 +161,33 @@ TensorT& TensorOf(PlanT& plan, const std::string& name) {
   }
   std::abort();
 }
+
+// The first layer's down, only in panels of a packed file.
+WeightT& PackWeight(PlanT& plan) {
+  auto file = std::make_unique<CheckpointFileT>();
+  file->path = "weights.pack";
+  file->format = FileFormat::packed;
+  file->header_bytes = 4096;
+  file->bytes = 1 << 20;
+  plan.files.push_back(std::move(file));
+  TensorT& tensor = TensorOf(plan, "layers.0.down");
+  tensor.file = static_cast<uint32_t>(plan.files.size() - 1);
+  tensor.offset = tensor.bytes = 0;
+  auto packed = std::make_unique<PackedPieceT>();
+  packed->file = tensor.file;
+  packed->offset = 4096;
+  packed->layout = 4;
+  packed->leaf_hashes = std::move(tensor.leaf_hashes);
+  tensor.leaf_hashes.clear();
+  for (auto& weight : plan.weights) {
+    if (plan.tensors[weight->pieces[0]].get() != &tensor) continue;
+    weight->packed.push_back(std::move(packed));
+    plan.required_features |=
+        static_cast<uint64_t>(Feature::packed_file) | static_cast<uint64_t>(Feature::packed_panels);
+    return *weight;
+  }
+  std::abort();
+}
 WeightT& WeightOf(PlanT& plan, const std::string& name) {
   for (auto& weight : plan.weights) {
     if (weight->name == name) return *weight;
@@ -259,6 +286,12 @@ void SplitMessages(PlanT& plan, bool late = false) {
     }
     LiveThroughout(program);
   }
+}
+
+TEST(PlanVerifier, AcceptsWeightsThatAreOnlyInPanels) {
+  auto plan = BuildPlan({.ranks = {2}});
+  PackWeight(*plan);
+  EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
 }
 
 TEST(PlanVerifier, AcceptsLayersOfOtherModels) {
@@ -391,6 +424,29 @@ const std::vector<Mutation>& Mutations() {
       {"WeightOfIntegers", kOne, [](P p) { p.weights[0]->dtype = DType::i32; },
        "weights[0].dtype: 4 (i32)"},
       {"WeightWithoutPieces", kOne, [](P p) { p.weights[1]->pieces.clear(); }, "weights[1].pieces"},
+      // Packed files
+      {"PackedPieceMissing", kOne, [](P p) { PackWeight(p).packed.clear(); },
+       ".packed: missing, but tensor"},
+      {"PackedPieceTooMany", kOne,
+       [](P p) {
+         WeightT& weight = PackWeight(p);
+         weight.packed.push_back(std::make_unique<PackedPieceT>(*weight.packed[0]));
+       },
+       ".packed: 2 entries, expected 1"},
+      {"PackedInACheckpoint", kOne, [](P p) { PackWeight(p).packed[0]->file = 0; },
+       ".packed[0].file: 0, whose format is gguf"},
+      {"PackedInNoFile", kOne, [](P p) { PackWeight(p).packed[0]->file = 7; },
+       ".packed[0].file: 7"},
+      {"PackedOffLine", kOne, [](P p) { PackWeight(p).packed[0]->offset += 4; },
+       ".packed[0].offset"},
+      {"PackedInHeader", kOne, [](P p) { PackWeight(p).packed[0]->offset = 0; },
+       ".packed[0].offset: 0"},
+      {"PackedBeyondFile", kOne, [](P p) { PackWeight(p).packed[0]->offset = 1 << 20; },
+       ".packed[0].offset"},
+      {"PackedMatrixAsVector", kOne, [](P p) { PackWeight(p).packed[0]->layout = 0; },
+       ".packed[0].layout: 0"},
+      {"PackedHashMissing", kOne, [](P p) { PackWeight(p).packed[0]->leaf_hashes.pop_back(); },
+       ".packed[0].leaf_hashes"},
       {"WeightOfNoTensor", kOne, [](P p) { p.weights[1]->pieces[0] = 1000; },
        "weights[1].pieces[0]: 1000, but there are"},
       {"PiecesOfUnequalWidth", kOne,

@@ -281,6 +281,9 @@ struct MultiplyOptions {
   std::vector<int64_t> cuts = {};   // panels at which the work is cut into calls
   int64_t first_token = 0;
   int64_t tokens = -1;  // all
+  // Of panels of more columns, where the first of x's is in each panel and the panels' distance.
+  int64_t panel_offset = 0;
+  int64_t panel_stride = 0;
 };
 
 // The kernel's output, [tokens][output columns] without gaps; `output` may be preset (residual in
@@ -288,7 +291,8 @@ struct MultiplyOptions {
 inline void Multiply(const LinearKernel& kernel, const AlignedBytes& weights, int64_t rows,
                      const Activations& x, const MultiplyOptions& options, float* output) {
   LinearArgs args{};
-  args.weights = weights.data();
+  args.weights = weights.data() + options.panel_offset;
+  args.panel_stride = options.panel_stride;
   args.rows = rows;
   args.columns = x.columns;
   args.leaf_columns = options.leaf_columns;

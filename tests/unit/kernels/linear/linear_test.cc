@@ -130,6 +130,34 @@ TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
   }
 }
 
+TEST_P(LinearTest, APartOfThePanelsColumnsIsAMatrixOfThem) {
+  const int64_t step = kernel().column_step;
+  const int64_t columns = Wide(256) + 3 * Wide(32);
+  const Matrix w(kernel().weight, 70, columns, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, Wide(96)}, std::pair{Wide(64), Wide(160)},
+                                   std::pair{Wide(128), columns}}) {
+    ASSERT_EQ(begin % step, 0);
+    Matrix part(kernel().weight, w.rows, end - begin, random_);
+    const int64_t skipped = RowBytes(w.encoding, begin);
+    for (int64_t r = 0; r < w.rows; ++r) {
+      std::copy_n(w.bytes.begin() + r * w.row_bytes + skipped, part.row_bytes,
+                  part.bytes.begin() + r * part.row_bytes);
+    }
+    for (const int64_t tokens : {1, 5, 40}) {
+      const Activations x(tokens, end - begin, random_);
+      for (const int64_t leaf : {int64_t{0}, Wide(32)}) {
+        EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x,
+                                {.leaf_columns = leaf,
+                                 .panel_offset = kernel().panel_bytes(begin),
+                                 .panel_stride = kernel().panel_bytes(columns)})),
+                  Bits(Multiply(kernel(), Pack(kernel(), part), w.rows, x, {.leaf_columns = leaf})))
+            << begin << " to " << end << ", " << tokens << " tokens, leaf " << leaf;
+      }
+    }
+  }
+}
+
 TEST_P(LinearTest, StaysWithinTheErrorOfItsRoundings) {
   const Matrix w(kernel().weight, 70, Wide(352), random_);
   const Activations x(9, w.columns, random_);

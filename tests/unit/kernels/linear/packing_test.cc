@@ -115,6 +115,41 @@ TEST_P(PackingTest, PackedWeightsTakeTheBytesOfTheirFormat) {
   }
 }
 
+TEST_P(PackingTest, RestoredRowsAreTheSourcesRows) {
+  for (const int64_t rows : {16, 5}) {
+    for (const int64_t columns : {64, 192, 320}) {
+      const Matrix matrix(kernel().weight, rows, columns, random_);
+      const AlignedBytes packed = Pack(kernel(), matrix);
+      std::vector<std::byte> row(static_cast<size_t>(matrix.row_bytes));
+      for (int64_t r = 0; r < rows; ++r) {
+        kernel().restore_row(packed.data(), r, columns, row.data());
+        ASSERT_TRUE(std::equal(row.begin(), row.end(), matrix.bytes.begin() + r * matrix.row_bytes))
+            << "row " << r << " of " << rows << ", " << columns << " columns";
+      }
+    }
+  }
+}
+
+TEST_P(PackingTest, PartsOfRowsAndColumnsLieWherePanelPartOfSays) {
+  const int64_t step = kernel().column_step;
+  const int64_t columns = 6 * step;
+  const PanelPart part = PanelPartOf(kernel(), columns, 16, 40, 2 * step, 4 * step);
+  EXPECT_EQ(part.panel_begin, 1);
+  EXPECT_EQ(part.panel_end, 3);
+  EXPECT_EQ(part.byte_begin, kernel().panel_bytes(2 * step));
+  EXPECT_EQ(part.byte_end, kernel().panel_bytes(4 * step));
+  // Outwards, to whole panels and lines.
+  const PanelPart wider = PanelPartOf(kernel(), columns, 17, 33, 3 * step - 1, 4 * step + 1);
+  EXPECT_EQ(wider.panel_begin, 1);
+  EXPECT_EQ(wider.panel_end, 3);
+  EXPECT_EQ(wider.byte_begin, kernel().panel_bytes((3 * step - 1) / step * step));
+  EXPECT_EQ(wider.byte_end, kernel().panel_bytes(5 * step));
+  EXPECT_EQ(PanelPartOf(kernel(), columns, 0, 1, 0, columns).byte_end,
+            kernel().panel_bytes(columns));
+  EXPECT_EQ(FindLinearByLayout(kernel().layout)->layout, kernel().layout);
+  EXPECT_EQ(FindLinearByLayout(12345), nullptr);
+}
+
 TEST_P(PackingTest, PanelsAreWholeLines) {
   for (const int64_t columns : {32, 64, 96, 576, 1536}) {
     EXPECT_EQ(kernel().panel_bytes(columns) % 64, 0) << columns;

@@ -5,7 +5,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
+#include "plan_schema/base/hash.h"
 #include "plan_schema/checkpoint/activation_file.h"
 #include "test_files.h"
 
@@ -14,100 +16,115 @@ namespace {
 
 using testing::HasSubstr;
 
-PackedTensor MakeTensor(const std::string& name, SourceType type, int64_t rows, int64_t columns) {
-  PackedTensor tensor{name, type, rows, columns, {}};
-  tensor.bytes.resize(rows * RowBytes(type, columns));
-  for (size_t i = 0; i < tensor.bytes.size(); ++i)
-    tensor.bytes[i] = static_cast<std::byte>(i * 7 + name.size());
-  return tensor;
+std::vector<std::byte> Bytes(size_t size, int seed) {
+  std::vector<std::byte> bytes(size);
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 251 + seed);
+  return bytes;
 }
 
-TEST(PackedFile, GivesBackWhatWasWritten) {
+TEST(PackedFile, HasEachWeightOnAPageWhereTheIndexSays) {
   const TemporaryFolder folder;
   const std::string path = folder / "a.pack";
-  const std::vector<PackedTensor> tensors = {MakeTensor("first", SourceType::kQ4_1_64, 3, 128),
-                                             MakeTensor("norm", SourceType::kF32, 1, 5),
-                                             MakeTensor("last", SourceType::kQ3_0, 2, 32)};
-  ASSERT_TRUE(WritePackedFile(path, 42, tensors).ok());
-  const auto file = OpenPackedFile(path);
-  ASSERT_TRUE(file.ok()) << file.status().ToString();
-  EXPECT_EQ(file->model_identity, 42u);
-  EXPECT_EQ(file->info.bytes, file->map.size());
-  ASSERT_EQ(file->tensors.size(), 3u);
-  for (size_t i = 0; i < 3; ++i) {
-    const TensorInfo& tensor = file->tensors[i];
-    EXPECT_EQ(tensor.name, tensors[i].name);
-    EXPECT_EQ(tensor.type, tensors[i].type);
-    EXPECT_EQ(tensor.rows, tensors[i].rows);
-    EXPECT_EQ(tensor.columns, tensors[i].columns);
-    EXPECT_EQ(tensor.offset % 64, 0u);
-    ASSERT_EQ(tensor.bytes, tensors[i].bytes.size());
-    EXPECT_EQ(std::memcmp(file->map.bytes().data() + tensor.offset, tensors[i].bytes.data(),
-                          tensor.bytes),
-              0);
-  }
-}
-
-TEST(PackedFile, EveryTruncationAndEveryFlippedBitOfTheDataIsRefused) {
-  const TemporaryFolder folder;
-  const std::string path = folder / "a.pack";
-  ASSERT_TRUE(WritePackedFile(path, 1, {MakeTensor("t", SourceType::kQ4_0, 2, 64)}).ok());
-  const std::string good = ReadFile(path);
-  const auto file = OpenPackedFile(path);
-  ASSERT_TRUE(file.ok());
-  const TensorInfo tensor = file->tensors[0];
-  const std::string bad = folder / "b.pack";
-  for (size_t size = 0; size < tensor.offset + tensor.bytes; ++size) {
-    WriteFile(bad, good.substr(0, size));
-    EXPECT_FALSE(OpenPackedFile(bad).ok()) << size;
-  }
-  for (size_t byte = 0; byte < tensor.bytes; ++byte) {
-    std::string text = good;
-    text[tensor.offset + byte] ^= 4;
-    WriteFile(bad, text);
-    EXPECT_EQ(OpenPackedFile(bad).status().code(), StatusCode::kDataLoss) << byte;
+  PackedFileWriter writer(
+      path, {42, "avx2"},
+      {{"first", "q4_1", 7, {"a", "b"}, true, 5000}, {"norm", "f32", 0, {"c"}, false, 20}});
+  const auto first = Bytes(5000, 1);
+  const auto norm = Bytes(20, 2);
+  writer.Add(first);
+  writer.Add(norm);
+  const auto info = writer.Finish();
+  ASSERT_TRUE(info.ok()) << info.status().ToString();
+  const std::string text = ReadFile(path);
+  EXPECT_EQ(info->bytes, text.size());
+  EXPECT_EQ(info->format, Format::kPacked);
+  EXPECT_EQ(info->header_hash, Hash64(std::string_view(text).substr(0, info->header_bytes)));
+  uint64_t index_bytes = 0;
+  std::memcpy(&index_bytes, text.data() + 16, sizeof index_bytes);
+  const auto index = nlohmann::json::parse(text.substr(24, index_bytes));
+  EXPECT_EQ(index["isa"], "avx2");
+  EXPECT_EQ(index["model_identity"], "000000000000002a");
+  ASSERT_EQ(index["weights"].size(), 2u);
+  EXPECT_EQ(index["weights"][0]["layout"], 7);
+  EXPECT_EQ(index["weights"][0]["tensors"], nlohmann::json({"a", "b"}));
+  for (size_t i = 0; i < 2; ++i) {
+    const auto& bytes = i == 0 ? first : norm;
+    const uint64_t offset = index["weights"][i]["offset"];
+    EXPECT_EQ(offset, writer.entries()[i].offset);
+    EXPECT_EQ(offset % 4096, 0u);
+    EXPECT_GE(offset, info->header_bytes);
+    EXPECT_EQ(std::memcmp(text.data() + offset, bytes.data(), bytes.size()), 0);
   }
 }
 
 TEST(PackedFile, OtherFilesAndVersionsAreNamed) {
   const TemporaryFolder folder;
   const std::string path = folder / "a.pack";
-  ASSERT_TRUE(WritePackedFile(path, 1, {MakeTensor("t", SourceType::kQ4_0, 2, 64)}).ok());
+  PackedFileWriter writer(path, {1, "avx2"}, {{"t", "q4_0", 6, {"t"}, false, 64}});
+  writer.Add(Bytes(64, 0));
+  ASSERT_TRUE(writer.Finish().ok());
+  const auto check = [&](const std::string& text) {
+    return CheckPackedVersion(std::as_bytes(std::span(text)), path);
+  };
   std::string text = ReadFile(path);
+  EXPECT_TRUE(check(text).ok());
+  EXPECT_FALSE(check(text.substr(0, 20)).ok());
   text[8] = 9;
-  WriteFile(path, text);
-  EXPECT_EQ(OpenPackedFile(path).status().code(), StatusCode::kIncompatible);
+  EXPECT_EQ(check(text).code(), StatusCode::kIncompatible);
+  EXPECT_THAT(check(text).message(), HasSubstr("version 9"));
   text[0] = 'X';
-  WriteFile(path, text);
-  EXPECT_THAT(OpenPackedFile(path).status().message(), HasSubstr("--pack"));
+  EXPECT_THAT(check(text).message(), HasSubstr("--pack"));
 }
 
-TEST(PackedFile, TakesThePlaceOfACheckpointsTensors) {
+TEST(PackedFile, NothingAppearsWhereItCannotBeWritten) {
   const TemporaryFolder folder;
+  PackedFileWriter writer(folder / "missing/a.pack", {1, "avx2"},
+                          {{"t", "q4_0", 6, {"t"}, false, 64}});
+  writer.Add(Bytes(64, 0));
+  EXPECT_EQ(writer.Finish().status().code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(std::filesystem::exists(folder / "missing"));
+}
+
+TEST(PackedFile, HashesOfLeavesAreThoseOfTheirBytesJoined) {
+  constexpr uint64_t kStride = 1000;
+  const auto bytes = Bytes(5 * kStride, 3);
+  const std::vector<PanelBytes> leaves = {{0, 64}, {64, 640}, {640, 700}, {0, kStride}};
+  std::vector<uint64_t> hashes(leaves.size());
+  HashPanels(bytes.data(), kStride, 5, leaves, hashes);
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    std::vector<std::byte> joined;
+    for (int p = 0; p < 5; ++p) {
+      const auto* panel = bytes.data() + p * kStride;
+      joined.insert(joined.end(), panel + leaves[i].begin, panel + leaves[i].end);
+    }
+    EXPECT_EQ(hashes[i], Hash64(std::span<const std::byte>(joined))) << i;
+  }
+  uint64_t whole = 0;
+  HashPanels(bytes.data(), kStride, 5, {&leaves[3], 1}, {&whole, 1});
+  EXPECT_EQ(whole, hashes[3]);
+}
+
+TEST(Checkpoint, ValuesInMemoryTakeThePlaceOfItsTensors) {
   const auto checkpoint = Checkpoint::Open(TestModel());
   ASSERT_TRUE(checkpoint.ok());
   const TensorInfo own = *checkpoint->Find(Role::kDown, 3);
-  const std::string path = folder / "a.pack";
-  ASSERT_TRUE(WritePackedFile(path, checkpoint->identity(),
-                              {MakeTensor(own.name, SourceType::kQ3_1, own.rows, own.columns)})
-                  .ok());
-  const auto both = Checkpoint::OpenWithPacked(TestModel(), path);
+  const auto make = [&](int64_t rows, const std::string& name) {
+    TensorValues values{name, SourceType::kQ3_1, rows, own.columns, {}};
+    values.bytes = Bytes(rows * RowBytes(values.type, own.columns), 4);
+    return std::vector<TensorValues>{values};
+  };
+  const auto both = Checkpoint::OpenWith(TestModel(), make(own.rows, own.name), "a.pack");
   ASSERT_TRUE(both.ok()) << both.status().ToString();
-  EXPECT_EQ(both->Find(Role::kDown, 3)->type, SourceType::kQ3_1);
+  const TensorInfo changed = *both->Find(Role::kDown, 3);
+  EXPECT_EQ(changed.type, SourceType::kQ3_1);
+  EXPECT_TRUE(std::ranges::equal(both->Bytes(changed), make(own.rows, own.name)[0].bytes));
   EXPECT_EQ(both->files().back().format, Format::kPacked);
+  EXPECT_EQ(both->files().back().path, "a.pack");
   EXPECT_EQ(both->identity(), checkpoint->identity());
   EXPECT_EQ(both->Find(Role::kDown, 4)->type, own.type);
-
-  ASSERT_TRUE(WritePackedFile(path, checkpoint->identity() + 1,
-                              {MakeTensor(own.name, SourceType::kQ3_1, own.rows, own.columns)})
-                  .ok());
-  EXPECT_THAT(Checkpoint::OpenWithPacked(TestModel(), path).status().message(),
-              HasSubstr("another checkpoint"));
-  ASSERT_TRUE(WritePackedFile(path, checkpoint->identity(),
-                              {MakeTensor(own.name, SourceType::kQ3_1, 4, own.columns)})
-                  .ok());
-  EXPECT_THAT(Checkpoint::OpenWithPacked(TestModel(), path).status().message(),
+  EXPECT_THAT(Checkpoint::OpenWith(TestModel(), make(4, own.name), "a.pack").status().message(),
               HasSubstr(own.name));
+  EXPECT_THAT(Checkpoint::OpenWith(TestModel(), make(4, "none"), "a.pack").status().message(),
+              HasSubstr("none"));
 }
 
 class ActivationFiles : public testing::Test {
