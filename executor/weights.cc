@@ -680,8 +680,16 @@ Status Loader::PackWeights() {
         map, MemoryMap::Create(static_cast<size_t>(pack_scratch_bytes_) + kPanelRows * row_bytes_,
                                "packing scratch"));
   }
+  // The largest first: a weight's source and all that is packed so far are in memory together, and
+  // at the end, when most is packed, little should come on top.
+  std::vector<const Job*> order;
   for (const Job& job : jobs_) {
-    if (job.source == Source::kInPlace) continue;
+    if (job.source != Source::kInPlace) order.push_back(&job);
+  }
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](const Job* job) { return weights_[job->weight].bytes; });
+  for (const Job* next : order) {
+    const Job& job = *next;
     const PackedWeight& packed = weights_[job.weight];
     if (job.source != Source::kRandom)
       LLMIR_RETURN_IF_ERROR(ReadAndCheck({&job}, &statistics_.read_seconds));
