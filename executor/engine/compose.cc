@@ -37,8 +37,8 @@ Status Engine::Compose() {
 
   step_ids_.clear();
   for (Sequence* sequence : step_) {
-    LLMIR_RETURN_IF_ERROR(
-        pool_.Grow(sequence->id, pool_.tokens(sequence->id) + sequence->step_tokens, window_));
+    LLMIR_RETURN_IF_ERROR(pool_.Grow(
+        sequence->id, pool_.tokens(sequence->id) + sequence->step_tokens, window_, &copies_));
     step_ids_.push_back(sequence->id);
   }
   statistics_.peak_blocks =

@@ -107,6 +107,7 @@ class Engine {
   const plan::Limits& limits_;
   kvpool::BlockPool pool_;
   kvpool::PageTable page_table_;
+  std::vector<kvpool::BlockCopy> copies_;
   StepDescriptor descriptor_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;

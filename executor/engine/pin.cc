@@ -50,7 +50,7 @@ StatusOr<int32_t> Engine::SharePinned(kvpool::SequenceId sequence, int32_t prefi
   if (prefix < 0) return 0;
   const kvpool::SequenceId holder = pinned_[static_cast<size_t>(prefix)];
   const int32_t tokens = pool_.tokens(holder);
-  LLMIR_RETURN_IF_ERROR(pool_.Share(sequence, holder, tokens / pool_.block_size()));
+  pool_.Fork(sequence, holder);
   return tokens;
 }
 

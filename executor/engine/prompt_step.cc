@@ -8,7 +8,8 @@ Status ComposePromptStep(plan::ProgramKind program, std::span<const int32_t> ids
                          int32_t tokens, kvpool::SequenceId sequence, int32_t window,
                          kvpool::BlockPool* pool, kvpool::PageTable* table,
                          StepDescriptor* descriptor) {
-  LLMIR_RETURN_IF_ERROR(pool->Grow(sequence, first + tokens, window));
+  std::vector<kvpool::BlockCopy> none;  // the sequence shares whole blocks only
+  LLMIR_RETURN_IF_ERROR(pool->Grow(sequence, first + tokens, window, &none));
   pool->FillPageTable({&sequence, 1}, table);
   descriptor->Resize(program, tokens, 1, 0, static_cast<int32_t>(table->indices.size()));
   for (int32_t i = 0; i < tokens; ++i) {

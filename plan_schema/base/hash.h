@@ -16,6 +16,10 @@ namespace llmir {
 inline uint64_t Hash64(std::span<const std::byte> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
+// Another function for each seed: a chain of hashes seeds each with the one before it.
+inline uint64_t Hash64(std::span<const std::byte> bytes, uint64_t seed) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
+}
 inline uint64_t Hash64(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
 
 // The hash of several spans as if they were one: Add(a); Add(b); Finish() == Hash64(a + b).
