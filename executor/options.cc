@@ -83,6 +83,24 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   app.add_option("--threads", options.threads,
                  "Threads of each rank; default: the host's cores divided by its ranks")
       ->check(CLI::Range(1, 1024));
+  bool forget = false;
+  app.add_flag("--forget-prefixes", forget,
+               "Compute every prompt from its first token; blocks of ended answers don't stay");
+  app.add_option("--step-tokens", options.engine.step_tokens,
+                 "Prompt tokens of a step that also decodes, at most the plan's --prefill-chunk; "
+                 "default: by measured times, so that decodes aren't slowed down much")
+      ->check(CLI::Range(1, 1 << 24));
+  app.add_option("--swap-blocks", options.engine.swap_blocks,
+                 "Places for KV blocks in memory outside the plan's, per rank, for sequences that "
+                 "give way to others")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 28));
+  app.add_option("--speculate", options.engine.draft_tokens,
+                 "Check up to N ids of a sequence per step, guessed from what it said before; "
+                 "answers stay the same")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64))
+      ->type_name("N");
   app.add_flag("--quiet", options.quiet, "No progress and closing lines on standard error");
   try {
     app.parse(argc, argv);
@@ -95,6 +113,7 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return InvalidArgument("{}; see llmir-exec --help", error.what());
   }
+  options.engine.reuse_prefixes = !forget;
   options.command = "llmir-exec";
   for (int i = 1; i < argc; ++i) options.command += std::string(" ") + argv[i];
   if (!options.calibrate.empty()) return options;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "executor/engine/engine.h"
 #include "executor/request.h"
 #include "kernels/isa.h"
 #include "plan_schema/base/status.h"
@@ -30,6 +31,7 @@ struct Options {
   bool seed_given = false;
   int threads = 0;
   bool quiet = false;
+  EngineOptions engine;
 
   std::string message;  // not empty: print this and end well (--help, --version)
 };

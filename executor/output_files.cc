@@ -62,14 +62,23 @@ Status JsonLinesFile::Close() {
   return Status();
 }
 
-std::string CompletionLine(const std::vector<int32_t>& prompt_ids, const Completion& completion) {
+std::string CompletionLine(const std::vector<int32_t>& prompt_ids,
+                           std::span<const Completion> completions) {
   nlohmann::ordered_json json;
   json["prompt_ids"] = prompt_ids;
-  json["ids"] = completion.ids;
-  json["text"] = completion.text;
-  json["finish_reason"] = FinishReasonName(completion.finish_reason);
-  json["ttft_ms"] = completion.ttft_ms;
-  json["decode_ms"] = completion.decode_ms;
+  const auto add = [](const Completion& completion, nlohmann::ordered_json& to) {
+    to["ids"] = completion.ids;
+    to["text"] = completion.text;
+    to["finish_reason"] = FinishReasonName(completion.finish_reason);
+    to["ttft_ms"] = completion.ttft_ms;
+    to["decode_ms"] = completion.decode_ms;
+  };
+  if (completions.size() == 1) {
+    add(completions[0], json);
+  } else {
+    for (const Completion& completion : completions)
+      add(completion, json["answers"].emplace_back());
+  }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 

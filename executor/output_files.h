@@ -32,8 +32,10 @@ class JsonLinesFile {
   size_t next_ = 0;
 };
 
-// {"prompt_ids", "ids", "text", "finish_reason", "ttft_ms", "decode_ms"}
-std::string CompletionLine(const std::vector<int32_t>& prompt_ids, const Completion& completion);
+// {"prompt_ids", "ids", "text", "finish_reason", "ttft_ms", "decode_ms"}; of several answers
+// {"prompt_ids", "answers": [{"ids", …}, …]}
+std::string CompletionLine(const std::vector<int32_t>& prompt_ids,
+                           std::span<const Completion> completions);
 // {"logprobs": […]}
 std::string LogprobsLine(const std::vector<float>& logprobs);
 

@@ -156,6 +156,21 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
       LLMIR_RETURN_IF_ERROR(ParseNumber(value, field, &request.sampling.min_p));
     } else if (field == "seed") {
       LLMIR_RETURN_IF_ERROR(ParseInteger(value, field, &request.sampling.seed));
+    } else if (field == "n") {
+      LLMIR_RETURN_IF_ERROR(ParseInteger(value, field, &request.n));
+    } else if (field == "best_of") {
+      LLMIR_RETURN_IF_ERROR(ParseInteger(value, field, &request.best_of));
+    } else if (field == "tenant") {
+      LLMIR_ASSIGN_OR_RETURN(request.tenant, ParseText(value, "tenant"));
+    } else if (field == "priority") {
+      if (!value.is_number_integer() || value.get<int64_t>() < -1000 ||
+          value.get<int64_t>() > 1000) {
+        return InvalidArgument("\"priority\" is {}, expected a whole number from -1000 to 1000",
+                               value.dump());
+      }
+      request.priority = value.get<int32_t>();
+    } else if (field == "resume_ids") {
+      LLMIR_ASSIGN_OR_RETURN(request.resume_ids, ParseIds(value, "resume_ids"));
     } else if (field == "stop") {
       LLMIR_RETURN_IF_ERROR(ParseStop(value, &request.stop));
     } else if (field == "ignore_eos") {
@@ -166,7 +181,7 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
       return InvalidArgument(
           "field \"{}\" is not known; known are prompt, messages, prompt_ids, force_ids, "
           "max_tokens, temperature, top_k, "
-          "top_p, min_p, seed, stop, ignore_eos",
+          "top_p, min_p, seed, n, best_of, tenant, priority, resume_ids, stop, ignore_eos",
           field);
     }
   }

@@ -1,7 +1,8 @@
 // Prompts in JSON lines, as --prompts and --score read them. A line:
 //   {"prompt": "…"} or {"messages": [{"role", "content"}, …]} or {"prompt_ids": [ … ]}
 // and, where given, its own "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop"
-// (a string or a list), "ignore_eos", "force_ids". Empty lines are skipped. Errors name file, line
+// (a string or a list), "ignore_eos", "force_ids", "n",
+// "best_of", "tenant", "priority", "resume_ids". Empty lines are skipped. Errors name file, line
 // and field.
 #pragma once
 

@@ -1,6 +1,9 @@
 #include "executor/rank.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
 #include <numeric>
 #include <optional>
 
@@ -16,6 +19,7 @@ constexpr int kLogitsTag = 2;
 constexpr int kLogprobsTag = 3;
 constexpr int kTextSizeTag = 4;
 constexpr int kTextTag = 5;
+constexpr int kDetailsTag = 6;
 
 }  // namespace
 
@@ -29,6 +33,7 @@ struct Rank::State {
   std::unique_ptr<kernels::WorkerPool> pool;
   std::unique_ptr<Weights> weights;
   std::unique_ptr<kvpool::KvArena> kv;
+  std::unique_ptr<kvpool::KvArena> swap;
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<comm::Channel> control;   // all ranks of the replica: descriptors, ids, reports
   std::unique_ptr<comm::Channel> pipeline;  // all ranks of the replica: rows between stages
@@ -41,6 +46,7 @@ struct Rank::State {
   std::vector<int32_t> ids;
   std::vector<float> logits;
   std::vector<float> logprobs;
+  std::vector<DrawDetails> details;
 
   Program* Find(plan::ProgramKind kind) {
     for (const auto& program : programs) {
@@ -52,6 +58,9 @@ struct Rank::State {
   Status Load(comm::World& world, const RankOptions& options, const LoadProgress& progress);
   Status CreateChannels(comm::World& world);
   Status RunProgram(StepDescriptor& step);
+  void CopyBlocks(StepDescriptor& step);
+  void DescribeDraws(const Program& program, int32_t sampled);
+  double copy_seconds = 0;  // of the last step
   Status SendResult(StepDescriptor& step);
 };
 
@@ -89,6 +98,12 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena arena,
                          kvpool::KvArena::Create(plan.kv()->blocks(), block_bytes));
   kv = std::make_unique<kvpool::KvArena>(std::move(arena));
+  if (options.swap_blocks > 0) {
+    LLMIR_ASSIGN_OR_RETURN(
+        kvpool::KvArena places,
+        kvpool::KvArena::Create(static_cast<size_t>(options.swap_blocks), block_bytes));
+    swap = std::make_unique<kvpool::KvArena>(std::move(places));
+  }
   for (const uint64_t bytes : *resources.rank->arena_bytes()) {
     LLMIR_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::Create(bytes, "activations"));
     resources.arenas.push_back(std::move(map));
@@ -110,6 +125,7 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
     resources.collector = &*collector;
   }
   descriptor = std::make_unique<StepDescriptor>(CapacityOf(plan));
+  details.resize(plan.limits()->max_batch());
   if (world_rank == 0 && sampling_rank != 0) {
     ids.resize(plan.limits()->max_batch());
     logprobs.resize(plan.limits()->max_tokens());
@@ -170,7 +186,47 @@ Status Rank::State::RunProgram(StepDescriptor& step) {
   Program* program = Find(step.program());
   if (program == nullptr)
     return Internal("the plan has no {} program", plan::EnumNameProgramKind(step.program()));
+  CopyBlocks(step);
   return program->Run(step);
+}
+
+// Each thread copies the same bytes of every block, so that copies which follow from each other
+// need no barrier between them.
+void Rank::State::CopyBlocks(StepDescriptor& step) {
+  copy_seconds = 0;
+  if (step.copies().empty()) return;
+  const auto before = std::chrono::steady_clock::now();
+  const auto blocks = static_cast<int32_t>(file->plan().kv()->blocks());
+  const size_t bytes = kv->block_bytes();
+  const auto place = [&](int32_t block) {
+    return block < blocks ? kv->data() + static_cast<size_t>(block) * bytes
+                          : swap->data() + static_cast<size_t>(block - blocks) * bytes;
+  };
+  pool->Run([&](int thread) {
+    const auto share = kernels::ShareOf(static_cast<int64_t>(bytes), 64, thread, pool->threads());
+    for (const kvpool::BlockCopy& copy : step.copies()) {
+      std::memcpy(place(copy.to) + share.begin, place(copy.from) + share.begin,
+                  static_cast<size_t>(share.end - share.begin));
+    }
+  });
+  copy_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+}
+
+void Rank::State::DescribeDraws(const Program& program, int32_t sampled) {
+  for (int32_t i = 0; i < sampled; ++i) {
+    const std::span<const float> row = program.logits(i);
+    float best = -INFINITY;
+    float second = -INFINITY;
+    for (const float logit : row) {
+      second = std::max(second, std::min(best, logit));
+      best = std::max(best, logit);
+    }
+    double sum = 0;
+    for (const float logit : row) sum += std::exp(static_cast<double>(logit) - best);
+    const double drawn = row[static_cast<size_t>(program.sampled_ids()[static_cast<size_t>(i)])];
+    details[static_cast<size_t>(i)] = {static_cast<float>(drawn - best - std::log(sum)),
+                                       best - second};
+  }
 }
 
 // The ids' message: the one edge between ranks outside programs.
@@ -185,6 +241,11 @@ Status Rank::State::SendResult(StepDescriptor& step) {
   if (sampled == 0) return Status();
   LLMIR_RETURN_IF_ERROR(
       control->Send(program.sampled_ids().data(), sampled * sizeof(int32_t), 0, kIdsTag));
+  if (step.header().return_details != 0) {
+    DescribeDraws(program, sampled);
+    LLMIR_RETURN_IF_ERROR(
+        control->Send(details.data(), sampled * sizeof(DrawDetails), 0, kDetailsTag));
+  }
   if (step.header().return_logits == 0) return Status();
   return control->Send(program.logits(0).data(), sampled * program.logits(0).size_bytes(), 0,
                        kLogitsTag);
@@ -196,15 +257,19 @@ StatusOr<StepResult> Rank::RunStep(StepDescriptor& step) {
   LLMIR_RETURN_IF_ERROR(s.RunProgram(step));
   const int32_t sampled = step.header().sampled;
   const bool score = step.program() == plan::ProgramKind::score;
+  const bool with_details = step.header().return_details != 0 && sampled > 0;
   const bool with_logits = step.header().return_logits != 0 && sampled > 0;
   const size_t vocabulary = plan().model()->vocabulary();
   StepResult result;
+  result.copy_seconds = s.copy_seconds;
+  if (with_details) result.details = std::span(s.details).first(sampled);
   if (s.sampling_rank == 0) {
     const Program& program = *s.Find(step.program());
     if (score) {
       result.logprobs = program.logprobs().first(step.header().tokens);
     } else if (sampled > 0) {
       result.ids = program.sampled_ids();
+      if (with_details) s.DescribeDraws(program, sampled);
       if (with_logits) result.logits = {program.logits(0).data(), sampled * vocabulary};
     }
     return result;
@@ -217,6 +282,10 @@ StatusOr<StepResult> Rank::RunStep(StepDescriptor& step) {
     result.ids = std::span(s.ids).first(sampled);
     LLMIR_RETURN_IF_ERROR(
         s.control->Recv(s.ids.data(), result.ids.size_bytes(), s.sampling_rank, kIdsTag));
+    if (with_details) {
+      LLMIR_RETURN_IF_ERROR(s.control->Recv(s.details.data(), result.details.size_bytes(),
+                                            s.sampling_rank, kDetailsTag));
+    }
     if (with_logits) {
       result.logits = std::span(s.logits).first(sampled * vocabulary);
       LLMIR_RETURN_IF_ERROR(s.control->Recv(s.logits.data(), result.logits.size_bytes(),

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/world.h"
+#include "executor/engine/step_runner.h"
 #include "executor/program.h"
 #include "executor/step_descriptor.h"
 #include "executor/weights.h"
@@ -25,26 +26,20 @@ struct RankOptions {
   kernels::Isa isa{};
   bool timing = false;  // measure each step
   bool collect_activations = false;
+  int32_t swap_blocks = 0;  // places for KV blocks outside the arena
 };
 
-// What the last step gave, on rank 0.
-struct StepResult {
-  std::span<const int32_t> ids;     // one per sampled row
-  std::span<const float> logits;    // [sampled][vocabulary], where asked for
-  std::span<const float> logprobs;  // [tokens] of a score step
-};
-
-class Rank {
+class Rank final : public StepRunner {
  public:
   // Collective over the world: every rank loads its part; an error of any is returned on all.
   static StatusOr<std::unique_ptr<Rank>> Create(comm::World& world, const plan::PlanFile& plan,
                                                 const RankOptions& options,
                                                 const LoadProgress& progress);
-  ~Rank();
+  ~Rank() override;
 
   // Rank 0: sends the descriptor to the replica, runs its own program, and returns what the
   // sampling rank gives.
-  StatusOr<StepResult> RunStep(StepDescriptor& descriptor);
+  StatusOr<StepResult> RunStep(StepDescriptor& descriptor) override;
   // The other ranks: run steps as descriptors come, until one says stop.
   Status Serve();
   // Rank 0: ends Serve on all others.

@@ -125,7 +125,21 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
                     {"pinned_tokens", statistics.pinned_tokens},
                     {"pin_seconds", statistics.pin_seconds},
                     {"prefix_hits", statistics.prefix_hits},
-                    {"reused_prompt_tokens", statistics.reused_tokens}};
+                    {"reused_prompt_tokens", statistics.reused_tokens},
+                    {"evicted_kv_blocks", statistics.evicted_blocks},
+                    {"held_kv_blocks", statistics.held_blocks},
+                    {"preempted_to_recompute", statistics.recomputed},
+                    {"preempted_to_swap", statistics.swapped},
+                    {"recomputed_tokens", statistics.recomputed_tokens},
+                    {"copied_kv_blocks", statistics.copied_blocks},
+                    {"drafted_tokens", statistics.drafted_tokens},
+                    {"accepted_tokens", statistics.accepted_tokens},
+                    {"kv_waste", statistics.allocated_tokens > 0
+                                     ? statistics.unused_tokens / statistics.allocated_tokens
+                                     : 0}};
+  std::vector<float> scheduler = statistics.scheduler_us;
+  json["engine"]["scheduler_median_us"] = Quantile(scheduler, 0.5);
+  json["engine"]["scheduler_p95_us"] = Quantile(scheduler, 0.95);
   json["ranks"] = Json::array();
   for (const std::string& text : rank_reports)
     json["ranks"].push_back(Json::parse(text, nullptr, false));

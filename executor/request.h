@@ -25,7 +25,19 @@ struct Request {
   int32_t max_tokens = 256;
   std::vector<std::string> stop;  // the answer ends before the first of these
   bool ignore_eos = false;        // end ids don't end the answer
+  int32_t n = 1;                  // answers that are given
+  int32_t best_of = 0;            // answers that are drawn, the n likeliest being given; 0: n
+  std::string tenant;             // whose turn it takes, and who shares what it caches
+  int32_t priority = 0;           // before all requests of lower ones
+  // Ids of the answer that were drawn before, by this engine or another: it goes on after them.
+  std::vector<int32_t> resume_ids;
+  bool details = false;  // token events have their DrawDetails
+
+  int32_t candidates() const { return best_of > n ? best_of : n; }
 };
+
+// The options of candidate number `candidate`: the first draws as a request for one does.
+SamplingOptions CandidateSampling(const SamplingOptions& sampling, int32_t candidate);
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled };
 const char* FinishReasonName(FinishReason reason);  // "stop", "length", "cancelled"
@@ -34,6 +46,7 @@ struct Completion {
   std::vector<int32_t> ids;  // generated; an end id that ended it is the last one
   std::string text;          // without special tokens, cut before a stop string
   FinishReason finish_reason = FinishReason::kCancelled;
+  double logprob = 0;    // of all ids together, where details were asked for or needed
   double ttft_ms = 0;    // from submission to the first token
   double decode_ms = 0;  // from the first token to the last
   bool finished = false;

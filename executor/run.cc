@@ -225,24 +225,24 @@ Status Driver::Generate(EngineStatistics* statistics) {
   size_t finished = 0;
   EngineEvents events;
   if (streaming) {
-    events.on_token = [](size_t, int32_t, const std::string& text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
+    events.on_token = [](const TokenEvent& token) {
+      std::fwrite(token.text.data(), 1, token.text.size(), stdout);
       std::fflush(stdout);
     };
   }
-  events.on_finish = [&](size_t request, const Completion& completion) {
+  events.on_finish = [&](size_t request, std::vector<Completion>& completions) {
     ++finished;
     if (request == 0) {
-      ttft_ms_ = completion.ttft_ms;
+      ttft_ms_ = completions[0].ttft_ms;
       first_token_at_ = submitted_ + std::chrono::duration_cast<Clock::duration>(
                                          std::chrono::duration<double, std::milli>(ttft_ms_));
     }
     if (output.has_value()) {
-      keep(output->Write(request, CompletionLine(work_.requests[request].prompt_ids, completion)));
+      keep(output->Write(request, CompletionLine(work_.requests[request].prompt_ids, completions)));
     } else if (!streaming) {
-      std::printf("%s\n", CompletionLine(work_.requests[request].prompt_ids, completion).c_str());
+      std::printf("%s\n", CompletionLine(work_.requests[request].prompt_ids, completions).c_str());
     }
-    if (!options_.logits_folder.empty()) keep(WriteLogits(request, completion));
+    if (!options_.logits_folder.empty()) keep(WriteLogits(request, completions[0]));
     if (progress) std::fprintf(stderr, "\r%zu of %zu prompts done", finished, total);
     if (!failure.ok()) g_cancelled = true;
   };
@@ -258,7 +258,8 @@ Status Driver::Generate(EngineStatistics* statistics) {
     end_ids.assign(rank_.plan().tokenizer()->end_ids()->begin(),
                    rank_.plan().tokenizer()->end_ids()->end());
   }
-  Engine engine(rank_, work_.tokenizer_or_null(), std::move(end_ids), std::move(events));
+  Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(), std::move(end_ids),
+                std::move(events));
   submitted_ = Clock::now();
   for (const Request& request : work_.requests) {
     auto number = engine.Submit(request);
@@ -280,13 +281,14 @@ Status Driver::ScoreTexts() {
   const bool progress =
       !options_.activations.empty() && !options_.quiet && isatty(STDERR_FILENO) != 0;
   LLMIR_RETURN_IF_ERROR(
-      Score(rank_, work_.texts, g_cancelled, [&](size_t text, const std::vector<float>& logprobs) {
-        if (progress) {
-          std::fprintf(stderr, "\r%zu of %zu texts done%s", text + 1, work_.texts.size(),
-                       text + 1 == work_.texts.size() ? "\n" : "");
-        }
-        return output.has_value() ? output->Write(text, LogprobsLine(logprobs)) : Status();
-      }));
+      Score(rank_.plan(), rank_, work_.texts, g_cancelled,
+            [&](size_t text, const std::vector<float>& logprobs) {
+              if (progress) {
+                std::fprintf(stderr, "\r%zu of %zu texts done%s", text + 1, work_.texts.size(),
+                             text + 1 == work_.texts.size() ? "\n" : "");
+              }
+              return output.has_value() ? output->Write(text, LogprobsLine(logprobs)) : Status();
+            }));
   return output.has_value() ? output->Close() : Status();
 }
 
@@ -375,6 +377,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.random_seed = options.random_seed;
   rank_options.threads = options.threads;
   rank_options.timing = !options.report.empty();
+  rank_options.swap_blocks = options.engine.swap_blocks;
   rank_options.collect_activations = !options.activations.empty();
   auto isa = ChooseIsa();
   LLMIR_RETURN_IF_ERROR(world.Agree(isa.status()));

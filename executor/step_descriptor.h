@@ -12,6 +12,7 @@
 
 #include "comm/channel.h"
 #include "executor/request.h"
+#include "kvpool/block_pool.h"
 #include "plan_schema/base/status.h"
 #include "plan_schema/plan_generated.h"
 
@@ -21,21 +22,25 @@ namespace llmir::executor {
 struct StepCapacity {
   int32_t tokens = 0;
   int32_t sequences = 0;
+  int32_t sampled = 0;
   int32_t blocks = 0;  // page table entries of all sequences of a step
+  int32_t copies = 0;
 };
 StepCapacity CapacityOf(const plan::Plan& plan);
 
 struct StepHeader {
-  uint64_t number;        // 0, 1, 2, ... per replica
-  uint32_t bytes;         // of the whole message
-  uint8_t program;        // plan::ProgramKind
-  uint8_t stop;           // no step: the ranks end
-  uint8_t return_logits;  // the sampled rows' logits come back with the ids
-  uint8_t reserved;
+  uint64_t number;         // 0, 1, 2, ... per replica
+  uint32_t bytes;          // of the whole message
+  uint8_t program;         // plan::ProgramKind
+  uint8_t stop;            // no step: the ranks end
+  uint8_t return_logits;   // the sampled rows' logits come back with the ids
+  uint8_t return_details;  // and the draws' DrawDetails
   int32_t tokens;
   int32_t sequences;
   int32_t sampled;
   int32_t blocks;
+  int32_t copies;
+  int32_t reserved;
 };
 
 class StepDescriptor {
@@ -44,7 +49,7 @@ class StepDescriptor {
 
   // Lays the arrays out for these counts; contents are undefined until written.
   void Resize(plan::ProgramKind program, int32_t tokens, int32_t sequences, int32_t sampled,
-              int32_t blocks);
+              int32_t blocks, int32_t copies = 0);
 
   StepHeader& header() { return *reinterpret_cast<StepHeader*>(buffer_.data()); }
   const StepHeader& header() const { return *reinterpret_cast<const StepHeader*>(buffer_.data()); }
@@ -59,7 +64,14 @@ class StepDescriptor {
   std::span<int32_t> kv_indptr() { return Array(offsets_.kv_indptr, header().sequences + 1); }
   std::span<int32_t> kv_tokens() { return Array(offsets_.kv_tokens, header().sequences); }
   std::span<int32_t> kv_indices() { return Array(offsets_.kv_indices, header().blocks); }
-  // The rows that sample, ascending, with their options and the position of the id that is drawn.
+  // Made one after the other before the program runs. Numbers from Plan.kv.blocks on are places in
+  // the rank's swap memory.
+  std::span<kvpool::BlockCopy> copies() {
+    return {reinterpret_cast<kvpool::BlockCopy*>(buffer_.data() + offsets_.copies),
+            static_cast<size_t>(header().copies)};
+  }
+  // The rows that sample, ascending, one as often as ids are drawn from it, with their options and
+  // the position of the id that is drawn.
   std::span<int32_t> sampled_rows() { return Array(offsets_.sampled_rows, header().sampled); }
   std::span<int32_t> sampled_positions() {
     return Array(offsets_.sampled_positions, header().sampled);
@@ -77,11 +89,11 @@ class StepDescriptor {
 
  private:
   struct Offsets {
-    size_t token_ids, positions, targets, query_indptr, kv_indptr, kv_tokens, kv_indices,
+    size_t token_ids, positions, targets, query_indptr, kv_indptr, kv_tokens, kv_indices, copies,
         sampled_rows, sampled_positions, sampling, end;
   };
   static Offsets Layout(int32_t tokens, int32_t sequences, int32_t sampled, int32_t blocks,
-                        bool score);
+                        int32_t copies, bool score);
   std::span<int32_t> Array(size_t offset, int32_t count) {
     return {reinterpret_cast<int32_t*>(buffer_.data() + offset), static_cast<size_t>(count)};
   }

@@ -1,5 +1,4 @@
-// Composes the next step: a row for each decoding sequence, then prompt chunks of the others in
-// order of admission, up to the plan's prefill_chunk tokens.
+// Lays the step out that its sequences were given rows for.
 
 #include <algorithm>
 
@@ -7,78 +6,74 @@
 
 namespace llmir::executor {
 
-Status Engine::Compose() {
-  step_.clear();
+void Engine::Compose() {
+  step_ids_.clear();
   int32_t tokens = 0;
   int32_t sampled = 0;
-  for (auto& sequence : running_) {
-    sequence->step_tokens = 0;
-    if (sequence->prefilling()) continue;
-    sequence->step_tokens = 1;
-    step_.push_back(sequence.get());
-    ++tokens;
-    ++sampled;
-  }
-  const bool decode_only_rows = tokens > 0;
-  auto budget = static_cast<int32_t>(limits_.prefill_chunk());
-  bool prefills = false;
-  for (auto& sequence : running_) {
-    if (!sequence->prefilling() || budget == 0) continue;
-    const auto prompt = static_cast<int32_t>(sequence->request.prompt_ids.size());
-    sequence->step_tokens = std::min(budget, prompt - sequence->prefilled);
-    budget -= sequence->step_tokens;
-    tokens += sequence->step_tokens;
-    if (sequence->prefilled + sequence->step_tokens == prompt) ++sampled;
-    step_.push_back(sequence.get());
-    prefills = true;
-  }
-  const auto program =
-      decode_only_rows && !prefills ? plan::ProgramKind::decode : plan::ProgramKind::mixed;
-
-  step_ids_.clear();
-  for (Sequence* sequence : step_) {
-    LLMIR_RETURN_IF_ERROR(pool_.Grow(
-        sequence->id, pool_.tokens(sequence->id) + sequence->step_tokens, window_, &copies_));
+  bool one_each = true;
+  bool details = false;
+  for (const Sequence* sequence : step_) {
     step_ids_.push_back(sequence->id);
+    tokens += sequence->rows;
+    one_each =
+        one_each && sequence->rows == 1 && sequence->pending() == 1 && sequence->followers == 0;
+    const Request& request = sequence->job->request;
+    details = details || request.details || request.candidates() > request.n;
+    const auto drafted = static_cast<int32_t>(sequence->draft.size());
+    if (sequence->rows - drafted == sequence->pending())
+      sampled += 1 + sequence->followers + drafted;
   }
-  statistics_.peak_blocks =
-      std::max(statistics_.peak_blocks, pool_.total_blocks() - pool_.free_blocks());
   pool_.FillPageTable(step_ids_, &page_table_);
-
   const auto sequences = static_cast<int32_t>(step_.size());
-  descriptor_.Resize(program, tokens, sequences, sampled,
-                     static_cast<int32_t>(page_table_.indices.size()));
+  descriptor_.Resize(one_each ? plan::ProgramKind::decode : plan::ProgramKind::mixed, tokens,
+                     sequences, sampled, static_cast<int32_t>(page_table_.indices.size()),
+                     static_cast<int32_t>(copies_.size()));
   descriptor_.header().number = step_number_++;
   descriptor_.header().return_logits = events_.on_logits ? 1 : 0;
-  std::copy(page_table_.indptr.begin(), page_table_.indptr.end(), descriptor_.kv_indptr().begin());
-  std::copy(page_table_.indices.begin(), page_table_.indices.end(),
-            descriptor_.kv_indices().begin());
+  descriptor_.header().return_details = details ? 1 : 0;
+  std::ranges::copy(page_table_.indptr, descriptor_.kv_indptr().begin());
+  std::ranges::copy(page_table_.indices, descriptor_.kv_indices().begin());
+  std::ranges::copy(copies_, descriptor_.copies().begin());
+  for (const kvpool::BlockCopy& copy : copies_) {
+    statistics_.copied_blocks += std::max(copy.from, copy.to) < pool_.total_blocks();
+  }
+  copies_.clear();
 
   int32_t row = 0;
   int32_t draw = 0;
+  const auto sample = [&](int32_t from, int32_t position, const SamplingOptions& sampling) {
+    descriptor_.sampled_rows()[static_cast<size_t>(draw)] = from;
+    descriptor_.sampled_positions()[static_cast<size_t>(draw)] = position;
+    descriptor_.sampling()[static_cast<size_t>(draw)] = sampling;
+    ++draw;
+  };
   descriptor_.query_indptr()[0] = 0;
-  for (int32_t s = 0; s < sequences; ++s) {
-    Sequence& sequence = *step_[s];
-    const int32_t kv_tokens = pool_.tokens(sequence.id);
-    const int32_t first = kv_tokens - sequence.step_tokens;
-    const bool prefill = sequence.prefilling();
-    for (int32_t i = 0; i < sequence.step_tokens; ++i) {
-      descriptor_.token_ids()[row + i] =
-          prefill ? sequence.request.prompt_ids[first + i] : sequence.next_id;
-      descriptor_.positions()[row + i] = first + i;
+  for (size_t s = 0; s < step_.size(); ++s) {
+    const Sequence& sequence = *step_[s];
+    const auto known = sequence.rows - static_cast<int32_t>(sequence.draft.size());
+    const auto ids =
+        std::span(sequence.ids)
+            .subspan(static_cast<size_t>(sequence.computed), static_cast<size_t>(known));
+    std::ranges::copy(ids, descriptor_.token_ids().begin() + row);
+    std::ranges::copy(sequence.draft, descriptor_.token_ids().begin() + row + known);
+    for (int32_t i = 0; i < sequence.rows; ++i) {
+      descriptor_.positions()[static_cast<size_t>(row + i)] = sequence.computed + i;
     }
-    row += sequence.step_tokens;
+    if (known == sequence.pending()) {
+      const int32_t position = sequence.computed + known;
+      sample(row + known - 1, position, sequence.sampling);
+      for (int32_t i = 1; i <= sequence.followers; ++i) {
+        sample(row + known - 1, position,
+               CandidateSampling(sequence.job->request.sampling, sequence.candidate + i));
+      }
+      for (int32_t i = known; i < sequence.rows; ++i) {
+        sample(row + i, position + 1 + i - known, sequence.sampling);
+      }
+    }
+    row += sequence.rows;
     descriptor_.query_indptr()[s + 1] = row;
-    descriptor_.kv_tokens()[s] = kv_tokens;
-    if (prefill) sequence.prefilled += sequence.step_tokens;
-    if (!sequence.prefilling()) {
-      descriptor_.sampled_rows()[draw] = row - 1;
-      descriptor_.sampled_positions()[draw] = kv_tokens;
-      descriptor_.sampling()[draw] = sequence.request.sampling;
-      ++draw;
-    }
+    descriptor_.kv_tokens()[s] = sequence.computed + sequence.rows;
   }
-  return Status();
 }
 
 }  // namespace llmir::executor

@@ -1,20 +1,32 @@
 // The engine of a replica, on its rank 0: a queue of requests becomes steps. Each turn is a few
-// small actions, one per file: admit (admit.cc), compose a step of decodes and prefill chunks
-// (compose.cc), take the drawn ids (advance.cc).
+// small actions, one per file: admit (admit.cc), give decodes their rows (decode.cc) and prompts
+// theirs (prefill.cc) within the step's token budget, make room (preempt.cc), lay the step out
+// (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc).
 //
-// One thread. A request holds its worst case of KV blocks from admission on, so a running request
-// never lacks one.
+// A sequence is its ids and how many of them are in the cache. The rest is computed in chunks; when
+// nothing is left, the next id is drawn. So a decode is a chunk of one, and a sequence that lost
+// its blocks just starts again with more ids.
+//
+// KV blocks are taken as sequences grow. Where one lacks blocks, the sequence that comes last
+// (lower priority, later arrival) gives way: its blocks go to swap memory or are computed again
+// later, whichever is predicted to take less time.
+//
+// One thread.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
-#include "executor/rank.h"
+#include "executor/engine/ngram_index.h"
+#include "executor/engine/step_runner.h"
+#include "executor/engine/tenants.h"
+#include "executor/recent_median.h"
 #include "executor/request.h"
 #include "executor/text_stream.h"
 #include "kvpool/block_pool.h"
@@ -23,11 +35,31 @@
 
 namespace llmir::executor {
 
+struct EngineOptions {
+  bool reuse_prefixes = true;  // finished sequences' blocks stay, to be found by others
+  int32_t step_tokens = 0;     // prompt tokens of a step that also decodes; 0: by measured times
+  int32_t swap_blocks = 0;     // places in each rank's swap memory
+  int32_t max_waiting = 0;     // requests that may wait; 0: any number
+  int32_t draft_tokens = 0;    // guessed ids of a sequence that a step checks; 0: none
+  kvpool::PrefixTreeOptions tree;
+};
+
+struct TokenEvent {
+  size_t request;
+  int32_t candidate;
+  int32_t index;  // of the id in its answer
+  int32_t id;
+  std::string text;      // that can be shown now
+  DrawDetails* details;  // null where they weren't asked for
+};
+
 struct EngineEvents {
-  // A new id of request `request`, with the text that can be shown.
-  std::function<void(size_t request, int32_t id, const std::string& text)> on_token;
-  std::function<void(size_t request, const Completion& completion)> on_finish;
-  // The logits that id number `position` of the answer is drawn from; asked for by setting it.
+  // A new id. Not for requests with best_of > n, whose answers are known at the end.
+  std::function<void(const TokenEvent& event)> on_token;
+  // All n answers of a request, the likeliest first where best_of > n.
+  std::function<void(size_t request, std::vector<Completion>& completions)> on_finish;
+  // The logits that id number `position` of the first answer is drawn from; asked for by setting
+  // it.
   std::function<Status(size_t request, int32_t position, std::span<const float> logits)> on_logits;
 };
 
@@ -39,12 +71,23 @@ struct EngineStatistics {
   double decode_seconds = 0;   // of steps with decodes only
   uint64_t decode_rows = 0;    // rows of those
   uint64_t decode_steps = 0;
-  double decode_context = 0;  // sum over those rows of tokens attended to
-  int32_t peak_blocks = 0;
+  double decode_context = 0;   // sum over those rows of tokens attended to
+  int32_t peak_blocks = 0;     // held at a time
   uint64_t pinned_tokens = 0;  // of prefixes, computed before the first request
   double pin_seconds = 0;
-  uint64_t prefix_hits = 0;    // requests that began with a pinned prefix
-  uint64_t reused_tokens = 0;  // of their prompts, not computed again
+  uint64_t prefix_hits = 0;    // admissions that found a cached prefix
+  uint64_t reused_tokens = 0;  // in them, not computed again
+  uint64_t evicted_blocks = 0;
+  uint64_t recomputed = 0;         // preemptions whose blocks were dropped
+  uint64_t swapped = 0;            // that moved to swap memory
+  uint64_t recomputed_tokens = 0;  // that preempted sequences had in the cache and computed again
+  uint64_t copied_blocks = 0;      // before writing into shared ones
+  uint64_t drafted_tokens = 0;
+  uint64_t accepted_tokens = 0;  // of them
+  double allocated_tokens = 0;  // room in the blocks that running sequences hold, summed over steps
+  double unused_tokens = 0;     // of it without a token
+  int32_t held_blocks = 0;      // now; when nothing runs, those of pinned prefixes
+  std::vector<float> scheduler_us;  // of the latest steps: all that the engine does between two
 };
 
 // The most KV blocks that a sequence of `tokens` tokens in the end holds at a time, besides those
@@ -58,66 +101,154 @@ Status CheckRequest(const plan::Plan& plan, const Request& request);
 class Engine {
  public:
   // `tokenizer`: null where the checkpoint has none. All outlive the engine.
-  Engine(Rank& rank, const checkpoint::Tokenizer* tokenizer, std::vector<int32_t> end_ids,
-         EngineEvents events);
+  Engine(const plan::Plan& plan, StepRunner& runner, EngineOptions options,
+         const checkpoint::Tokenizer* tokenizer, std::vector<int32_t> end_ids, EngineEvents events);
+  ~Engine();
 
-  // Queues it; returns its number, 0, 1, 2, ...
+  // Queues it; returns its number, 0, 1, 2, ... RESOURCE_EXHAUSTED where too many wait.
   StatusOr<size_t> Submit(Request request);
-  // Until the queue is empty, or `cancelled` turns true: then what runs ends as kCancelled.
+  // Ends a request as kCancelled with the ids that it has; nothing where it has ended. Not from an
+  // event.
+  void Cancel(size_t request);
+  // Computes the plan's pinned prefixes, once. CANCELLED when `cancelled` turns true meanwhile.
+  Status Pin(const std::atomic<bool>& cancelled);
+  // One turn, if there is anything to do. After an error the engine can't go on.
+  Status Step();
+  bool idle() const { return jobs_.empty(); }
+  size_t jobs() const { return jobs_.size(); }
+
+  // Pin, and steps until the queue is empty or `cancelled` turns true: then all ends as kCancelled.
   Status Run(const std::atomic<bool>& cancelled);
 
-  const EngineStatistics& statistics() const { return statistics_; }
+  const EngineStatistics& statistics();
+  // Counts of blocks and sequences agree. For tests; aborts with a message.
+  void CheckInvariants() const;
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  struct Sequence {
+  struct Job {  // a request and its answers
     size_t number;
     Request request;
-    kvpool::SequenceId id = -1;
-    int32_t prefix = -1;       // into Plan.prefixes: what its prompt starts with
-    int32_t worst_blocks = 0;  // besides the prefix's
-    int32_t prefilled = 0;     // prompt tokens in the cache
-    int32_t step_tokens = 0;   // rows in the step under way
-    int32_t next_id = 0;       // fed by the next decode
-    Completion completion;
-    TextStream text;
-    Clock::time_point submitted, first_token, last_token;
-
-    bool prefilling() const { return prefilled < static_cast<int32_t>(request.prompt_ids.size()); }
-    // Tokens in the cache when the last id has been drawn.
-    int32_t worst_tokens() const {
-      return static_cast<int32_t>(request.prompt_ids.size()) + request.max_tokens - 1;
-    }
+    Tenant* tenant;
+    std::vector<Completion> completions;  // by candidate
+    int32_t unfinished;
+    Clock::time_point submitted;
   };
 
-  Status Pin(const std::atomic<bool>& cancelled);
-  // `sequence`, still empty, begins with the pinned prefix (-1: none); returns its tokens.
-  StatusOr<int32_t> SharePinned(kvpool::SequenceId sequence, int32_t prefix);
-  Status Admit();
-  Status Compose();
-  Status Advance(const StepResult& result);
-  void Take(Sequence& sequence, int32_t id);
-  void Finish(Sequence& sequence, FinishReason reason);
+  struct Sequence {
+    Job* job;
+    int32_t candidate;
+    int32_t followers;         // candidates that fork from this one when its prompt is computed
+    std::vector<int32_t> ids;  // prompt and answer; room for all
+    TextStream text;
+    SamplingOptions sampling;
+    kvpool::SequenceId id = -1;  // while it runs
+    int32_t computed = 0;        // leading ids whose keys and values are in the cache
+    int32_t swapped_tokens = 0;  // the same in swap memory, from block swapped_from on
+    int32_t swapped_from = 0;
+    std::vector<int32_t> swapped{};  // its places
+    int32_t recompute = 0;           // tokens that were in the cache when it was preempted
+    int32_t overtaken = 0;           // times that a later one was admitted before it
+    int32_t rows = 0;                // in the step under way
+    std::vector<int32_t> draft{};    // guessed ids among them
+    int32_t draft_limit = 0;
+    NgramIndex ngrams{};
+    Clock::time_point first_token{};
+    Clock::time_point last_token{};
+    bool finished = false;
+    std::vector<int32_t> taken{};  // ids of the last step
+    std::vector<DrawDetails> taken_details{};
 
-  Rank& rank_;
+    int32_t prompt_tokens() const { return static_cast<int32_t>(job->request.prompt_ids.size()); }
+    int32_t answer_tokens() const { return static_cast<int32_t>(ids.size()) - prompt_tokens(); }
+    int32_t pending() const { return static_cast<int32_t>(ids.size()) - computed; }
+    Completion& completion() { return job->completions[static_cast<size_t>(candidate)]; }
+  };
+  using SequencePointer = std::unique_ptr<Sequence>;
+  // Who comes first: higher priority, then earlier arrival.
+  struct Turn {
+    int32_t priority;
+    size_t number;
+    int32_t candidate;
+    bool operator==(const Turn&) const = default;
+    auto operator<=>(const Turn& other) const {
+      if (priority != other.priority) return other.priority <=> priority;
+      if (number != other.number) return number <=> other.number;
+      return candidate <=> other.candidate;
+    }
+  };
+  static Turn TurnOf(const Sequence& sequence) {
+    return {sequence.job->request.priority, sequence.job->number, sequence.candidate};
+  }
+  using Waiting = std::map<Turn, SequencePointer>;
+
+  SequencePointer NewSequence(Job& job, int32_t candidate, int32_t followers);
+  void Wait(SequencePointer sequence);
+  Status Admit();
+  // The waiting sequence whose turn it is; null: none waits.
+  Waiting* ChooseTenant();
+  Waiting::iterator ChooseSequence(Waiting& waiting);
+  bool Fits(const Sequence& sequence, std::span<const int32_t> path) const;
+  Status Start(SequencePointer sequence, std::span<const int32_t> path);
+  Status GiveDecodesTheirRows();
+  Status GivePromptsTheirRows();
+  int32_t PromptBudget() const;
+  void Draft(Sequence& sequence, int32_t most);
+  // Makes room for `rows` more tokens of running_[index] at the cost of those after it; the tokens
+  // that it then has room for.
+  StatusOr<int32_t> MakeRoom(size_t index, int32_t rows);
+  void Preempt(size_t index);
+  bool SwapOut(Sequence& sequence);
+  Status SwapIn(Sequence& sequence);
+  void DropSwapped(Sequence& sequence);
+  double PrefillSeconds() const;  // per token, measured or as the plan predicts; 0: not known
+  void Compose();
+  void Measure(double seconds, const StepResult& result);
+  Status Advance(const StepResult& result);
+  Status Take(Sequence& sequence, const StepResult& result, size_t draw);
+  bool IsComplete(const Sequence& sequence, int32_t id) const;
+  void ForkFollowers(Sequence& leader, const StepResult& result, size_t draw);
+  void Tell(Sequence& sequence);
+  void Finish(Sequence& sequence, FinishReason reason);
+  void EndJob(Job& job);
+  void RemoveFinished();
+
+  const plan::Plan& plan_;
+  StepRunner& runner_;
+  EngineOptions options_;
   const checkpoint::Tokenizer* tokenizer_;
   std::vector<int32_t> end_ids_;
   EngineEvents events_;
   const plan::Limits& limits_;
   kvpool::BlockPool pool_;
-  kvpool::PageTable page_table_;
-  std::vector<kvpool::BlockCopy> copies_;
+  StepCapacity capacity_;
   StepDescriptor descriptor_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;
-  std::vector<kvpool::SequenceId> pinned_;  // by Plan.prefixes index, once computed
-  std::vector<Sequence*> step_;             // sequences of the step under way, decodes first
+  kvpool::PageTable page_table_;
+  std::vector<kvpool::BlockCopy> copies_;  // for the next step
+  std::map<size_t, Job> jobs_;
+  Tenants tenants_;
+  std::map<const Tenant*, Waiting> waiting_;
+  size_t waiting_count_ = 0;
+  bool blocked_ = false;                  // nothing has changed since admission failed
+  std::vector<SequencePointer> running_;  // in order of their turns
+  int32_t slots_ = 0;                     // of the batch: running sequences and their followers
+  std::vector<Sequence*> step_;           // of the step under way, decodes first
   std::vector<kvpool::SequenceId> step_ids_;
+  std::vector<int32_t> path_;
+  std::vector<kvpool::SequenceId> pinned_;
+  std::vector<int32_t> free_swap_;
   int32_t window_;  // tokens that a sequence's cache must keep; 0: all
-  int32_t reserved_blocks_ = 0;
   size_t submitted_ = 0;
   uint64_t step_number_ = 0;
+  double predicted_prefill_ = 0;  // seconds per token, from the plan
+  double growth_ = 0;             // of a block's computation with each block before it
+  RecentMedian prefill_seconds_;  // per token
+  RecentMedian decode_seconds_;   // per step
+  RecentMedian copy_seconds_;     // per block
+  size_t scheduled_ = 0;
+  bool any_finished_ = false;
+  std::vector<size_t> ended_;  // jobs that are complete, to be told of
   EngineStatistics statistics_;
 };
 

@@ -1,6 +1,6 @@
 // Pinned prefixes: tokens that many requests start with are computed once, before the first
-// request, by the plan's own mixed program. Their blocks stay held by sequences of the engine, and
-// requests that start with them share these blocks instead of computing them.
+// request, by the plan's own mixed program. They are in the prefix tree, for all tenants, and
+// sequences of the engine hold their blocks, so that they stay.
 
 #include <algorithm>
 #include <numeric>
@@ -12,7 +12,7 @@
 namespace llmir::executor {
 
 Status Engine::Pin(const std::atomic<bool>& cancelled) {
-  const plan::Plan& plan = rank_.plan();
+  const plan::Plan& plan = plan_;
   const uint32_t count = plan.prefixes() == nullptr ? 0 : plan.prefixes()->size();
   if (pinned_.size() == count) return Status();
   const auto before = Clock::now();
@@ -28,7 +28,10 @@ Status Engine::Pin(const std::atomic<bool>& cancelled) {
     const std::span<const int32_t> ids(prefix.data(), prefix.size());
     LLMIR_ASSIGN_OR_RETURN(const kvpool::SequenceId sequence, pool_.Create());
     pinned_[index] = sequence;
-    LLMIR_ASSIGN_OR_RETURN(int32_t first, SharePinned(sequence, plan::LongestPrefix(plan, ids)));
+    path_.clear();
+    pool_.Match(ids, kvpool::kSharedSalt, &path_);
+    pool_.Begin(sequence, path_);
+    int32_t first = pool_.tokens(sequence);
     while (first < static_cast<int32_t>(ids.size())) {
       if (cancelled.load(std::memory_order_relaxed)) return Cancelled("stopped by a signal");
       const int32_t tokens = std::min<int32_t>(static_cast<int32_t>(limits_.prefill_chunk()),
@@ -36,22 +39,14 @@ Status Engine::Pin(const std::atomic<bool>& cancelled) {
       LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::mixed, ids, first, tokens,
                                               sequence, 0, &pool_, &page_table_, &descriptor_));
       descriptor_.header().number = step_number_++;
-      LLMIR_RETURN_IF_ERROR(rank_.RunStep(descriptor_).status());
+      LLMIR_RETURN_IF_ERROR(runner_.RunStep(descriptor_).status());
       statistics_.pinned_tokens += static_cast<uint64_t>(tokens);
       first += tokens;
     }
+    pool_.Cache(sequence, ids, kvpool::kSharedSalt);
   }
-  reserved_blocks_ += static_cast<int32_t>(plan::PinnedBlocks(plan));
   statistics_.pin_seconds = std::chrono::duration<double>(Clock::now() - before).count();
   return Status();
-}
-
-StatusOr<int32_t> Engine::SharePinned(kvpool::SequenceId sequence, int32_t prefix) {
-  if (prefix < 0) return 0;
-  const kvpool::SequenceId holder = pinned_[static_cast<size_t>(prefix)];
-  const int32_t tokens = pool_.tokens(holder);
-  pool_.Fork(sequence, holder);
-  return tokens;
 }
 
 }  // namespace llmir::executor

@@ -34,16 +34,16 @@ Status CheckScoreText(const plan::Plan& plan, const std::vector<int32_t>& ids) {
 }
 
 Status Score(
-    Rank& rank, const std::vector<std::vector<int32_t>>& texts, const std::atomic<bool>& cancelled,
+    const plan::Plan& plan, StepRunner& runner, const std::vector<std::vector<int32_t>>& texts,
+    const std::atomic<bool>& cancelled,
     const std::function<Status(size_t text, const std::vector<float>& logprobs)>& on_scored) {
-  const plan::Plan& plan = rank.plan();
   const plan::Limits& limits = *plan.limits();
   kvpool::BlockPool pool(static_cast<int32_t>(plan.kv()->blocks()),
                          static_cast<int32_t>(plan.kv()->block_size()), 1,
                          static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()));
   const auto window = static_cast<int32_t>(plan::KvWindow(*plan.model()));
   kvpool::PageTable table;
-  StepDescriptor descriptor(rank.capacity());
+  StepDescriptor descriptor(CapacityOf(plan));
   std::vector<float> logprobs;
   uint64_t number = 0;
   for (size_t text = 0; text < texts.size(); ++text) {
@@ -59,7 +59,7 @@ Status Score(
                                               sequence, window, &pool, &table, &descriptor));
       descriptor.header().number = number++;
       std::copy_n(ids.begin() + first + 1, tokens, descriptor.targets().begin());
-      LLMIR_ASSIGN_OR_RETURN(const StepResult result, rank.RunStep(descriptor));
+      LLMIR_ASSIGN_OR_RETURN(const StepResult result, runner.RunStep(descriptor));
       logprobs.insert(logprobs.end(), result.logprobs.begin(), result.logprobs.end());
     }
     pool.Release(sequence);

@@ -7,8 +7,9 @@
 #include <functional>
 #include <vector>
 
-#include "executor/rank.h"
+#include "executor/engine/step_runner.h"
 #include "plan_schema/base/status.h"
+#include "plan_schema/plan_generated.h"
 
 namespace llmir::executor {
 
@@ -16,7 +17,8 @@ namespace llmir::executor {
 // log-probabilities (natural logarithm). On rank 0. Texts must have 2 to context ids, all in the
 // vocabulary.
 Status Score(
-    Rank& rank, const std::vector<std::vector<int32_t>>& texts, const std::atomic<bool>& cancelled,
+    const plan::Plan& plan, StepRunner& runner, const std::vector<std::vector<int32_t>>& texts,
+    const std::atomic<bool>& cancelled,
     const std::function<Status(size_t text, const std::vector<float>& logprobs)>& on_scored);
 
 // What is wrong with a text, if anything.

@@ -14,8 +14,8 @@ def prompt(start, *rest):
     return {"prompt_ids": [*start, *rest], "force_ids": [(101 * i + 3) % 384 for i in range(20)]}
 
 
-# Beginning with the shorter, the longer, neither; with all of one and a token; with one alone (a token must be left); with
-# one but for its last id.
+# Beginning with the shorter, the longer, neither; with all of one and a token; with one alone (a token must be left, and
+# whole blocks are shared); with one but for its last id.
 PROMPTS = [
     prompt(SYSTEM, 5, 6, 7),
     prompt(EXAMPLES, 8, 9),
@@ -25,7 +25,7 @@ PROMPTS = [
     prompt(EXAMPLES[:-1], 383),
     prompt(EXAMPLES),
 ]
-REUSED = [48, 80, 0, 48, 0, 48, 48]
+REUSED = [48, 80, 0, 48, 32, 64, 64]
 
 
 @pytest.fixture(scope="module")

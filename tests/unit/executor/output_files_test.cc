@@ -64,7 +64,7 @@ TEST(CompletionLineTest, HasTheFieldsThatUsersReadEvenForBrokenText) {
   completion.finish_reason = FinishReason::kLength;
   completion.ttft_ms = 1.5;
   completion.decode_ms = 2.5;
-  const auto json = nlohmann::json::parse(CompletionLine({1, 2, 3}, completion));
+  const auto json = nlohmann::json::parse(CompletionLine({1, 2, 3}, {&completion, 1}));
   EXPECT_EQ(json["prompt_ids"], (std::vector<int>{1, 2, 3}));
   EXPECT_EQ(json["ids"], (std::vector<int>{5, 6}));
   EXPECT_EQ(json["text"], "ab\xef\xbf\xbd");

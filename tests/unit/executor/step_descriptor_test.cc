@@ -10,11 +10,11 @@
 namespace llmir::executor {
 namespace {
 
-constexpr StepCapacity kCapacity{600, 8, 512};
+constexpr StepCapacity kCapacity{600, 8, 8, 512, 40};
 
 void Fill(StepDescriptor& d, plan::ProgramKind kind, int32_t tokens, int32_t sequences,
           int32_t sampled, int32_t blocks) {
-  d.Resize(kind, tokens, sequences, sampled, blocks);
+  d.Resize(kind, tokens, sequences, sampled, blocks, 5 * sequences);
   std::iota(d.token_ids().begin(), d.token_ids().end(), 1000);
   std::iota(d.positions().begin(), d.positions().end(), 2000);
   std::iota(d.query_indptr().begin(), d.query_indptr().end(), 1);
@@ -25,6 +25,8 @@ void Fill(StepDescriptor& d, plan::ProgramKind kind, int32_t tokens, int32_t seq
   std::iota(d.sampled_positions().begin(), d.sampled_positions().end(), 6);
   for (size_t i = 0; i < d.sampling().size(); ++i)
     d.sampling()[i] = {0.5f, static_cast<int32_t>(i), 0.9f, 0.1f, 77 + i};
+  for (size_t i = 0; i < d.copies().size(); ++i)
+    d.copies()[i] = {static_cast<int32_t>(i), static_cast<int32_t>(900 + i)};
   if (kind == plan::ProgramKind::score) std::iota(d.targets().begin(), d.targets().end(), 9);
 }
 
@@ -35,6 +37,7 @@ TEST(StepDescriptorTest, ArraysDoNotOverlap) {
   EXPECT_EQ(d.positions().back(), 2599);
   EXPECT_EQ(d.targets().back(), 608);
   EXPECT_EQ(d.kv_indices().back(), 515);
+  EXPECT_EQ(d.copies().back().to, 939);
   EXPECT_EQ(d.sampling().back().seed, 84u);
   EXPECT_EQ(d.header().tokens, 600);
 }
@@ -59,6 +62,9 @@ TEST(StepDescriptorTest, ShortAndLongOnesArriveWhole) {
     EXPECT_TRUE(std::ranges::equal(received.token_ids(), sent.token_ids()));
     EXPECT_TRUE(std::ranges::equal(received.kv_indices(), sent.kv_indices()));
     EXPECT_TRUE(std::ranges::equal(received.sampled_positions(), sent.sampled_positions()));
+    ASSERT_EQ(received.copies().size(), sent.copies().size());
+    for (size_t i = 0; i < sent.copies().size(); ++i)
+      EXPECT_EQ(received.copies()[i].to, sent.copies()[i].to);
     for (int32_t i = 0; i < shape.sampled; ++i)
       EXPECT_EQ(received.sampling()[i].seed, sent.sampling()[i].seed);
   }

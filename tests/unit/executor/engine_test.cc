@@ -1,0 +1,491 @@
+// The engine over a memory of ids instead of a model: a row writes its id into its sequence's
+// block, and what is drawn is a hash of all ids that the row then reads through the page table. A
+// block that is shared, copied, swapped, found or evicted wrongly changes an answer.
+#include "executor/engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "plan_schema/base/hash.h"
+#include "plan_schema/plan_file.h"
+#include "tests/unit/plan_schema/plan_builder.h"
+
+namespace llmir::executor {
+namespace {
+
+using testing::ElementsAreArray;
+using testing::HasSubstr;
+
+constexpr int32_t kVocabulary = 160;
+
+// What follows `ids`: often the same as after their last two, so that guesses are right at times.
+int32_t NextId(std::span<const int32_t> ids, const SamplingOptions& sampling, int64_t position) {
+  uint64_t hash = Hash64(std::as_bytes(ids));
+  if (sampling.temperature > 0)
+    hash ^= sampling.seed * 0x9e3779b97f4a7c15ULL + static_cast<uint64_t>(position);
+  hash = Hash64(std::as_bytes(std::span(&hash, 1)));
+  if (hash % 5 != 0) hash = static_cast<uint64_t>(7 * ids.back() % 31);
+  return static_cast<int32_t>(hash % kVocabulary);
+}
+
+class MemoryModel : public StepRunner {
+ public:
+  MemoryModel(const plan::Plan& plan, int32_t swap_blocks)
+      : block_size_(static_cast<int32_t>(plan.kv()->block_size())),
+        window_(static_cast<int32_t>(plan.model()->attention_windows() == nullptr
+                                         ? 0
+                                         : plan.model()->attention_windows()->Get(0))),
+        max_sampled_(static_cast<int32_t>(plan.limits()->max_batch())),
+        max_tokens_(static_cast<int32_t>(plan.limits()->max_tokens())),
+        blocks_(plan.kv()->blocks() + static_cast<size_t>(swap_blocks),
+                std::vector<int32_t>(static_cast<size_t>(block_size_), -1)) {}
+
+  StatusOr<StepResult> RunStep(StepDescriptor& step) override {
+    const StepHeader& header = step.header();
+    EXPECT_LE(header.sampled, max_sampled_);
+    EXPECT_LE(header.tokens, max_tokens_);
+    EXPECT_GT(header.tokens, 0);
+    if (step.program() == plan::ProgramKind::decode) {
+      EXPECT_EQ(header.tokens, header.sampled);
+    }
+    for (const kvpool::BlockCopy& copy : step.copies()) {
+      blocks_[static_cast<size_t>(copy.to)] = blocks_[static_cast<size_t>(copy.from)];
+    }
+    std::set<int32_t> written;
+    ForEachRow(step, [&](int32_t s, int32_t row) {
+      const int32_t position = step.positions()[static_cast<size_t>(row)];
+      EXPECT_EQ(position, step.kv_tokens()[static_cast<size_t>(s)] -
+                              (step.query_indptr()[static_cast<size_t>(s) + 1] - row));
+      const int32_t block = BlockOf(step, s, position);
+      EXPECT_TRUE(written.insert(block * block_size_ + position % block_size_).second)
+          << "two rows write to one place";
+      blocks_[static_cast<size_t>(block)][static_cast<size_t>(position % block_size_)] =
+          step.token_ids()[static_cast<size_t>(row)];
+    });
+    ids_.clear();
+    details_.clear();
+    int32_t draw = 0;
+    ForEachRow(step, [&](int32_t s, int32_t row) {
+      while (draw < header.sampled && step.sampled_rows()[static_cast<size_t>(draw)] == row) {
+        const int32_t position = step.positions()[static_cast<size_t>(row)];
+        std::vector<int32_t> read;
+        for (int32_t at = window_ > 0 ? std::max(0, position + 1 - window_) : 0; at <= position;
+             ++at) {
+          const int32_t block = BlockOf(step, s, at);
+          if (block < 0) {
+            ADD_FAILURE() << "token " << at << " was given back, but " << position << " reads it";
+            continue;
+          }
+          read.push_back(
+              blocks_[static_cast<size_t>(block)][static_cast<size_t>(at % block_size_)]);
+        }
+        EXPECT_EQ(step.sampled_positions()[static_cast<size_t>(draw)], position + 1);
+        ids_.push_back(NextId(read, step.sampling()[static_cast<size_t>(draw)], position + 1));
+        details_.push_back({-0.01f * static_cast<float>(ids_.back()), 1});
+        ++draw;
+      }
+    });
+    EXPECT_EQ(draw, header.sampled);
+    StepResult result;
+    result.ids = ids_;
+    if (header.return_details != 0) result.details = details_;
+    result.copy_seconds = 1e-9 * static_cast<double>(step.copies().size());
+    return result;
+  }
+
+ private:
+  template <typename Visit>
+  void ForEachRow(StepDescriptor& step, const Visit& visit) {
+    for (int32_t s = 0; s < step.header().sequences; ++s) {
+      for (int32_t row = step.query_indptr()[static_cast<size_t>(s)];
+           row < step.query_indptr()[static_cast<size_t>(s) + 1]; ++row) {
+        visit(s, row);
+      }
+    }
+  }
+  int32_t BlockOf(StepDescriptor& step, int32_t sequence, int32_t position) {
+    return step.kv_indices()[static_cast<size_t>(step.kv_indptr()[static_cast<size_t>(sequence)] +
+                                                 position / block_size_)];
+  }
+
+  int32_t block_size_;
+  int32_t window_;
+  int32_t max_sampled_;
+  int32_t max_tokens_;
+  std::vector<std::vector<int32_t>> blocks_;
+  std::vector<int32_t> ids_;
+  std::vector<DrawDetails> details_;
+};
+
+struct Shape {
+  uint32_t blocks = 64;
+  uint32_t context = 256;
+  uint32_t max_batch = 4;
+  uint32_t chunk = 24;
+  uint32_t window = 0;
+};
+
+plan::PlanFile MakePlan(const Shape& shape, int32_t pinned = 0) {
+  auto plan = plan::BuildPlan({});
+  plan->kv->blocks = shape.blocks;
+  plan->kv->block_size = 16;
+  plan->kv->max_blocks_per_sequence = shape.context / 16;
+  plan->limits->context = shape.context;
+  plan->limits->max_batch = shape.max_batch;
+  plan->limits->prefill_chunk = shape.chunk;
+  plan->limits->max_tokens = shape.chunk + shape.max_batch;
+  if (shape.window > 0) plan->model->attention_windows.assign(plan->model->layers, shape.window);
+  if (pinned > 0) plan::AddPrefix(*plan, pinned);
+  auto file = plan::PlanFile::FromBytes(plan::PlanFile::Serialize(*plan), "test");
+  EXPECT_TRUE(file.ok()) << file.status().ToString();
+  return std::move(file).value();
+}
+
+std::vector<int32_t> Expected(const Request& request, int32_t candidate, int32_t context,
+                              int32_t window = 0) {
+  std::vector<int32_t> ids = request.prompt_ids;
+  const auto most =
+      std::min<int32_t>(request.max_tokens, context - static_cast<int32_t>(ids.size()) + 1);
+  const SamplingOptions sampling = CandidateSampling(request.sampling, candidate);
+  while (static_cast<int32_t>(ids.size() - request.prompt_ids.size()) < most) {
+    std::span<const int32_t> read = ids;
+    if (window > 0 && static_cast<int32_t>(ids.size()) > window) {
+      read = read.last(static_cast<size_t>(window));
+    }
+    ids.push_back(NextId(read, sampling, static_cast<int64_t>(ids.size())));
+  }
+  return {ids.begin() + static_cast<int64_t>(request.prompt_ids.size()), ids.end()};
+}
+
+std::vector<int32_t> Prompt(uint32_t seed, int32_t tokens, int32_t common = 0) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < tokens; ++i) {
+    ids.push_back(i < common ? (11 * i + 5) % kVocabulary
+                             : static_cast<int32_t>(random() % kVocabulary));
+  }
+  return ids;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  void Make(const Shape& shape, EngineOptions options = {}, int32_t pinned = 0) {
+    shape_ = shape;
+    file_.emplace(MakePlan(shape, pinned));
+    model_.emplace(file_->plan(), options.swap_blocks);
+    EngineEvents events;
+    events.on_token = [this](const TokenEvent& token) {
+      auto& ids = told_[{token.request, token.candidate}];
+      const size_t resumed = requests_[token.request].resume_ids.size();
+      ASSERT_EQ(token.index, static_cast<int32_t>(resumed + ids.size()));
+      ids.push_back(token.id);
+    };
+    events.on_finish = [this](size_t request, std::vector<Completion>& completions) {
+      ASSERT_FALSE(done_.contains(request)) << "ended twice";
+      done_[request] = completions;
+      order_.push_back(request);
+    };
+    engine_.emplace(file_->plan(), *model_, options, nullptr, std::vector<int32_t>{},
+                    std::move(events));
+  }
+  size_t Submit(Request request) {
+    auto number = engine_->Submit(request);
+    EXPECT_TRUE(number.ok()) << number.status().ToString();
+    requests_[*number] = std::move(request);
+    return *number;
+  }
+  void RunAll() {
+    ASSERT_TRUE(engine_->Pin(never_).ok());
+    while (!engine_->idle()) {
+      const Status status = engine_->Step();
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      engine_->CheckInvariants();
+    }
+  }
+  // Every answer is the one that the ids alone give.
+  void ExpectRightAnswers() {
+    ASSERT_EQ(done_.size(), requests_.size());
+    for (const auto& [number, request] : requests_) {
+      const auto& completions = done_[number];
+      ASSERT_EQ(completions.size(), static_cast<size_t>(request.n));
+      if (request.best_of > request.n) continue;
+      for (int32_t c = 0; c < request.n; ++c) {
+        const auto expected = Expected(request, c, static_cast<int32_t>(shape_.context),
+                                       static_cast<int32_t>(shape_.window));
+        ASSERT_THAT(completions[static_cast<size_t>(c)].ids, ElementsAreArray(expected))
+            << "request " << number << ", answer " << c;
+        if (request.resume_ids.empty()) {
+          ASSERT_THAT((told_[{number, c}]), ElementsAreArray(expected));
+        }
+      }
+    }
+  }
+
+  Shape shape_;
+  std::atomic<bool> never_{false};
+  std::optional<plan::PlanFile> file_;
+  std::optional<MemoryModel> model_;
+  std::optional<Engine> engine_;
+  std::map<size_t, Request> requests_;
+  std::map<size_t, std::vector<Completion>> done_;
+  std::map<std::pair<size_t, int32_t>, std::vector<int32_t>> told_;
+  std::vector<size_t> order_;
+};
+
+Request MakeRequest(std::vector<int32_t> prompt, int32_t max_tokens) {
+  Request request;
+  request.prompt_ids = std::move(prompt);
+  request.max_tokens = max_tokens;
+  return request;
+}
+
+TEST_F(EngineTest, ASecondPromptWithTheSameBeginningComputesOnlyItsOwn) {
+  Make({});
+  Submit(MakeRequest(Prompt(1, 100, 64), 5));
+  RunAll();
+  EXPECT_EQ(engine_->statistics().reused_tokens, 0u);
+  Submit(MakeRequest(Prompt(2, 100, 64), 5));
+  RunAll();
+  EXPECT_EQ(engine_->statistics().reused_tokens, 64u);
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, AConversationGoesOnFromTheAnswersBlocks) {
+  Make({});
+  const size_t first = Submit(MakeRequest(Prompt(1, 40), 30));
+  RunAll();
+  std::vector<int32_t> next = Prompt(1, 40);
+  next.insert(next.end(), done_[first][0].ids.begin(), done_[first][0].ids.end());
+  next.push_back(3);
+  Submit(MakeRequest(next, 5));
+  RunAll();
+  EXPECT_EQ(engine_->statistics().reused_tokens, 64u);  // of 69 computed before
+  ExpectRightAnswers();
+}
+
+TEST_F(EngineTest, AnotherTenantsPrefixIsNotFound) {
+  Make({}, {}, /*pinned=*/32);
+  std::vector<int32_t> prompt;
+  for (int32_t i = 0; i < 60; ++i) prompt.push_back(3 + i);
+  Request request = MakeRequest(prompt, 3);
+  for (const char* tenant : {"ann", "bob", "ann"}) {
+    request.tenant = tenant;
+    Submit(request);
+    RunAll();
+  }
+  // What is pinned is everyone's.
+  EXPECT_EQ(engine_->statistics().reused_tokens, 32u + 32u + 48u);
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().held_blocks, 2);
+}
+
+TEST_F(EngineTest, CandidatesShareThePromptAndCopyOnlyItsLastBlock) {
+  Make({.max_batch = 8});
+  Request request = MakeRequest(Prompt(1, 72), 20);
+  request.sampling.temperature = 1;
+  request.sampling.seed = 8;
+  request.n = 4;
+  Submit(request);
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_NE(done_[0][0].ids, done_[0][1].ids);
+  // The last to write into the block that they had in common keeps it.
+  EXPECT_EQ(engine_->statistics().copied_blocks, 3u);
+  EXPECT_EQ(engine_->statistics().peak_blocks, 4 + 4 * 2);
+  request.n = 9;
+  EXPECT_THAT(engine_->Submit(request).status().message(), HasSubstr("plan with --max-batch 9"));
+}
+
+TEST_F(EngineTest, BestOfGivesTheLikeliest) {
+  Make({.max_batch = 8});
+  Request request = MakeRequest(Prompt(1, 30), 6);
+  request.sampling.temperature = 1;
+  request.n = 2;
+  request.best_of = 5;
+  Submit(request);
+  RunAll();
+  std::multimap<double, std::vector<int32_t>> by_mean;  // the fake's log-probability: -id / 100
+  for (int32_t c = 0; c < 5; ++c) {
+    const auto ids = Expected(request, c, 256);
+    double sum = 0;
+    for (const int32_t id : ids) sum += -0.01 * id;
+    by_mean.emplace(-sum / static_cast<double>(ids.size()), ids);
+  }
+  ASSERT_EQ(done_[0].size(), 2u);
+  EXPECT_EQ(done_[0][0].ids, by_mean.begin()->second);
+  EXPECT_EQ(done_[0][1].ids, std::next(by_mean.begin())->second);
+  EXPECT_TRUE(told_.empty());
+}
+
+TEST_F(EngineTest, WhereBlocksRunOutTheLastOneGivesWayAndIsComputedAgain) {
+  Make({.blocks = 17, .max_batch = 4});
+  for (uint32_t i = 0; i < 6; ++i) Submit(MakeRequest(Prompt(i, 40), 120));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_GT(engine_->statistics().recomputed, 0u);
+  EXPECT_EQ(engine_->statistics().swapped, 0u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, SwapMemoryIsUsedWhereCopyingIsPredictedFaster) {
+  EngineOptions options;
+  options.swap_blocks = 40;
+  Make({.blocks = 17, .max_batch = 4}, options);
+  for (uint32_t i = 0; i < 6; ++i) Submit(MakeRequest(Prompt(i, 40), 120));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_GT(engine_->statistics().swapped, 0u);
+}
+
+TEST_F(EngineTest, HigherPrioritiesDisplaceLowerOnes) {
+  Make({.max_batch = 2});
+  for (uint32_t i = 0; i < 3; ++i) Submit(MakeRequest(Prompt(i, 20), 40));
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(engine_->Step().ok());
+  Request urgent = MakeRequest(Prompt(9, 20), 10);
+  urgent.priority = 1;
+  const size_t number = Submit(urgent);
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(order_.front(), number);
+}
+
+TEST_F(EngineTest, TenantsGetEqualShares) {
+  Make({.max_batch = 2});
+  // One tenant floods the queue before the other comes.
+  for (uint32_t i = 0; i < 40; ++i) {
+    Request request = MakeRequest(Prompt(i, 20), 20);
+    request.tenant = "many";
+    Submit(request);
+  }
+  for (int i = 0; i < 30; ++i) ASSERT_TRUE(engine_->Step().ok());
+  std::vector<size_t> few;
+  for (uint32_t i = 0; i < 5; ++i) {
+    Request request = MakeRequest(Prompt(100 + i, 20), 20);
+    request.tenant = "few";
+    few.push_back(Submit(request));
+  }
+  RunAll();
+  ExpectRightAnswers();
+  const auto place = std::ranges::find(order_, few.back()) - order_.begin();
+  EXPECT_LT(place, 16) << "five of few's among as many of the other's, after those that had run";
+}
+
+TEST_F(EngineTest, GuessesDoNotChangeAnswers) {
+  EngineOptions options;
+  options.draft_tokens = 5;
+  Make({.max_batch = 8}, options);
+  for (uint32_t i = 0; i < 5; ++i) {
+    Request request = MakeRequest(Prompt(i, 30), 150);
+    request.sampling.temperature = i % 2 == 0 ? 0.f : 1.f;
+    request.sampling.seed = i;
+    Submit(request);
+  }
+  RunAll();
+  ExpectRightAnswers();
+  const EngineStatistics& s = engine_->statistics();
+  EXPECT_GT(s.accepted_tokens, 100u);
+  EXPECT_GT(s.drafted_tokens, s.accepted_tokens);
+  EXPECT_LT(s.steps, 150u);
+}
+
+TEST_F(EngineTest, AnAnswerIsResumedFromItsIds) {
+  Make({});
+  Request request = MakeRequest(Prompt(4, 50), 40);
+  request.sampling = {.temperature = 1, .seed = 3};
+  const auto whole = Expected(request, 0, 256);
+  request.resume_ids.assign(whole.begin(), whole.begin() + 25);
+  Submit(request);
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().generated_tokens, 15u);
+}
+
+TEST_F(EngineTest, CancelledRequestsLeaveNothingBehind) {
+  EngineOptions options;
+  options.swap_blocks = 40;
+  Make({.blocks = 17, .max_batch = 4}, options);
+  for (uint32_t i = 0; i < 8; ++i) {
+    Request request = MakeRequest(Prompt(i, 40), 100);
+    request.n = 1 + static_cast<int32_t>(i % 2);
+    ASSERT_TRUE(engine_->Submit(request).ok());
+  }
+  for (int i = 0; i < 60; ++i) ASSERT_TRUE(engine_->Step().ok());
+  for (size_t number = 0; number < 8; ++number) {
+    engine_->Cancel(number);
+    engine_->Cancel(number);
+    engine_->CheckInvariants();
+  }
+  EXPECT_TRUE(engine_->idle());
+  EXPECT_EQ(done_.size(), 8u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, TooManyWaitingAreRefused) {
+  EngineOptions options;
+  options.max_waiting = 2;
+  Make({}, options);
+  Submit(MakeRequest({1}, 1));
+  Submit(MakeRequest({1}, 1));
+  const Status refused = engine_->Submit(MakeRequest({1}, 1)).status();
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(refused.message(), HasSubstr("--max-waiting"));
+  RunAll();
+  ExpectRightAnswers();
+}
+
+// Everything at once, in pools that are too small for it.
+class EngineModel : public EngineTest, public testing::WithParamInterface<int> {};
+
+TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
+  std::mt19937 random(static_cast<uint32_t>(GetParam()));
+  const auto below = [&random](uint32_t n) { return static_cast<int32_t>(random() % n); };
+  Shape shape;
+  shape.max_batch = 3 + static_cast<uint32_t>(below(6));
+  shape.chunk = 8 + static_cast<uint32_t>(below(40));
+  shape.window = GetParam() % 4 == 0 ? 20 + static_cast<uint32_t>(below(60)) : 0;
+  shape.blocks = 18 + static_cast<uint32_t>(below(20));
+  EngineOptions options;
+  options.draft_tokens = GetParam() % 3 == 0 ? 4 : 0;
+  options.swap_blocks = GetParam() % 2 == 0 ? 10 + below(30) : 0;
+  options.step_tokens = GetParam() % 5 == 0 ? 9 : 0;
+  Make(shape, options, GetParam() % 2 == 0 ? 32 : 0);
+  ASSERT_TRUE(engine_->Pin(never_).ok());
+  int submitted = 0;
+  while (submitted < 120 || !engine_->idle()) {
+    if (submitted < 120 && below(6) == 0) {
+      ++submitted;
+      std::vector<int32_t> prompt =
+          Prompt(static_cast<uint32_t>(below(1000)), 1 + below(120), 16 * below(5));
+      if (below(3) == 0) {
+        for (size_t i = 0; i < std::min<size_t>(prompt.size(), 32); ++i) {
+          prompt[i] = 3 + static_cast<int32_t>(i);  // the pinned prefix
+        }
+      }
+      Request request = MakeRequest(std::move(prompt), 1 + below(100));
+      request.sampling.temperature = below(2) == 0 ? 0.f : 1.f;
+      request.sampling.seed = static_cast<uint64_t>(below(100));
+      request.n = below(5) == 0 ? 1 + below(3) : 1;
+      request.tenant = below(3) == 0 ? "other" : "";
+      request.priority = below(8) == 0 ? 1 : 0;
+      Submit(request);
+    }
+    const Status status = engine_->Step();
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    engine_->CheckInvariants();
+  }
+  ExpectRightAnswers();
+  const EngineStatistics& s = engine_->statistics();
+  EXPECT_EQ(s.held_blocks, GetParam() % 2 == 0 ? 2 : 0);
+  EXPECT_GT(s.reused_tokens, 0u);
+  EXPECT_GT(s.evicted_blocks, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineModel, testing::Range(1, 25));
+
+}  // namespace
+}  // namespace llmir::executor
