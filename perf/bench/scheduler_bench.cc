@@ -41,7 +41,14 @@ plan::PlanFile MakePlan(uint32_t batch) {
   plan.limits->max_batch = batch;
   plan.limits->prefill_chunk = 128;
   plan.limits->max_tokens = 128 + batch;
+  auto step = std::make_unique<plan::StepT>();
+  step->ranks.push_back(std::make_unique<plan::StepRankT>());
+  auto program = std::make_unique<plan::ProgramT>();
+  program->steps.push_back(std::move(step));
+  auto stage = std::make_unique<plan::StageT>();
+  stage->programs.push_back(std::move(program));
   plan.replicas.push_back(std::make_unique<plan::ReplicaT>());
+  plan.replicas[0]->stages.push_back(std::move(stage));
   auto file = plan::PlanFile::FromBytes(plan::PlanFile::Serialize(plan), "bench");
   if (!file.ok()) std::abort();
   return std::move(file).value();
