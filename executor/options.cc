@@ -41,6 +41,15 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   auto* score =
       app.add_option("--score", options.score_file,
                      "Write the log-probabilities of each line's prompt_ids or prompt to --output");
+  auto* socket = app.add_option(
+      "--socket", options.socket,
+      "Serve the engine at this local socket until SIGINT or SIGTERM, which lets what "
+      "runs end (docs/protocol.md); a second one cancels it");
+  socket->excludes(prompt)->excludes(prompts)->excludes(score);
+  app.add_option("--max-waiting", options.engine.max_waiting,
+                 "With --socket, refuse requests while so many wait; 0: any number may")
+      ->needs(socket)
+      ->check(CLI::NonNegativeNumber);
   prompt->excludes(prompts)->excludes(score);
   prompts->excludes(score);
   app.add_option("--output", options.output,
@@ -121,9 +130,10 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   if (random->count() > 0) options.random_seed = random_seed;
   options.seed_given = seed->count() > 0;
   if (!options.seed_given) sampling.seed = std::random_device{}();
-  if (options.prompt.empty() && options.prompts_file.empty() && options.score_file.empty()) {
+  if (options.prompt.empty() && options.prompts_file.empty() && options.score_file.empty() &&
+      options.socket.empty()) {
     return InvalidArgument(
-        "nothing to do: give --prompt, --prompts or --score; see llmir-exec --help");
+        "nothing to do: give --prompt, --prompts, --score or --socket; see llmir-exec --help");
   }
   if (!options.score_file.empty() && options.output.empty() && options.activations.empty()) {
     return InvalidArgument(

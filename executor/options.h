@@ -24,6 +24,7 @@ struct Options {
   std::string output;
   std::string logits_folder;
   std::string report;
+  std::string socket;
   std::string activations;
   std::string calibrate;  // write this machine's speeds here; no plan is run
   std::string command;    // as given, for files that say where they came from

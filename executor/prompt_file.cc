@@ -169,6 +169,10 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
                                value.dump());
       }
       request.priority = value.get<int32_t>();
+    } else if (field == "details") {
+      if (!value.is_boolean())
+        return InvalidArgument("\"details\" is {}, expected true or false", value.dump());
+      request.details = value.get<bool>();
     } else if (field == "resume_ids") {
       LLMIR_ASSIGN_OR_RETURN(request.resume_ids, ParseIds(value, "resume_ids"));
     } else if (field == "stop") {
@@ -181,7 +185,7 @@ StatusOr<Request> ParsePromptLine(std::string_view line, const PromptContext& co
       return InvalidArgument(
           "field \"{}\" is not known; known are prompt, messages, prompt_ids, force_ids, "
           "max_tokens, temperature, top_k, "
-          "top_p, min_p, seed, n, best_of, tenant, priority, resume_ids, stop, ignore_eos",
+          "top_p, min_p, seed, n, best_of, tenant, priority, details, resume_ids, stop, ignore_eos",
           field);
     }
   }

@@ -40,6 +40,36 @@ Json StepJson(const Program::StepReport& step) {
 
 }  // namespace
 
+std::string EngineReport(const EngineStatistics& statistics) {
+  Json json = {{"steps", statistics.steps},
+               {"prompt_tokens", statistics.prompt_tokens},
+               {"generated_tokens", statistics.generated_tokens},
+               {"prefill_seconds", statistics.prefill_seconds},
+               {"decode_seconds", statistics.decode_seconds},
+               {"decode_steps", statistics.decode_steps},
+               {"decode_rows", statistics.decode_rows},
+               {"peak_kv_blocks", statistics.peak_blocks},
+               {"pinned_tokens", statistics.pinned_tokens},
+               {"pin_seconds", statistics.pin_seconds},
+               {"prefix_hits", statistics.prefix_hits},
+               {"reused_prompt_tokens", statistics.reused_tokens},
+               {"evicted_kv_blocks", statistics.evicted_blocks},
+               {"held_kv_blocks", statistics.held_blocks},
+               {"preempted_to_recompute", statistics.recomputed},
+               {"preempted_to_swap", statistics.swapped},
+               {"recomputed_tokens", statistics.recomputed_tokens},
+               {"copied_kv_blocks", statistics.copied_blocks},
+               {"drafted_tokens", statistics.drafted_tokens},
+               {"accepted_tokens", statistics.accepted_tokens},
+               {"kv_waste", statistics.allocated_tokens > 0
+                                ? statistics.unused_tokens / statistics.allocated_tokens
+                                : 0}};
+  std::vector<float> scheduler = statistics.scheduler_us;
+  json["scheduler_median_us"] = Quantile(scheduler, 0.5);
+  json["scheduler_p95_us"] = Quantile(scheduler, 0.95);
+  return json.dump();
+}
+
 uint64_t PeakResidentBytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -114,32 +144,7 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
       {"seconds", facts.first_token_seconds}, {"mpi_init_seconds", facts.mpi_init_seconds},
       {"plan_seconds", facts.plan_seconds},   {"prompt_seconds", facts.prompt_seconds},
       {"load_seconds", facts.load_seconds},   {"prefill_seconds", facts.prefill_seconds}};
-  json["engine"] = {{"steps", statistics.steps},
-                    {"prompt_tokens", statistics.prompt_tokens},
-                    {"generated_tokens", statistics.generated_tokens},
-                    {"prefill_seconds", statistics.prefill_seconds},
-                    {"decode_seconds", statistics.decode_seconds},
-                    {"decode_steps", statistics.decode_steps},
-                    {"decode_rows", statistics.decode_rows},
-                    {"peak_kv_blocks", statistics.peak_blocks},
-                    {"pinned_tokens", statistics.pinned_tokens},
-                    {"pin_seconds", statistics.pin_seconds},
-                    {"prefix_hits", statistics.prefix_hits},
-                    {"reused_prompt_tokens", statistics.reused_tokens},
-                    {"evicted_kv_blocks", statistics.evicted_blocks},
-                    {"held_kv_blocks", statistics.held_blocks},
-                    {"preempted_to_recompute", statistics.recomputed},
-                    {"preempted_to_swap", statistics.swapped},
-                    {"recomputed_tokens", statistics.recomputed_tokens},
-                    {"copied_kv_blocks", statistics.copied_blocks},
-                    {"drafted_tokens", statistics.drafted_tokens},
-                    {"accepted_tokens", statistics.accepted_tokens},
-                    {"kv_waste", statistics.allocated_tokens > 0
-                                     ? statistics.unused_tokens / statistics.allocated_tokens
-                                     : 0}};
-  std::vector<float> scheduler = statistics.scheduler_us;
-  json["engine"]["scheduler_median_us"] = Quantile(scheduler, 0.5);
-  json["engine"]["scheduler_p95_us"] = Quantile(scheduler, 0.95);
+  json["engine"] = Json::parse(EngineReport(statistics), nullptr, false);
   json["ranks"] = Json::array();
   for (const std::string& text : rank_reports)
     json["ranks"].push_back(Json::parse(text, nullptr, false));

@@ -17,6 +17,9 @@ namespace llmir::executor {
 std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
                        uint64_t peak_bytes, double bandwidth);
 
+// What the engine did, as a JSON object: "engine" of the report.
+std::string EngineReport(const EngineStatistics& statistics);
+
 // The most memory that this process has had resident so far.
 uint64_t PeakResidentBytes();
 

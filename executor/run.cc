@@ -17,6 +17,7 @@
 #include "executor/prompt_file.h"
 #include "executor/rank.h"
 #include "executor/report.h"
+#include "executor/socket_server.h"
 #include "plan_schema/base/file_map.h"
 #include "plan_schema/base/hash.h"
 #include "plan_schema/checkpoint/chat_template.h"
@@ -35,7 +36,11 @@ double Seconds(Clock::time_point since) {
 }
 
 std::atomic<bool> g_cancelled{false};
-void OnSignal(int) { g_cancelled.store(true, std::memory_order_relaxed); }
+std::atomic<int> g_signals{0};
+void OnSignal(int) {
+  g_cancelled.store(true, std::memory_order_relaxed);
+  g_signals.fetch_add(1, std::memory_order_relaxed);
+}
 
 // Rank 0 ends its step and stops the others in order; they ignore the signal that mpirun passes to
 // all.
@@ -52,6 +57,7 @@ struct Work {
   std::optional<checkpoint::ChatTemplate> chat_template;
   std::vector<Request> requests;
   std::vector<std::vector<int32_t>> texts;
+  std::unique_ptr<SocketServer> server;
 
   const checkpoint::Tokenizer* tokenizer_or_null() const {
     return tokenizer.has_value() ? &*tokenizer : nullptr;
@@ -123,6 +129,10 @@ Status PrepareWork(const plan::Plan& plan, const std::string& plan_folder, const
   const PromptContext context{work->tokenizer_or_null(),
                               work->chat_template.has_value() ? &*work->chat_template : nullptr,
                               options.defaults};
+  if (!options.socket.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(work->server, SocketServer::Listen(options.socket, context));
+    return Status();
+  }
   if (!options.prompts_file.empty()) {
     LLMIR_ASSIGN_OR_RETURN(work->requests, ReadPromptFile(options.prompts_file, context));
     // All are checked before the first one runs: a wrong line ends the run before hours of work,
@@ -181,6 +191,7 @@ class Driver {
       : rank_(rank), work_(work), options_(options) {}
 
   Status Generate(EngineStatistics* statistics);
+  Status Serve(EngineStatistics* statistics);
   Status ScoreTexts();
   Status WriteActivations() const;
   // Of the first prompt.
@@ -206,6 +217,11 @@ Status Driver::WriteLogits(size_t request, const Completion& completion) {
                                  logits_[request], completion.ids.size(), vocabulary);
   logits_.erase(request);
   return status;
+}
+
+std::vector<int32_t> EndIds(const plan::Plan& plan) {
+  if (plan.tokenizer() == nullptr || plan.tokenizer()->end_ids() == nullptr) return {};
+  return {plan.tokenizer()->end_ids()->begin(), plan.tokenizer()->end_ids()->end()};
 }
 
 Status Driver::Generate(EngineStatistics* statistics) {
@@ -253,13 +269,8 @@ Status Driver::Generate(EngineStatistics* statistics) {
       return Status();
     };
   }
-  std::vector<int32_t> end_ids;
-  if (rank_.plan().tokenizer() != nullptr && rank_.plan().tokenizer()->end_ids() != nullptr) {
-    end_ids.assign(rank_.plan().tokenizer()->end_ids()->begin(),
-                   rank_.plan().tokenizer()->end_ids()->end());
-  }
-  Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(), std::move(end_ids),
-                std::move(events));
+  Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(),
+                EndIds(rank_.plan()), std::move(events));
   submitted_ = Clock::now();
   for (const Request& request : work_.requests) {
     auto number = engine.Submit(request);
@@ -271,6 +282,20 @@ Status Driver::Generate(EngineStatistics* statistics) {
   if (output.has_value()) keep(output->Close());
   *statistics = engine.statistics();
   return failure.ok() ? status : failure;
+}
+
+Status Driver::Serve(EngineStatistics* statistics) {
+  Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(),
+                EndIds(rank_.plan()), work_.server->Events());
+  Status status = engine.Pin(g_cancelled);
+  if (status.code() == StatusCode::kCancelled) return Status();
+  if (status.ok() && !options_.quiet) {
+    std::fprintf(stderr, "serving at %s\n", options_.socket.c_str());
+  }
+  if (status.ok()) status = work_.server->Serve(engine, g_signals);
+  work_.server.reset();
+  *statistics = engine.statistics();
+  return status;
 }
 
 Status Driver::ScoreTexts() {
@@ -433,7 +458,9 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   Driver run(*rank, work, options);
   Status outcome;
   if (driver) {
-    outcome = options.score_file.empty() ? run.Generate(&statistics) : run.ScoreTexts();
+    outcome = !options.socket.empty()      ? run.Serve(&statistics)
+              : options.score_file.empty() ? run.Generate(&statistics)
+                                           : run.ScoreTexts();
     if (outcome.ok() && rank->collector() != nullptr) outcome = run.WriteActivations();
     LLMIR_RETURN_IF_ERROR(rank->Stop());
   } else {
@@ -450,7 +477,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   LLMIR_RETURN_IF_ERROR(world.Agree(outcome));
 
   // All ranks of a host measure at once, as they decode: each gets its part of the bandwidth.
-  const bool measure = !options.quiet && options.score_file.empty();
+  const bool measure = !options.quiet && options.score_file.empty() && options.socket.empty();
   double bandwidth = 0;
   const uint64_t peak_bytes = PeakResidentBytes();
   if (measure || !options.report.empty()) {
