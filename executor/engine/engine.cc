@@ -292,7 +292,7 @@ void Engine::Measure(double seconds, const StepResult& result) {
       decodes = decodes || known == 1;
     }
     // Of a few tokens the step's fixed time is most.
-    if (prompt_rows >= 8) {
+    if (prompt_rows >= 4) {
       const double own = seconds - (decodes ? decode_seconds_.value() : 0);
       prefill_seconds_.Add(std::max(own, 0.2 * seconds) / prompt_rows);
       pool_.tree().SetRecomputeCost(prefill_seconds_.value() * pool_.block_size(), growth_);

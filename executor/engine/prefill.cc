@@ -11,7 +11,7 @@ namespace {
 
 // A step with a prompt takes so many times as long as one with decodes alone.
 constexpr double kSlowdown = 2.5;
-constexpr int32_t kLeastBudget = 16;
+constexpr int32_t kLeastBudget = 4;
 
 }  // namespace
 
