@@ -522,7 +522,7 @@ Status Calibrate(comm::World& world, const Options& options, const std::atomic<b
   LLMIR_ASSIGN_OR_RETURN(const kernels::Isa isa, ChooseIsa());
   // Known now rather than after a minute of measuring.
   std::string folder = std::filesystem::path(options.calibrate).parent_path().string();
-  if (folder.empty()) folder = ".";
+  if (folder.empty()) folder = std::string(".");
   LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
   if (access(folder.c_str(), W_OK) != 0)
     return InvalidArgument("{}: cannot be written: {}", options.calibrate, std::strerror(errno));

@@ -64,17 +64,21 @@ Engine::Waiting::iterator Engine::ChooseSequence(Waiting& waiting) {
 bool Engine::Fits(const Sequence& sequence, std::span<const int32_t> path) const {
   if (slots_ + 1 + sequence.followers > static_cast<int32_t>(limits_.max_batch())) return false;
   if (running_.empty()) return true;  // CheckRequest has seen to it
-  const auto blocks_of = [&](const Sequence& other) {
+  // At most, of a sequence of so many tokens.
+  const auto blocks_of = [&](size_t tokens) {
     return static_cast<int32_t>(
-        plan::SequenceBlocks(other.ids.size(), static_cast<uint64_t>(pool_.block_size()),
+        plan::SequenceBlocks(tokens, static_cast<uint64_t>(pool_.block_size()),
                              static_cast<uint64_t>(window_), limits_.prefill_chunk()));
   };
   // What it finds idle isn't available to others any more.
-  int32_t needed = std::max(0, blocks_of(sequence) - static_cast<int32_t>(path.size()));
+  int32_t needed = std::max(0, blocks_of(sequence.ids.size()) - static_cast<int32_t>(path.size()));
   for (const int32_t block : path) needed += pool_.holders(block) == 0;
   for (const SequencePointer& other : running_) {
-    const auto held = static_cast<int32_t>(pool_.blocks(other->id).size());
-    needed += 1 + std::max(0, blocks_of(*other) - held);
+    // Its ids, and a block to go on with; what a window has passed it has given back.
+    const std::span<const int32_t> blocks = pool_.blocks(other->id);
+    const auto held = blocks.size() - static_cast<size_t>(std::ranges::count(blocks, -1));
+    const size_t tokens = other->ids.size() + static_cast<size_t>(pool_.block_size());
+    needed += std::max(0, blocks_of(tokens) - static_cast<int32_t>(held));
   }
   return needed <= pool_.available_blocks();
 }
