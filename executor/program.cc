@@ -711,13 +711,6 @@ kernels::Activation ActivationOf(plan::Activation activation) {
   }
 }
 
-bool IsSend(plan::StepKind kind) {
-  return kind == plan::StepKind::send || kind == plan::StepKind::send_start;
-}
-bool IsRecv(plan::StepKind kind) {
-  return kind == plan::StepKind::recv || kind == plan::StepKind::recv_start;
-}
-
 // The kernel names that a step's operands lead to: what the plan asks for must be what this runtime
 // would run.
 std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan::DType output) {

@@ -59,6 +59,49 @@ constexpr bool IsOtherLayer(StepKind kind) {
 constexpr bool IsSplitCollective(StepKind kind) {
   return kind >= StepKind::reduce_scatter && kind <= StepKind::gather_start;
 }
+// Steps that all ranks of a stage run together.
+constexpr bool IsCollective(StepKind kind) {
+  switch (kind) {
+    case StepKind::all_reduce:
+    case StepKind::all_reduce_start:
+    case StepKind::reduce_scatter:
+    case StepKind::reduce_scatter_start:
+    case StepKind::all_gather:
+    case StepKind::all_gather_start:
+    case StepKind::broadcast:
+    case StepKind::broadcast_start:
+    case StepKind::gather:
+    case StepKind::gather_start:
+      return true;
+    default:
+      return false;
+  }
+}
+constexpr bool IsSend(StepKind kind) {
+  return kind == StepKind::send || kind == StepKind::send_start;
+}
+constexpr bool IsRecv(StepKind kind) {
+  return kind == StepKind::recv || kind == StepKind::recv_start;
+}
+constexpr bool IsGather(StepKind kind) {
+  return kind == StepKind::gather || kind == StepKind::gather_start;
+}
+constexpr bool IsBroadcast(StepKind kind) {
+  return kind == StepKind::broadcast || kind == StepKind::broadcast_start;
+}
+// Collectives whose result is a sum over the ranks.
+constexpr bool IsSum(StepKind kind) {
+  return kind == StepKind::all_reduce || kind == StepKind::all_reduce_start ||
+         kind == StepKind::reduce_scatter || kind == StepKind::reduce_scatter_start;
+}
+// Starts signal an event, which is waited for.
+constexpr bool IsStart(StepKind kind) {
+  return kind == StepKind::all_reduce_start || kind == StepKind::reduce_scatter_start ||
+         kind == StepKind::all_gather_start || kind == StepKind::broadcast_start ||
+         kind == StepKind::gather_start || kind == StepKind::send_start ||
+         kind == StepKind::recv_start;
+}
+
 // Which of a step's `tokens` rows `rows` are on rank `rank` of a stage of `ranks`: all for
 // Rows::tokens, a part, possibly empty, for the others. Not for sampled and one, whose rows aren't
 // tokens.

@@ -12,6 +12,7 @@
 
 #include "plan_schema/plan_checks.h"
 #include "plan_schema/plan_facts.h"
+#include "plan_schema/rehearsal.h"
 
 namespace llmir::plan {
 namespace {
@@ -21,39 +22,6 @@ constexpr uint64_t kAlignment =
 constexpr uint32_t kMaxPending =
     16;  // comm::kMaxRequests: operations that a channel can have open at a time
 constexpr uint32_t kPartColumns = 3;  // kernels::ScorePart: maximum, sum, target
-
-bool IsCollective(StepKind kind) {
-  switch (kind) {
-    case StepKind::all_reduce:
-    case StepKind::all_reduce_start:
-    case StepKind::reduce_scatter:
-    case StepKind::reduce_scatter_start:
-    case StepKind::all_gather:
-    case StepKind::all_gather_start:
-    case StepKind::broadcast:
-    case StepKind::broadcast_start:
-    case StepKind::gather:
-    case StepKind::gather_start:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool IsSend(StepKind kind) { return kind == StepKind::send || kind == StepKind::send_start; }
-bool IsRecv(StepKind kind) { return kind == StepKind::recv || kind == StepKind::recv_start; }
-bool IsGather(StepKind kind) { return kind == StepKind::gather || kind == StepKind::gather_start; }
-bool IsBroadcast(StepKind kind) {
-  return kind == StepKind::broadcast || kind == StepKind::broadcast_start;
-}
-
-// Starts signal an event, which is waited for.
-bool IsStart(StepKind kind) {
-  return kind == StepKind::all_reduce_start || kind == StepKind::reduce_scatter_start ||
-         kind == StepKind::all_gather_start || kind == StepKind::broadcast_start ||
-         kind == StepKind::gather_start || kind == StepKind::send_start ||
-         kind == StepKind::recv_start;
-}
 
 // What a step of a kind must and may have.
 struct Signature {
@@ -134,21 +102,29 @@ class ProgramVerifier {
         where_(std::move(where)),
         ranks_(stage.ranks()->size()) {}
 
-  Status Verify() {
+  // What the tables of a program are: indices, forms of steps, events. Before anything else.
+  Status VerifyForms() const {
     LLMIR_RETURN_IF_ERROR(VerifyBounds());
     for (uint32_t b = 0; b < Count(program_.buffers()); ++b) {
       LLMIR_RETURN_IF_ERROR(VerifyBuffer(*program_.buffers()->Get(b), BufferPlace(b)));
     }
     for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
+      LLMIR_RETURN_IF_ERROR(VerifyForm(i));
+    }
+    return VerifyEvents();
+  }
+
+  // What its steps do with their operands on each rank.
+  Status VerifyOperands() {
+    for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
       LLMIR_RETURN_IF_ERROR(VerifyStep(i));
     }
-    LLMIR_RETURN_IF_ERROR(VerifyEvents());
     LLMIR_RETURN_IF_ERROR(VerifyEnd());
     places_.resize(Count(program_.buffers()));
     std::iota(places_.begin(), places_.end(), 0);
     for (uint32_t r = 0; r < ranks_; ++r) LLMIR_RETURN_IF_ERROR(VerifyApart(r));
     for (uint32_t r = 0; r < ranks_; ++r) LLMIR_RETURN_IF_ERROR(VerifyDefinedBeforeUse(r));
-    return Status();
+    return VerifySums();
   }
 
  private:
@@ -191,7 +167,7 @@ class ProgramVerifier {
     return a == b || (ShareRows(BufferAt(a).rows(), BufferAt(b).rows()) && MayOverlap(a, b));
   }
 
-  Status VerifyBounds() {
+  Status VerifyBounds() const {
     const Limits& limits = *plan_.limits();
     LLMIR_RETURN_IF_ERROR(CheckEnum(where_ + ".kind", EnumNameProgramKind(program_.kind()),
                                     static_cast<unsigned>(program_.kind())));
@@ -275,7 +251,7 @@ class ProgramVerifier {
 
   // ---------------------------------------------------------- steps
 
-  Status VerifyStep(uint32_t i) {
+  Status VerifyForm(uint32_t i) const {
     const Step& step = *program_.steps()->Get(i);
     LLMIR_RETURN_IF_ERROR(CheckEnum(fmt::format("{}.steps[{}].kind", where_, i),
                                     EnumNameStepKind(step.kind()),
@@ -292,16 +268,17 @@ class ProgramVerifier {
                              ranks_);
     }
     LLMIR_RETURN_IF_ERROR(VerifyCosts(step, where));
-    LLMIR_RETURN_IF_ERROR(VerifySignature(step, i, where));
+    return VerifySignature(step, i, where);
+  }
+
+  Status VerifyStep(uint32_t i) {
+    const Step& step = *program_.steps()->Get(i);
+    const std::string where = StepPlace(i);
     LLMIR_RETURN_IF_ERROR(VerifyAliases(step, where));
     LLMIR_RETURN_IF_ERROR(VerifyTypes(step, where));
     for (uint32_t r = 0; r < ranks_; ++r) {
-      if (!step.ranks()->Get(r)->skip()) {
-        LLMIR_RETURN_IF_ERROR(VerifyOnRank(step, r, where));
-      } else if (IsCollective(step.kind())) {
-        return InvalidArgument("{}.ranks[{}].skip: all ranks of a stage take part in collectives",
-                               where, r);
-      }
+      if (step.ranks()->Get(r)->skip()) continue;
+      LLMIR_RETURN_IF_ERROR(VerifyOnRank(step, r, where));
     }
     return Status();
   }
@@ -368,10 +345,6 @@ class ProgramVerifier {
     if (step.epilogue() != Epilogue::none && step.kind() != StepKind::linear) {
       return InvalidArgument("{}.epilogue: {}, which only linear has", where,
                              EnumNameEpilogue(step.epilogue()));
-    }
-    if (IsCollective(step.kind()) && step.group() != static_cast<int64_t>(stage_.group())) {
-      return InvalidArgument("{}.group: {}, but the stage's ranks are groups[{}]", where,
-                             step.group(), stage_.group());
     }
     const bool attends =
         step.kind() == StepKind::paged_attention || step.kind() == StepKind::append_attend;
@@ -692,25 +665,9 @@ class ProgramVerifier {
       case StepKind::dequantize:
       case StepKind::gather_rows:
         return output(0, Input(step, 0).columns()->Get(r));
-      case StepKind::all_reduce:
-      case StepKind::all_reduce_start:
-      case StepKind::reduce_scatter:
-      case StepKind::reduce_scatter_start:
-      case StepKind::all_gather:
-      case StepKind::all_gather_start:
-      case StepKind::broadcast:
-      case StepKind::broadcast_start:
-        return input(0, Input(step, 0).columns()->Get(0));
       case StepKind::prefetch:
         LLMIR_RETURN_IF_ERROR(ShapeOnRank(step, r, where).status());
         return ExpectMatrix(step, where);
-      case StepKind::gather:
-      case StepKind::gather_start: {
-        if (r != 0) return Status();
-        uint64_t columns = 0;
-        for (const uint32_t part : *Input(step, 0).columns()) columns += part;
-        return output(0, columns);
-      }
       case StepKind::sample:
         LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
         LLMIR_RETURN_IF_ERROR(input(0, model.vocabulary()));
@@ -733,20 +690,21 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
         LLMIR_RETURN_IF_ERROR(input(0, uint64_t{kPartColumns} * ranks_));
         return output(0, 1);
+      case StepKind::all_reduce:
+      case StepKind::all_reduce_start:
+      case StepKind::reduce_scatter:
+      case StepKind::reduce_scatter_start:
+      case StepKind::all_gather:
+      case StepKind::all_gather_start:
+      case StepKind::broadcast:
+      case StepKind::broadcast_start:
+      case StepKind::gather:
+      case StepKind::gather_start:
       case StepKind::send:
       case StepKind::send_start:
-        if (Count(step.ranks()->Get(r)->peers()) == 0) {
-          return InvalidArgument("{}.ranks[{}].peers: none; a rank without a peer skips the step",
-                                 where, r);
-        }
-        return Status();
       case StepKind::recv:
       case StepKind::recv_start:
-        if (Count(step.ranks()->Get(r)->peers()) != 1) {
-          return InvalidArgument("{}.ranks[{}].peers: {}, expected one source", where, r,
-                                 Count(step.ranks()->Get(r)->peers()));
-        }
-        return Status();
+        return Status();  // Rehearse has compared them among ranks
       case StepKind::wait:
         return Status();
       default:
@@ -800,8 +758,8 @@ class ProgramVerifier {
         for (uint32_t k = 0; k < Count(operands) && !waits; ++k) {
           for (const auto& [buffer, start] : in_flight) {
             if (!Touch(buffer, operands->Get(k))) continue;
-            return InvalidArgument("{}: uses buffers[{}] while steps[{}] is still summing it",
-                                   StepPlace(i), operands->Get(k), start);
+            return InvalidArgument("{}: uses buffers[{}] while steps[{}] is still under way{}",
+                                   StepPlace(i), operands->Get(k), start, Between(start));
           }
         }
       }
@@ -823,8 +781,8 @@ class ProgramVerifier {
             CheckIndex(StepPlace(i) + ".signals", event, pending.size(), "events"));
         if (pending[event] != kIdle) {
           return InvalidArgument(
-              "{}.signals: event {}, which steps[{}] signals and nobody waited for", StepPlace(i),
-              event, pending[event]);
+              "{}.signals: event {}, which steps[{}] signals and nobody waited for{}", StepPlace(i),
+              event, pending[event], Between(static_cast<uint32_t>(pending[event])));
         }
         pending[event] = i;
         in_flight.emplace_back(WholeOf(step), i);
@@ -846,8 +804,9 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(
             CheckIndex(StepPlace(i) + ".waits[0]", event, pending.size(), "events"));
         if (pending[event] == kIdle) {
-          return InvalidArgument("{}.waits[0]: event {}, which no step before it signals",
-                                 StepPlace(i), event);
+          return InvalidArgument(
+              "{}.waits[0]: event {}, which no step before it signals: {} would wait for ever",
+              StepPlace(i), event, RankNames());
         }
         const Step& start = *program_.steps()->Get(static_cast<uint32_t>(pending[event]));
         const uint32_t buffer = ResultOf(start);
@@ -856,18 +815,21 @@ class ProgramVerifier {
         for (const uint32_t used : {read, buffer}) {
           if (i <= BufferAt(used).last_step()) continue;
           return InvalidArgument(
-              "{}: waits for the sum of buffers[{}], which is live to step {} only", StepPlace(i),
-              used, BufferAt(used).last_step());
+              "{}: waits for the sum of buffers[{}], which is live to step {} only{}", StepPlace(i),
+              used, BufferAt(used).last_step(), Between(static_cast<uint32_t>(pending[event])));
         }
         if (Count(step.outputs()) > 0 && step.outputs()->Get(0) != buffer) {
-          return InvalidArgument("{}.outputs[0]: buffers[{}], but the sum is in buffers[{}]",
-                                 StepPlace(i), step.outputs()->Get(0), buffer);
+          return InvalidArgument(
+              "{}.outputs[0]: buffers[{}], but the sum of steps[{}] is in buffers[{}]{}",
+              StepPlace(i), step.outputs()->Get(0), pending[event], buffer,
+              Between(static_cast<uint32_t>(pending[event])));
         }
         for (uint32_t r = 0; r < ranks_; ++r) {
           if (step.ranks()->Get(r)->skip() == start.ranks()->Get(r)->skip()) continue;
           return InvalidArgument(
-              "{}.ranks[{}].skip: {}, but it waits for steps[{}], where it is {}", StepPlace(i), r,
-              step.ranks()->Get(r)->skip(), pending[event], start.ranks()->Get(r)->skip());
+              "{}.ranks[{}].skip: {}, but it waits for steps[{}], where it is {}{}", StepPlace(i),
+              r, step.ranks()->Get(r)->skip(), pending[event], start.ranks()->Get(r)->skip(),
+              Between(static_cast<uint32_t>(pending[event])));
         }
         std::erase_if(in_flight, [&](const auto& entry) { return entry.second == pending[event]; });
         pending[event] = kIdle;
@@ -876,11 +838,25 @@ class ProgramVerifier {
     }
     for (size_t event = 0; event < pending.size(); ++event) {
       if (pending[event] != kIdle) {
-        return InvalidArgument("{}: event {}, which no step waits for",
-                               StepPlace(static_cast<uint32_t>(pending[event])), event);
+        return InvalidArgument("{}: event {}, which no step waits for{}",
+                               StepPlace(static_cast<uint32_t>(pending[event])), event,
+                               Between(static_cast<uint32_t>(pending[event])));
       }
     }
     return Status();
+  }
+
+  // ", between ranks 0, 1": who exchanges at step i; of messages one pair.
+  std::string Between(uint32_t i) const {
+    const Step& step = *program_.steps()->Get(i);
+    if (IsCollective(step.kind())) return fmt::format(", between {}", RankNames());
+    for (uint32_t r = 0; r < ranks_; ++r) {
+      const StepRank& rank = *step.ranks()->Get(r);
+      if (rank.skip() || Count(rank.peers()) == 0) continue;
+      return fmt::format(", between rank {} and rank {}", stage_.ranks()->Get(r)->world_rank(),
+                         rank.peers()->Get(0));
+    }
+    return "";
   }
 
   // Step i waits for another stage: none of the pending starts (-1: none) may be a collective.
@@ -890,8 +866,8 @@ class ProgramVerifier {
         continue;
       }
       return InvalidArgument(
-          "{}: waits for another stage while the collective of steps[{}] is under way",
-          StepPlace(i), start);
+          "{}: waits for another stage while the collective of steps[{}] is under way{}",
+          StepPlace(i), start, Between(static_cast<uint32_t>(start)));
     }
     return Status();
   }
@@ -973,7 +949,9 @@ class ProgramVerifier {
 
   // A step reads only rows that steps before it wrote on this rank.
   Status VerifyDefinedBeforeUse(uint32_t r) const {
-    std::vector<WrittenRows> written(Count(program_.buffers()));  // by place
+    // By place.
+    std::vector<WrittenRows> written(Count(program_.buffers()));
+    std::vector<int64_t> writer(written.size(), -1);  // the last step that wrote there
     for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
       const Step& step = *program_.steps()->Get(i);
       if (step.ranks()->Get(r)->skip()) continue;
@@ -981,19 +959,122 @@ class ProgramVerifier {
         const uint32_t b = step.inputs()->Get(k);
         if (IsBroadcast(step.kind()) && r != 0) written[Find(b)].Write(BufferAt(b).rows());
         if (!written[Find(b)].Has(BufferAt(b).rows())) {
-          return InvalidArgument(
-              "{}.inputs[{}]: buffers[{}] has not been written on rank {} of the stage",
-              StepPlace(i), k, b, r);
+          std::string part;
+          if (const int64_t last = writer[Find(b)]; last >= 0) {
+            part = fmt::format(": {}, on {}, is the last to have written rows of it",
+                               StepPlace(static_cast<uint32_t>(last)), RankNames());
+          }
+          return InvalidArgument("{}.inputs[{}]: buffers[{}] has not been written on rank {}{}",
+                                 StepPlace(i), k, b, stage_.ranks()->Get(r)->world_rank(), part);
         }
       }
       if (IsGather(step.kind()) && r != 0) continue;
       for (uint32_t k = 0; k < Count(step.outputs()); ++k) {
         const uint32_t b = step.outputs()->Get(k);
         // What works in place writes no row that it hasn't read.
-        if (!SignatureOf(step).in_place) written[Find(b)].Write(BufferAt(b).rows());
+        if (SignatureOf(step).in_place) continue;
+        written[Find(b)].Write(BufferAt(b).rows());
+        writer[Find(b)] = i;
       }
     }
     return Status();
+  }
+
+  // Where the work of a matrix, or the rows of the embedding, are divided among ranks, each has a
+  // part of the sum: until a collective has added the parts up, only that collective and what keeps
+  // sums apart (add, gather_rows) may read them, and nothing is added up twice.
+  Status VerifySums() const {
+    if (ranks_ == 1) return Status();
+    constexpr int64_t kWhole = -1;
+    // Of each place, for the first half's rows, the second's and a share's: the step that made the
+    // part of a sum that is there, or kWhole.
+    using Rest = std::array<int64_t, 3>;
+    std::vector<Rest> made(Count(program_.buffers()), Rest{kWhole, kWhole, kWhole});
+    const auto rows_of = [&](uint32_t b) {
+      switch (BufferAt(b).rows()) {
+        case Rows::first_half:
+          return std::pair(0, 1);
+        case Rows::second_half:
+          return std::pair(1, 2);
+        case Rows::share:
+          return std::pair(2, 3);
+        default:
+          return std::pair(0, 3);
+      }
+    };
+    const auto write = [&](uint32_t b, int64_t step) {
+      const auto [begin, end] = rows_of(b);
+      std::fill(made[Find(b)].begin() + begin, made[Find(b)].begin() + end, step);
+    };
+    for (uint32_t i = 0; i < program_.steps()->size(); ++i) {
+      const Step& step = *program_.steps()->Get(i);
+      if (step.kind() == StepKind::wait) continue;  // the start has made it whole
+      const bool keeps_apart = step.kind() == StepKind::add || step.kind() == StepKind::gather_rows;
+      int64_t result = DividesSum(step) ? i : kWhole;
+      for (uint32_t k = 0; k < Count(step.inputs()); ++k) {
+        const uint32_t b = step.inputs()->Get(k);
+        const auto [begin, end] = rows_of(b);
+        // All tokens are read as two halves; a share of them is there only where one was written.
+        const int last = end - begin == 3 ? 2 : end;
+        for (int part = begin; part < last; ++part) {
+          const bool compared = keeps_apart && (k > 0 || part > begin);
+          const int64_t maker = made[Find(b)][static_cast<size_t>(part)];
+          if (maker != kWhole && !keeps_apart && !IsSum(step.kind())) {
+            return InvalidArgument(
+                "{}.inputs[{}]: buffers[{}] holds parts of a sum, one on each of {}, which {} "
+                "made: "
+                "no all_reduce or reduce_scatter of these ranks is between the two",
+                StepPlace(i), k, b, RankNames(), StepPlace(static_cast<uint32_t>(maker)));
+          }
+          const bool expected = IsSum(step.kind()) || (compared && result != kWhole);
+          if (maker == kWhole && expected) {
+            return InvalidArgument(
+                "{}.inputs[{}]: buffers[{}] is whole on each of {}, expected parts of a sum: it "
+                "would count {} times",
+                StepPlace(i), k, b, RankNames(), ranks_);
+          }
+          if (maker == kWhole) continue;
+          if (compared && result == kWhole) {
+            return InvalidArgument(
+                "{}.inputs[{}]: buffers[{}] holds parts of a sum, one on each of {}, which {} "
+                "made, "
+                "but what it is added to is whole: no all_reduce or reduce_scatter of these ranks "
+                "is between "
+                "the two",
+                StepPlace(i), k, b, RankNames(), StepPlace(static_cast<uint32_t>(maker)));
+          }
+          if (keeps_apart) result = maker;
+        }
+      }
+      if (DividesSum(step) && step.epilogue() == Epilogue::residual) {
+        return InvalidArgument(
+            "{}.epilogue: residual, but each of {} makes a part of the sum: it would count {} "
+            "times",
+            StepPlace(i), RankNames(), ranks_);
+      }
+      if (SignatureOf(step).in_place && Count(step.inputs()) > 0) {
+        write(step.inputs()->Get(0), result);
+      }
+      for (uint32_t k = 0; k < Count(step.outputs()); ++k) write(step.outputs()->Get(k), result);
+    }
+    return Status();
+  }
+
+  // Whether each rank of the stage makes a part of what the step's result is the sum of.
+  bool DividesSum(const Step& step) const {
+    if (step.kind() != StepKind::linear && step.kind() != StepKind::embedding) return false;
+    const Weight& weight = *plan_.weights()->Get(static_cast<uint32_t>(step.weight()));
+    if (weight.unit() == Unit::whole) return false;
+    return step.kind() == StepKind::embedding || weight.axis() == Axis::columns;
+  }
+
+  // "ranks 4, 5": of the world.
+  std::string RankNames() const {
+    std::string text;
+    for (const Rank* rank : *stage_.ranks()) {
+      text += fmt::format("{}{}", text.empty() ? "ranks " : ", ", rank->world_rank());
+    }
+    return text;
   }
 
   // The place of a buffer: views of one that are live at one step have it in common.
@@ -1070,277 +1151,25 @@ class ProgramVerifier {
   std::vector<uint32_t> places_;  // by buffer: another one at its place, or itself (union-find)
 };
 
-// ------------------------------------------------------------ messages
-
-// Runs one program of all stages of a replica as its ranks would, without its arithmetic: a send
-// and its receive pass together (rendezvous: nothing is assumed to be buffered), a collective
-// passes when all ranks of the stage have come. If all ranks reach the end, no order of execution
-// can deadlock: each rank's steps are a fixed sequence and a message is named by source,
-// destination and its number among the program's sends, so that what passes never depends on who
-// was faster. For the same reason any sequence of such programs passes, given in one order to all
-// ranks.
-class Rehearsal {
- public:
-  Rehearsal(const Replica& replica, uint32_t program, std::string where)
-      : where_(std::move(where)), program_index_(program) {
-    for (uint32_t s = 0; s < replica.stages()->size(); ++s) {
-      const Stage& stage = *replica.stages()->Get(s);
-      stages_.push_back({stage.programs()->Get(program), stage.ranks()->size(), {}, 0, {}, {}});
-      StageState& state = stages_.back();
-      uint32_t sends = 0;
-      uint32_t receives = 0;
-      std::unordered_map<uint32_t, uint32_t> signalled;  // event -> the step that signals it
-      for (uint32_t i = 0; i < state.program->steps()->size(); ++i) {
-        const Step& step = *state.program->steps()->Get(i);
-        uint32_t tag = 0;
-        if (IsSend(step.kind())) tag = sends++;
-        if (IsRecv(step.kind())) tag = receives++;
-        if (IsStart(step.kind())) signalled[step.signals()] = i;
-        if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
-        state.tags.push_back(tag);
-      }
-      state.started.resize(state.tags.size(), 0);
-      for (uint32_t r = 0; r < stage.ranks()->size(); ++r) {
-        const uint32_t world_rank = stage.ranks()->Get(r)->world_rank();
-        by_world_rank_[world_rank] = static_cast<uint32_t>(actors_.size());
-        state.actors.push_back(static_cast<uint32_t>(actors_.size()));
-        actors_.push_back({s, r, world_rank, 0, 0, false});
-      }
-    }
-  }
-
-  Status Run() {
-    for (uint32_t a = 0; a < actors_.size(); ++a) {
-      LLMIR_RETURN_IF_ERROR(VerifyPeers(a));
-      SkipOver(actors_[a]);
-      ready_.push_back(a);
-    }
-    while (!ready_.empty()) {
-      const uint32_t a = ready_.back();
-      ready_.pop_back();
-      bool moved = true;
-      while (moved && !Done(actors_[a])) LLMIR_RETURN_IF_ERROR(Advance(a, &moved));
-    }
-    std::string blocked;
-    uint32_t count = 0;
-    for (const Actor& actor : actors_) {
-      if (Done(actor)) continue;
-      constexpr uint32_t kNamed = 4;
-      if (++count <= kNamed) blocked += (blocked.empty() ? "" : "; ") + Waiting(actor);
-    }
-    if (count == 0) return Status();
-    return InvalidArgument("{}.stages, programs[{}]: deadlock, {} of {} ranks cannot finish: {}",
-                           where_, program_index_, count, actors_.size(), blocked);
-  }
-
- private:
-  struct Actor {
-    uint32_t stage;
-    uint32_t rank;  // of the stage
-    uint32_t world_rank;
-    uint32_t step;
-    uint32_t peer;  // of a send's, the next
-    bool arrived;   // at a collective, counted
-  };
-  struct StageState {
-    const Program* program;
-    uint32_t ranks;
-    // Per step: a send's or receive's number among its kind, skipped ones included; a wait's start.
-    std::vector<uint32_t> tags;
-    uint32_t arrived;               // at the blocking collective
-    std::vector<uint32_t> started;  // per step, ranks that have started its sum
-    std::vector<uint32_t> actors;
-  };
-
-  const Step& StepOf(const Actor& actor) const {
-    return *stages_[actor.stage].program->steps()->Get(actor.step);
-  }
-  uint32_t TagOf(const Actor& actor) const { return stages_[actor.stage].tags[actor.step]; }
-  bool Done(const Actor& actor) const {
-    return actor.step >= stages_[actor.stage].program->steps()->size();
-  }
-  void SkipOver(Actor& actor) const {
-    while (!Done(actor) && StepOf(actor).ranks()->Get(actor.rank)->skip()) ++actor.step;
-  }
-  void Next(Actor& actor) const {
-    ++actor.step;
-    actor.peer = 0;
-    SkipOver(actor);
-  }
-  uint32_t PeerOf(const Actor& actor) const {
-    return StepOf(actor).ranks()->Get(actor.rank)->peers()->Get(actor.peer);
-  }
-  std::string Place(const Actor& actor) const {
-    return fmt::format("{}.stages[{}].programs[{}].steps[{}] ({} \"{}\")", where_, actor.stage,
-                       program_index_, actor.step, EnumNameStepKind(StepOf(actor).kind()),
-                       StepOf(actor).name()->string_view());
-  }
-  std::string Waiting(const Actor& actor) const {
-    const Step& step = StepOf(actor);
-    std::string text = fmt::format("rank {} waits in stages[{}] at steps[{}] ({}", actor.world_rank,
-                                   actor.stage, actor.step, EnumNameStepKind(step.kind()));
-    if (step.kind() == StepKind::send) text += fmt::format(" to rank {}", PeerOf(actor));
-    if (step.kind() == StepKind::recv) text += fmt::format(" from rank {}", PeerOf(actor));
-    return text + ")";
-  }
-
-  // Sends go to ranks of the next stage, receives come from ranks of the previous one.
-  Status VerifyPeers(uint32_t a) const {
-    Actor actor = actors_[a];
-    for (SkipOver(actor); !Done(actor); Next(actor)) {
-      const Step& step = StepOf(actor);
-      if (!IsSend(step.kind()) && !IsRecv(step.kind())) continue;
-      const uint32_t expected = IsSend(step.kind()) ? actor.stage + 1 : actor.stage - 1;
-      const auto* peers = step.ranks()->Get(actor.rank)->peers();
-      for (uint32_t k = 0; k < peers->size(); ++k) {
-        const auto peer = by_world_rank_.find(peers->Get(k));
-        if (peer == by_world_rank_.end() || actors_[peer->second].stage != expected) {
-          return InvalidArgument("{}.ranks[{}].peers[{}]: rank {}, expected one of the {} stage",
-                                 Place(actor), actor.rank, k, peers->Get(k),
-                                 IsSend(step.kind()) ? "next" : "previous");
-        }
-      }
-    }
-    return Status();
-  }
-
-  Status Advance(uint32_t a, bool* moved) {
-    Actor& actor = actors_[a];
-    StageState& stage = stages_[actor.stage];
-    *moved = false;
-    switch (StepOf(actor).kind()) {
-      case StepKind::all_reduce:
-      case StepKind::reduce_scatter:
-      case StepKind::all_gather:
-      case StepKind::broadcast:
-      case StepKind::gather:
-        // Of a stage's ranks each comes here once per step: the one that completes the number moves
-        // all.
-        if (actor.arrived) return Status();
-        actor.arrived = true;
-        if (++stage.arrived < stage.ranks) return Status();
-        stage.arrived = 0;
-        for (const uint32_t other : stage.actors) {
-          actors_[other].arrived = false;
-          Next(actors_[other]);
-          ready_.push_back(other);
-        }
-        return Status();
-      case StepKind::all_reduce_start:
-      case StepKind::reduce_scatter_start:
-      case StepKind::all_gather_start:
-      case StepKind::broadcast_start:
-      case StepKind::gather_start:
-        if (++stage.started[actor.step] == stage.ranks) {
-          ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
-        }
-        break;
-      case StepKind::send_start:
-      case StepKind::recv_start:
-        LLMIR_RETURN_IF_ERROR(PostAll(actor, actor.step).status());
-        break;
-      case StepKind::wait: {
-        const uint32_t start = TagOf(actor);
-        if (IsCollective(stage.program->steps()->Get(start)->kind())) {
-          if (stage.started[start] < stage.ranks) return Status();
-        } else {
-          LLMIR_ASSIGN_OR_RETURN(const bool matched, PostAll(actor, start));
-          if (!matched) return Status();
-        }
-        break;
-      }
-      case StepKind::send:
-      case StepKind::recv:
-        return Meet(a, moved);
-      default:
-        break;
-    }
-    Next(actor);
-    *moved = true;
-    return Status();
-  }
-
-  // A blocking send or receive goes on when the other side has come as well.
-  Status Meet(uint32_t a, bool* moved) {
-    Actor& actor = actors_[a];
-    LLMIR_ASSIGN_OR_RETURN(*moved, Post(actor, actor.step, actor.peer));
-    if (!*moved) return Status();
-    if (++actor.peer == StepOf(actor).ranks()->Get(actor.rank)->peers()->size()) Next(actor);
-    return Status();
-  }
-
-  // Posts the messages of a step to all its peers; whether the others have posted theirs.
-  StatusOr<bool> PostAll(const Actor& actor, uint32_t step) {
-    bool all = true;
-    const Step& posted = *stages_[actor.stage].program->steps()->Get(step);
-    for (uint32_t k = 0; k < posted.ranks()->Get(actor.rank)->peers()->size(); ++k) {
-      LLMIR_ASSIGN_OR_RETURN(const bool matched, Post(actor, step, k));
-      all = all && matched;
-    }
-    return all;
-  }
-
-  // Posts the actor's side of the message to or from the `peer`-th peer of its step, if it hasn't
-  // yet; whether the other side has been posted.
-  StatusOr<bool> Post(const Actor& actor, uint32_t step, uint32_t peer) {
-    const StageState& stage = stages_[actor.stage];
-    const Step& posted = *stage.program->steps()->Get(step);
-    const uint32_t other = posted.ranks()->Get(actor.rank)->peers()->Get(peer);
-    const bool sends = IsSend(posted.kind());
-    Message& message = messages_[sends ? std::array{actor.world_rank, other, stage.tags[step]}
-                                       : std::array{other, actor.world_rank, stage.tags[step]}];
-    int64_t& own = sends ? message.send : message.recv;
-    const bool fresh = own < 0;
-    own = step;
-    if (message.send < 0 || message.recv < 0) return false;
-    if (!fresh) return true;
-    const uint32_t b = by_world_rank_.at(other);
-    const Actor& source = sends ? actor : actors_[b];
-    const Actor& target = sends ? actors_[b] : actor;
-    LLMIR_RETURN_IF_ERROR(VerifyMessage(source, target, message));
-    ready_.push_back(b);
-    return true;
-  }
-
-  struct Message {
-    int64_t send = -1;  // the steps that posted it
-    int64_t recv = -1;
-  };
-
-  Status VerifyMessage(const Actor& source, const Actor& target, const Message& message) const {
-    const Program& sender = *stages_[source.stage].program;
-    const Program& receiver = *stages_[target.stage].program;
-    const Buffer& from = *sender.buffers()->Get(
-        sender.steps()->Get(static_cast<uint32_t>(message.send))->inputs()->Get(0));
-    const Buffer& to = *receiver.buffers()->Get(
-        receiver.steps()->Get(static_cast<uint32_t>(message.recv))->outputs()->Get(0));
-    const uint32_t from_columns = from.columns()->Get(source.rank);
-    const uint32_t to_columns = to.columns()->Get(target.rank);
-    if (from.dtype() == to.dtype() && from.rows() == to.rows() && from_columns == to_columns) {
-      return Status();
-    }
-    Actor place = target;
-    place.step = static_cast<uint32_t>(message.recv);
-    return InvalidArgument("{}: rank {} gets rows of {} {} for {}, but rank {} sends {} {} for {}",
-                           Place(place), target.world_rank, to_columns, DTypeName(to.dtype()),
-                           EnumNameRows(to.rows()), source.world_rank, from_columns,
-                           DTypeName(from.dtype()), EnumNameRows(from.rows()));
-  }
-
-  const std::string where_;
-  const uint32_t program_index_;
-  std::vector<StageState> stages_;
-  std::vector<Actor> actors_;
-  std::unordered_map<uint32_t, uint32_t> by_world_rank_;
-  std::vector<uint32_t> ready_;
-  std::map<std::array<uint32_t, 3>, Message> messages_;  // by source, destination, number
-};
+// Of a stage without collectives too.
+Status VerifyGroup(const Plan& plan, const Stage& stage, const std::string& where) {
+  const auto* ranks = plan.groups()->Get(stage.group())->ranks();
+  const bool same =
+      Count(ranks) == stage.ranks()->size() &&
+      std::equal(ranks->begin(), ranks->end(), stage.ranks()->begin(),
+                 [](uint32_t member, const Rank* rank) { return member == rank->world_rank(); });
+  if (same) return Status();
+  return InvalidArgument(
+      "{}.group: groups[{}] does not hold exactly the stage's ranks in their order", where,
+      stage.group());
+}
 
 }  // namespace
 
 Status VerifyPrograms(const Plan& plan, const Replica& replica, const std::string& where) {
   const uint32_t stages = replica.stages()->size();
   const auto& first = *replica.stages()->Get(0)->programs();
+  std::vector<ProgramVerifier> verifiers;
   for (uint32_t s = 0; s < stages; ++s) {
     const Stage& stage = *replica.stages()->Get(s);
     const std::string stage_place = fmt::format("{}.stages[{}]", where, s);
@@ -1359,12 +1188,20 @@ Status VerifyPrograms(const Plan& plan, const Replica& replica, const std::strin
         return InvalidArgument(
             "{}: kind, min_tokens, max_tokens or max_sampled differ from the first stage's", place);
       }
-      LLMIR_RETURN_IF_ERROR(ProgramVerifier(plan, stage, s + 1 == stages, program, place).Verify());
+      verifiers.emplace_back(plan, stage, s + 1 == stages, program, place);
+      LLMIR_RETURN_IF_ERROR(verifiers.back().VerifyForms());
     }
   }
+  // Before the operands: where ranks don't agree on a message, both are to be named, not the step
+  // that misses it.
   for (uint32_t p = 0; p < first.size(); ++p) {
-    LLMIR_RETURN_IF_ERROR(Rehearsal(replica, p, where).Run());
+    LLMIR_RETURN_IF_ERROR(Rehearse(plan, replica, p, where));
   }
+  for (uint32_t s = 0; s < stages; ++s) {
+    LLMIR_RETURN_IF_ERROR(
+        VerifyGroup(plan, *replica.stages()->Get(s), fmt::format("{}.stages[{}]", where, s)));
+  }
+  for (ProgramVerifier& verifier : verifiers) LLMIR_RETURN_IF_ERROR(verifier.VerifyOperands());
   return Status();
 }
 

@@ -9,7 +9,8 @@
 
 namespace llmir::plan {
 
-// Checks all programs of `replica`, stage by stage and then against each other. Everything else of
+// Checks all programs of `replica`: the forms of their steps, then what the stages' ranks exchange
+// (rehearsal.h), then what each step does with its operands. Everything else of
 // the plan has been checked before. `where` names the replica in errors.
 Status VerifyPrograms(const Plan& plan, const Replica& replica, const std::string& where);
 

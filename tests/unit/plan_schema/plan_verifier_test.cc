@@ -329,11 +329,11 @@ TEST(PlanVerifier, AcceptsBroadcastsAndSplitGathers) {
   const auto group = static_cast<int>(Stage0(*plan).group);
   // The first rank's embedding for all: theirs is overwritten, whole or split.
   const uint32_t x = FindStep(program, StepKind::embedding).outputs[0];
-  Insert(program, 1, StepKind::broadcast, {x}, {x}).group = group;
-  StepT& start = Insert(program, 2, StepKind::broadcast_start, {x}, {});
+  Insert(program, 2, StepKind::broadcast, {x}, {x}).group = group;
+  StepT& start = Insert(program, 3, StepKind::broadcast_start, {x}, {});
   start.group = group;
   start.signals = static_cast<int>(program.events);
-  Insert(program, 3, StepKind::wait, {}, {x}).waits = {program.events++};
+  Insert(program, 4, StepKind::wait, {}, {x}).waits = {program.events++};
   StepT& gather = FindStep(program, StepKind::gather);
   gather.kind = StepKind::gather_start;
   gather.signals = static_cast<int>(program.events);
@@ -553,9 +553,11 @@ const std::vector<Mutation>& Mutations() {
        "stages[0].efficiency: 1.5"},
       {"NoSuchGroup", kOne, [](P p) { Stage0(p).group = 1; }, "stages[0].group: 1"},
       {"GroupInAnotherOrder", kTwo, [](P p) { std::swap(p.groups[0]->ranks[0], p.groups[0]->ranks[1]); },
-       "stages[0].group: groups[0] does not hold exactly"},
+       "groups[0] holds ranks 1, 0, but the stage's, groups[0], are 0, 1, in this order: rank 0 at "
+       "stages[0].steps[1] (all_reduce \"all_reduce\") would take rank 1's part for rank 0's"},
       {"GroupTooSmall", kTwo, [](P p) { p.groups[0]->ranks.pop_back(); },
-       "stages[0].group: groups[0] does not hold exactly"},
+       "rank 0 at stages[0].steps[1] (all_reduce \"all_reduce\") would not wait for rank 1 at "
+       "stages[0].steps[1] (all_reduce \"all_reduce\"), which waits for it"},
       {"RangeMissing", kTwo, [](P p) { Rank0(p).ranges.pop_back(); },
        "ranks[0].ranges: none for unit vocabulary"},
       {"RangeTwice", kTwo, [](P p) { Rank0(p).ranges[1]->unit = Unit::query_head; },
@@ -775,7 +777,7 @@ const std::vector<Mutation>& Mutations() {
       {"AttentionOutputWrong", kTwo, [](P p) { BufferOf(p, "heads").columns[1] -= 32; },
        "(paged_attention).outputs[0], rank 1 of the stage: buffer heads has 32 columns, expected 64"},
       {"GatherTooNarrow", kTwo, [](P p) { BufferOf(p, "all_logits").columns[0] -= 1; },
-       "(gather).outputs[0], rank 0 of the stage: buffer all_logits has 159 columns, expected 160"},
+       "gathers rows of 160 columns (128 of rank 0, 32 of rank 1) in a buffer of 159"},
       {"TwoIdsPerRow", kOne,
        [](P p) {
          BufferT& ids = BufferOf(p, "ids");
@@ -831,9 +833,12 @@ const std::vector<Mutation>& Mutations() {
        "has not been written on rank 1"},
       // Collectives and events
       {"CollectiveOfAnotherGroup", kWide, [](P p) { Mixed(p, StepKind::all_reduce).group = 1; },
-       "(all_reduce).group: 1, but the stage's ranks are groups[0]"},
+       "groups[1] holds ranks 2, 3, but the stage's, groups[0], are 0, 1, in this order: rank 0 at "
+       "stages[0].steps[1] (all_reduce \"all_reduce\") would wait for rank 2, which comes to its "
+       "first collective, stages[1].steps["},
       {"CollectiveSkipped", kTwo, [](P p) { Mixed(p, StepKind::all_reduce).ranks[1]->skip = true; },
-       "(all_reduce).ranks[1].skip"},
+       "rank 1 leaves out stages[0].steps[1] (all_reduce \"all_reduce\"), at which rank 0 at "
+       "stages[0].steps[1]"},
       {"SumOfUnequalRows", {.ranks = {3}},
        [](P p) {
          const uint32_t qkv = Named(Mixed(p), "qkv");
@@ -841,7 +846,42 @@ const std::vector<Mutation>& Mutations() {
          Mixed(p, StepKind::all_reduce, 1).outputs[0] = qkv;
          Mixed(p).buffers[qkv]->last_step = static_cast<uint32_t>(Mixed(p).steps.size() - 1);
        },
-       "(all_reduce).inputs[0], rank 1 of the stage: buffer qkv has 96 columns, expected 128"},
+       "rank 1 at stages[0].steps[8] (all_reduce \"layers.0.all_reduce\") brings rows of 96 columns, "
+       "but rank 0 at stages[0].steps[8] (all_reduce \"layers.0.all_reduce\") rows of 128"},
+      {"GroupOfAStageWithoutCollectives", {.ranks = {2, 1}},
+       [](P p) { p.groups[p.replicas[0]->stages[1]->group]->ranks[0] = 0; },
+       "stages[1].group: groups[1] does not hold exactly the stage's ranks"},
+      {"SumNeverMade", kTwo,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() +
+                             static_cast<std::ptrdiff_t>(NthOf(program, StepKind::all_reduce, 1)));
+         LiveThroughout(program);
+       },
+       "but what it is added to is whole: no all_reduce or reduce_scatter of these ranks"},
+      {"PartsNormalized", kTwo,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         program.steps.erase(program.steps.begin() + 1);
+         LiveThroughout(program);
+       },
+       "(rms_norm).inputs[0]: buffers[0] holds parts of a sum, one on each of ranks 0, 1, which "
+       "replicas[0].stages[0].programs[0].steps[0] (embedding) made"},
+      {"SummedTwice", kTwo, [](P p) { Duplicate(Mixed(p), StepKind::all_reduce); },
+       "(all_reduce).inputs[0]: buffers[0] is whole on each of ranks 0, 1, expected parts of a sum"},
+      {"HalfNeverSummed", kHalves,
+       [](P p) {
+         ProgramT& program = Mixed(p);
+         const auto event =
+             static_cast<uint32_t>(FindStep(program, StepKind::all_reduce_start, 1).signals);
+         std::erase_if(program.steps, [&](const auto& step) {
+           return (step->kind == StepKind::all_reduce_start &&
+                   step->signals == static_cast<int>(event)) ||
+                  (step->kind == StepKind::wait && step->waits[0] == event);
+         });
+         LiveThroughout(program);
+       },
+       "holds parts of a sum, one on each of ranks 0, 1"},
       {"EventNotSignalled", kOverlap, [](P p) { Mixed(p, StepKind::all_reduce_start).signals = -1; },
        "(all_reduce_start).signals: -1"},
       {"EventOutOfRange", kOverlap, [](P p) { Mixed(p, StepKind::all_reduce_start).signals = 50; },
@@ -886,16 +926,16 @@ const std::vector<Mutation>& Mutations() {
                              static_cast<std::ptrdiff_t>(NthOf(program, StepKind::wait, 0)));
          LiveThroughout(program);
        },
-       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still summing it"},
+       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still under way, between ranks 0, 1"},
       {"UsedWhileSummed", kOverlap,
        [](P p) { Move(Mixed(p), NthOf(Mixed(p), StepKind::wait, 0), 3); },
-       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still summing it"},
+       "steps[2] (rms_norm): uses buffers[0] while steps[1] is still under way, between ranks 0, 1"},
       {"WaitGivesAnotherBuffer", kOverlap,
        [](P p) {
          StepT& wait = Mixed(p, StepKind::wait, 1);
          wait.outputs[0] = 0;
        },
-       "(wait).outputs[0]: buffers[0], but the sum is in"},
+       "(wait).outputs[0]: buffers[0], but the sum of steps["},
       {"SignalOfAnAdd", kTwo, [](P p) { Mixed(p, StepKind::add).signals = 0; },
        "(add).signals: 0, expected none"},
       {"EventsWithoutSteps", kOne, [](P p) { Mixed(p).events = ~0u; }, "programs[0].events"},
@@ -929,7 +969,7 @@ const std::vector<Mutation>& Mutations() {
        "buffer qkv has rows for first_half, expected tokens"},
       {"OneHalfIsMissing", kHalves,
        [](P p) { Mixed(p, StepKind::rms_norm, 1).ranks[1]->skip = true; },
-       "(linear).inputs[0]: buffers[1] has not been written on rank 1 of the stage"},
+       "(linear).inputs[0]: buffers[1] has not been written on rank 1"},
       {"HalvesOfUnequalAge", kHalves,
        [](P p) {
          ProgramT& program = Mixed(p);
@@ -937,7 +977,7 @@ const std::vector<Mutation>& Mutations() {
                              static_cast<std::ptrdiff_t>(NthOf(program, StepKind::add, 3)));
          LiveThroughout(program);
        },
-       "has not been written on rank 0 of the stage"},
+       "has not been written on rank 0"},
       {"HalfUsedWhileSummed", kHalves,
        [](P p) {
          ProgramT& program = Mixed(p);
@@ -955,7 +995,7 @@ const std::vector<Mutation>& Mutations() {
          LiveThroughout(program);
          Move(program, NthOf(program, StepKind::add, 0), NthOf(program, StepKind::wait, 0));
        },
-       "is still summing it"},
+       "is still under way, between ranks 0, 1"},
       {"ShareReadAsAllRows", kScatter,
        [](P p) {
          ProgramT& program = Mixed(p);
@@ -1004,7 +1044,7 @@ const std::vector<Mutation>& Mutations() {
                              static_cast<std::ptrdiff_t>(NthOf(program, StepKind::wait, 0)));
          LiveThroughout(program);
        },
-       "is still summing it"},
+       "is still under way, between ranks 0, 1"},
       {"GatheredRowsGivenUpBeforeTheWait", kScatterOverlap,
        [](P p) {
          ProgramT& program = Mixed(p);
@@ -1118,14 +1158,15 @@ const std::vector<Mutation>& Mutations() {
          program.steps.push_back(std::move(wait));
          LiveThroughout(program);
        },
-       "deadlock, 1 of 2 ranks cannot finish: rank 0 waits in stages[0]"},
+       "deadlock, 1 of 2 ranks cannot finish: rank 0 at stages[0].steps[14] (wait \"wait\") waits for "
+       "rank 1 to receive its message 1, which has received no message 1 by its end, stages[1]"},
       {"SendToNobody", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers.clear(); },
-       "(send).ranks[0].peers: none"},
+       "(send \"send\").ranks[0].peers: none"},
       {"RecvFromNobody", kPipe,
        [](P p) {
          FindStep(FindProgram(p, ProgramKind::mixed, 1), StepKind::recv).ranks[0]->peers.clear();
        },
-       "stages[1].programs[0].steps[0] (recv).ranks[0].peers: 0, expected one source"},
+       "rank 1 at stages[1].steps[0] (recv \"recv\").ranks[0].peers: none, expected one source"},
       {"SendToOwnStage", kWide, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers[0] = 1; },
        ".ranks[0].peers[0]: rank 1, expected one of the next stage"},
       {"SendToNoRank", kPipe, [](P p) { Mixed(p, StepKind::send).ranks[0]->peers[0] = 77; },
@@ -1140,14 +1181,20 @@ const std::vector<Mutation>& Mutations() {
          StepT& send = Mixed(p, StepKind::send);
          std::swap(send.ranks[0]->peers, send.ranks[1]->peers);
        },
-       "deadlock, 4 of 4 ranks cannot finish: rank 0 waits in stages[0] at steps["},
+       "deadlock, 4 of 4 ranks cannot finish: rank 0 at stages[0].steps[16] (send \"send\") waits for "
+       "rank 3 to receive its message 0; rank 3 at stages[1].steps[0] (recv \"recv\") waits for "
+       "rank 1 to send its message 0; rank 1 at stages[0].steps[16] (send \"send\") waits for rank 2 "
+       "to receive its message 0; rank 2 at stages[1].steps[0] (recv \"recv\") waits for rank 0 to "
+       "send its message 0"},
       {"SendWithoutRecv", kPipe, [](P p) { Duplicate(Mixed(p), StepKind::send); },
-       "programs[0]: deadlock, 1 of 2 ranks cannot finish: rank 0 waits in stages[0] at steps[12] "
-       "(send to rank 1)"},
+       "programs[0] (mixed): deadlock, 1 of 2 ranks cannot finish: rank 0 at stages[0].steps[12] "
+       "(send \"send\") waits for rank 1 to receive its message 1, which has received no message 1 by "
+       "its end, stages[1].steps[14] (sample \"sample\")"},
       {"RecvWithoutSend", kPipe,
        [](P p) { Duplicate(FindProgram(p, ProgramKind::decode, 1), StepKind::recv); },
-       "programs[1]: deadlock, 1 of 2 ranks cannot finish: rank 1 waits in stages[1] at steps[1] "
-       "(recv from rank 0)"},
+       "programs[1] (decode): deadlock, 1 of 2 ranks cannot finish: rank 1 at stages[1].steps[1] "
+       "(recv \"recv\") waits for rank 0 to send its message 1, which has sent no message 1 by its "
+       "end, stages[0].steps[11] (send \"send\")"},
       {"RowsOfOtherWidth", kPipe,
        [](P p) {
          StepT& send = Mixed(p, StepKind::send);
@@ -1155,7 +1202,8 @@ const std::vector<Mutation>& Mutations() {
          Mixed(p).buffers[send.inputs[0]]->last_step =
              static_cast<uint32_t>(Mixed(p).steps.size() - 1);
        },
-       "rank 1 gets rows of 128 f32 for tokens, but rank 0 sends 256 f32 for tokens"},
+       "rank 1 at stages[1].steps[0] (recv \"recv\") gets rows of 128 f32 for tokens, but rank 0 at "
+       "stages[0].steps[11] (send \"send\") sends 256 f32 for tokens"},
       {"StagesDisagreeOnPrograms", kPipe,
        [](P p) { p.replicas[0]->stages[1]->programs.pop_back(); },
        "stages[1].programs: 2, but the first stage has 3"},
