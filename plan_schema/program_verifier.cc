@@ -275,7 +275,10 @@ class ProgramVerifier {
     const Step& step = *program_.steps()->Get(i);
     const std::string where = StepPlace(i);
     LLMIR_RETURN_IF_ERROR(VerifyAliases(step, where));
-    LLMIR_RETURN_IF_ERROR(VerifyTypes(step, where));
+    if (Status status = VerifyTypes(step, where); !status.ok()) {
+      if (!IsCollective(step.kind()) && !IsSend(step.kind()) && !IsRecv(step.kind())) return status;
+      return InvalidArgument("{}{}", status.message(), Between(i));
+    }
     for (uint32_t r = 0; r < ranks_; ++r) {
       if (step.ranks()->Get(r)->skip()) continue;
       LLMIR_RETURN_IF_ERROR(VerifyOnRank(step, r, where));
@@ -1105,8 +1108,11 @@ class ProgramVerifier {
     };
     const auto overlap = [&](uint32_t a, uint32_t b) {
       return InvalidArgument(
-          "{}: overlaps buffers[{}] in arena {} of rank {} of the stage while both are live",
-          BufferPlace(a), b, BufferAt(a).arena(), r);
+          "{}: overlaps buffers[{}] in arena {} of rank {} while both are live, from steps[{}] to "
+          "steps[{}]",
+          BufferPlace(a), b, BufferAt(a).arena(), stage_.ranks()->Get(r)->world_rank(),
+          std::max(BufferAt(a).first_step(), BufferAt(b).first_step()),
+          std::min(BufferAt(a).last_step(), BufferAt(b).last_step()));
     };
     for (const uint32_t b : order) {
       while (!expiring.empty() && BufferAt(expiring.top()).last_step() < BufferAt(b).first_step()) {

@@ -276,8 +276,8 @@ class Rehearsal {
       own += fmt::format("{}{}", own.empty() ? "" : ", ", actors_[a].world_rank);
     }
     if (index < 0 || index >= plan_.groups()->size()) {
-      return InvalidArgument("{}: ranks {} at {}.group: {}, but there are {} groups", where_, own,
-                             StepPlace(s, i), index, plan_.groups()->size());
+      return InvalidArgument("{}: ranks {} at {}.group: {}, expected the stage's, groups[{}]",
+                             where_, own, StepPlace(s, i), index, state.stage->group());
     }
     const auto* members = plan_.groups()->Get(static_cast<uint32_t>(index))->ranks();
     const bool same =
@@ -306,9 +306,11 @@ class Rehearsal {
       counter_example = fmt::format("{} would not wait for {}, which waits for it",
                                     Place(present, i), Place(actors_[a], i));
     }
-    if (counter_example.empty()) {
-      counter_example = fmt::format("{} would take rank {}'s part for rank {}'s", Place(first, i),
-                                    members->Get(0), first.world_rank);
+    for (uint32_t k = 0; k < state.ranks && counter_example.empty(); ++k) {
+      if (members->Get(k) == actors_[state.actors[k]].world_rank) continue;
+      counter_example =
+          fmt::format("{} would take the part of rank {} for that of rank {}", Place(first, i),
+                      members->Get(k), actors_[state.actors[k]].world_rank);
     }
     return InvalidArgument(
         "{}: {}.group: groups[{}] holds ranks {}, but the stage's, groups[{}], are {}, in this "

@@ -554,7 +554,7 @@ const std::vector<Mutation>& Mutations() {
       {"NoSuchGroup", kOne, [](P p) { Stage0(p).group = 1; }, "stages[0].group: 1"},
       {"GroupInAnotherOrder", kTwo, [](P p) { std::swap(p.groups[0]->ranks[0], p.groups[0]->ranks[1]); },
        "groups[0] holds ranks 1, 0, but the stage's, groups[0], are 0, 1, in this order: rank 0 at "
-       "stages[0].steps[1] (all_reduce \"all_reduce\") would take rank 1's part for rank 0's"},
+       "stages[0].steps[1] (all_reduce \"all_reduce\") would take the part of rank 1 for that of rank 0"},
       {"GroupTooSmall", kTwo, [](P p) { p.groups[0]->ranks.pop_back(); },
        "rank 0 at stages[0].steps[1] (all_reduce \"all_reduce\") would not wait for rank 1 at "
        "stages[0].steps[1] (all_reduce \"all_reduce\"), which waits for it"},
