@@ -967,6 +967,7 @@ class ProgramVerifier {
             part = fmt::format(": {}, on {}, is the last to have written rows of it",
                                StepPlace(static_cast<uint32_t>(last)), RankNames());
           }
+          if (IsCollective(step.kind()) || IsSend(step.kind())) part += Between(i);
           return InvalidArgument("{}.inputs[{}]: buffers[{}] has not been written on rank {}{}",
                                  StepPlace(i), k, b, stage_.ranks()->Get(r)->world_rank(), part);
         }

@@ -1,4 +1,5 @@
-// llmir-inspect: shows what a plan says and checks that it may be run.
+// llmir-inspect: shows what a plan says, checks that it may be run, and holds its predictions
+// against a run.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -10,6 +11,7 @@
 #include "plan_schema/plan_file.h"
 #include "plan_schema/plan_printer.h"
 #include "plan_schema/plan_verifier.h"
+#include "plan_schema/tools/report_comparison.h"
 
 namespace llmir::plan {
 namespace {
@@ -50,6 +52,13 @@ Status Verify(const std::string& path) {
   return Status();
 }
 
+Status Compare(const std::string& path, const std::string& report, bool json) {
+  LLMIR_ASSIGN_OR_RETURN(const PlanFile file, ReadVerified(path));
+  LLMIR_ASSIGN_OR_RETURN(const ReportComparison comparison, CompareWithReport(file, report));
+  fmt::print("{}", json ? ComparisonToJson(comparison) : ComparisonToText(comparison));
+  return Status();
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Shows and checks LLMIR execution plans.", "llmir-inspect");
   app.set_version_flag("--version", fmt::format("llmir-inspect {}", kVersion));
@@ -76,6 +85,12 @@ int Main(int argc, char** argv) {
       ->excludes(json_flag);
   CLI::App* verify = app.add_subcommand("verify", "Checks that a plan may be run.");
   verify->add_option("PLAN", path, "Plan file")->required();
+  std::string report;
+  CLI::App* compare =
+      app.add_subcommand("compare", "Prints what a plan predicts beside what a run of it took.");
+  compare->add_option("PLAN", path, "Plan file, made with --calibration")->required();
+  compare->add_option("REPORT", report, "What llmir-exec --report wrote")->required();
+  compare->add_flag("--json", json, "As JSON");
 
   try {
     app.parse(argc, argv);
@@ -86,7 +101,9 @@ int Main(int argc, char** argv) {
   }
   if (*program_option) options.program = program;
 
-  const Status status = *verify ? Verify(path) : Show(path, json, explain, options);
+  const Status status = *verify    ? Verify(path)
+                        : *compare ? Compare(path, report, json)
+                                   : Show(path, json, explain, options);
   if (status.ok()) return 0;
   fmt::print(stderr, "llmir-inspect: {}\n", status.ToString());
   return 1;

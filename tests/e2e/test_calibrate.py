@@ -11,13 +11,18 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
+def calibration_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("calibration") / "new folder" / "machine.json"
     result = llmir.run([llmir.program("llmir-exec"), "--calibrate", path, "--threads", 2]).check()
     assert "calibrating linear_q8_q4_1" in result.stderr
     assert list(path.parent.iterdir()) == [path]
     assert result.seconds < 60
-    return json.loads(path.read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibration(calibration_file):
+    return json.loads(calibration_file.read_text())
 
 
 def assert_figure(entry, name):
@@ -109,3 +114,85 @@ def test_it_is_for_one_process(tmp_path):
     assert result.status != 0
     (line,) = result.error_lines()
     assert "one process" in line
+
+
+@pytest.fixture(scope="module")
+def predicted_run(calibration_file, models, tmp_path_factory):
+    """(plan with predicted times for two ranks, report of a run of it)"""
+    _, file = models.random("tiny-test", "layers=4", "hidden=256", gguf_type="Q8_0")
+    job = models.job(file, "--calibration", calibration_file, "--context", 256, "--max-batch", 2, tp=2)
+    report = tmp_path_factory.mktemp("predicted") / "report.json"
+    prompts = [{"prompt_ids": list(range(5, 5 + length))} for length in (200, 90)]
+    job.generate(prompts, "--max-tokens", 40, "--ignore-eos", "--threads", 1, "--report", report)
+    return job.plan, report
+
+
+def compare(*words):
+    return llmir.run([llmir.program("llmir-inspect"), "compare", *words])
+
+
+def test_predicted_times_stand_beside_measured_ones(predicted_run):
+    plan, report = predicted_run
+    compared = json.loads(compare(plan, report, "--json").check().stdout)
+    shown = json.loads(llmir.run([llmir.program("llmir-inspect"), "show", plan, "--json"]).check().stdout)
+    measured = json.loads(report.read_text())
+    assert [p["program"] for p in compared["programs"]] == ["mixed", "decode"]
+    for program in compared["programs"]:
+        (planned,) = [p for p in shown["replicas"][0]["stages"][0]["programs"] if p["kind"] == program["program"]]
+        assert program["predicted_tokens"] == planned["predicted_tokens"]
+        for row in program["ranks"]:
+            # Summed here from the two files, step by step.
+            own = [step["ranks"][row["rank"]] for step in planned["steps"]]
+            expected = sum(rank.get("predicted_us", 0) for rank in own if not rank.get("skip", False))
+            (steps,) = [p["steps"] for p in measured["ranks"][row["rank"]]["programs"] if p["program"] == program["program"]]
+            assert row["predicted_us"] == pytest.approx(expected, rel=1e-5)
+            assert row["measured_us"] == pytest.approx(sum(step["median_us"] for step in steps), rel=1e-5)
+            assert row["ratio"] == pytest.approx(row["measured_us"] / row["predicted_us"])
+        kinds = {row["kind"]: row for row in program["kinds"]}
+        assert {"linear", "communication"} <= set(kinds) and "wait" not in kinds
+        assert kinds["linear"]["steps"] == sum(step["kind"] == "linear" for step in planned["steps"])
+    text = compare(plan, report).check().stdout
+    assert "Program decode: " in text and "measured/predicted" in text and "all, rank 1" in text
+
+
+def test_a_report_of_another_plan_is_refused(predicted_run, models, tmp_path):
+    plan, report = predicted_run
+    _, file = models.random("tiny-test")
+    other = llmir.plan(file, tmp_path / "other.fb", "--tp", 2)
+    refused = compare(other, report)
+    assert refused.status == 1
+    (line,) = refused.error_lines()
+    checksum = json.loads(report.read_text())["plan_checksum"]
+    assert f"of the plan with checksum {checksum}" in line and "run that plan with llmir-exec --report" in line
+
+
+def test_a_plan_without_predictions_is_refused_with_what_to_do(models, tmp_path):
+    _, file = models.random("tiny-test")
+    job = models.job(file, tp=2)
+    report = tmp_path / "report.json"
+    job.generate([{"prompt_ids": [1, 2, 3]}], "--max-tokens", 2, "--report", report)
+    (line,) = compare(job.plan, report).error_lines()
+    assert "without predicted times; make it with llmir-plan --calibration" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["ranks"].pop(), "1 ranks, but"),
+        (lambda r: r["ranks"][1].update(rank=7), "rank 7, which"),
+        (lambda r: r["ranks"][0]["programs"][0]["steps"].pop(), "is missing, but"),
+        (lambda r: r["ranks"][0]["programs"][0]["steps"][2].update(kind="sample"), "is sample, but"),
+        (lambda r: r["ranks"][0]["programs"][0].update(runs=0), "ran 0 times"),
+        (lambda r: r["ranks"][0]["programs"][0].update(program="other"), "a program of kind other on rank 0"),
+        (lambda r: r.pop("plan_checksum"), "not what llmir-exec --report writes"),
+        (lambda r: r.update(report_version=9), "report version 9, expected 1"),
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused(predicted_run, tmp_path, change, message):
+    plan, report = predicted_run
+    changed = json.loads(report.read_text())
+    change(changed)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(changed))
+    (line,) = compare(plan, path).error_lines()
+    assert message in line

@@ -144,6 +144,52 @@ class Mutator {
     return buffers;
   }
 
+  // Gives what shares memory at different times memory of its own: a change is then refused for
+  // what ranks exchange, if at all, and not because a buffer that it makes live longer meets
+  // another.
+  void Spread(const Site& site) {
+    ProgramT& program = ProgramOf(site);
+    const auto rows = [&](size_t b) { return program.buffers[b]->rows; };
+    std::vector<size_t> places(program.buffers.size());
+    for (size_t b = 0; b < places.size(); ++b) {
+      places[b] = b;
+      const BufferT& buffer = *program.buffers[b];
+      for (size_t a = 0; a < b; ++a) {  // views of one place that are live together
+        const BufferT& other = *program.buffers[a];
+        const bool meet =
+            buffer.first_step <= other.last_step && other.first_step <= buffer.last_step;
+        if (!meet || buffer.arena != other.arena || buffer.offsets != other.offsets ||
+            !(IsPart(rows(a)) || IsPart(rows(b)))) {
+          continue;
+        }
+        const size_t from = places[b];
+        for (size_t c = 0; c <= b; ++c) {
+          if (places[c] == from) places[c] = places[a];
+        }
+      }
+    }
+    constexpr uint64_t kAlignment = 64;
+    for (size_t r = 0; r < StageOf(site).ranks.size(); ++r) {
+      RankT& rank = *StageOf(site).ranks[r];
+      std::map<size_t, uint64_t> offsets;
+      std::vector<uint64_t> ends(rank.arena_bytes.size(), 0);
+      for (size_t b = 0; b < places.size(); ++b) {
+        BufferT& buffer = *program.buffers[b];
+        if (buffer.columns[r] == 0) continue;
+        const auto [at, fresh] = offsets.try_emplace(places[b], ends[buffer.arena]);
+        buffer.offsets[r] = at->second;
+        const uint64_t end = at->second + buffer.bytes[r];
+        ends[buffer.arena] =
+            std::max(ends[buffer.arena], (end + kAlignment - 1) / kAlignment * kAlignment);
+      }
+      for (size_t arena = 0; arena < ends.size(); ++arena) {
+        if (ends[arena] <= rank.arena_bytes[arena]) continue;
+        rank.memory->activations += ends[arena] - rank.arena_bytes[arena];
+        rank.arena_bytes[arena] = ends[arena];
+      }
+    }
+  }
+
   bool DropStep() {
     const auto sites = Exchanges();
     if (sites.empty()) return false;
@@ -219,6 +265,7 @@ class Mutator {
     }
     if (pairs.empty()) return false;
     const auto [a, b] = Pick(pairs);
+    Spread(a);
     Say(a, fmt::format("exchanged with steps[{}] ({})", b.step, EnumNameStepKind(StepOf(b).kind)));
     ProgramT& program = ProgramOf(a);
     std::swap(program.steps[a.step], program.steps[b.step]);
@@ -241,6 +288,7 @@ class Mutator {
     }
     if (pairs.empty()) return false;
     const auto [a, b] = Pick(pairs);
+    Spread(a);
     Say(a, fmt::format("exchanges its rows with steps[{}]", b.step));
     ProgramT& program = ProgramOf(a);
     std::swap(StepOf(a).inputs, StepOf(b).inputs);
@@ -342,6 +390,7 @@ class Mutator {
     });
     if (sites.empty()) return false;
     const Site site = Pick(sites);
+    Spread(site);
     ProgramT& program = ProgramOf(site);
     StepT& step = StepOf(site);
     const uint32_t operand = OperandOf(step);
@@ -456,6 +505,7 @@ class Mutator {
     const auto waits = Waits();
     if (waits.empty()) return false;
     const Site site = Pick(waits);
+    Spread(site);
     ProgramT& program = ProgramOf(site);
     constexpr uint32_t kReach = 4;
     const uint32_t first = site.step > kReach ? site.step - kReach : 0;
@@ -488,6 +538,7 @@ class Mutator {
     }
     if (pairs.empty()) return false;
     const auto [a, b] = Pick(pairs);
+    Spread(a);
     ProgramT& program = ProgramOf(a);
     Say(a, fmt::format("waits for event {}, and steps[{}] for {}", StepOf(b).waits[0], b.step,
                        StepOf(a).waits[0]));
