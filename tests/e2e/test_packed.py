@@ -45,7 +45,7 @@ def test_packed_weights_give_the_same_bits_in_every_layout(models, tmp_path, wei
 
 
 def test_calibrated_weights_give_the_same_bits_in_every_layout(models, tmp_path):
-    """Those of two and three ranks, of which no checkpoint has the values, against one rank that packs the file's again."""
+    """Bit for bit where no sum crosses ranks (two stages); within 1e-3 of one rank where it does."""
     _, model = models.random(*SHAPE)
     texts = [np.random.default_rng(3).integers(0, 384, 90).tolist() for _ in range(6)]
     lines = llmir.write_jsonl(tmp_path / "t.jsonl", [{"prompt_ids": ids} for ids in texts])
@@ -105,7 +105,7 @@ def test_a_damaged_truncated_or_foreign_packed_file_is_named(models, tmp_path):
         refused(b"X" + good[1:], "--pack")
         refused(good[:8] + bytes([77]) + good[9:], "version 77")
         refused(good[:40] + bytes([good[40] ^ 1]) + good[41:], "header hash")
-        for name, at in places[:: max(1, len(places) // 12)]:
+        for name, at in places[:: max(1, len(places) // 5)]:
             refused(good[:at] + bytes([good[at] ^ 16]) + good[at + 1 :], "hash")
         pack.unlink()
         result = job.run("--prompts", job.folder / "p.jsonl")
