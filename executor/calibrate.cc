@@ -522,6 +522,7 @@ Status Calibrate(comm::World& world, const Options& options, const std::atomic<b
   LLMIR_ASSIGN_OR_RETURN(const kernels::Isa isa, ChooseIsa());
   // Known now rather than after a minute of measuring.
   std::string folder = std::filesystem::path(options.calibrate).parent_path().string();
+  // Not `= "."`: GCC 12 warns of an overlap that isn't there.
   if (folder.empty()) folder = std::string(".");
   LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
   if (access(folder.c_str(), W_OK) != 0)

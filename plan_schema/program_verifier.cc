@@ -693,24 +693,13 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
         LLMIR_RETURN_IF_ERROR(input(0, uint64_t{kPartColumns} * ranks_));
         return output(0, 1);
-      case StepKind::all_reduce:
-      case StepKind::all_reduce_start:
-      case StepKind::reduce_scatter:
-      case StepKind::reduce_scatter_start:
-      case StepKind::all_gather:
-      case StepKind::all_gather_start:
-      case StepKind::broadcast:
-      case StepKind::broadcast_start:
-      case StepKind::gather:
-      case StepKind::gather_start:
-      case StepKind::send:
-      case StepKind::send_start:
-      case StepKind::recv:
-      case StepKind::recv_start:
-        return Status();  // Rehearse has compared them among ranks
       case StepKind::wait:
         return Status();
       default:
+        // Rehearse has compared exchanges among ranks.
+        if (IsCollective(step.kind()) || IsSend(step.kind()) || IsRecv(step.kind())) {
+          return Status();
+        }
         return Incompatible("{}: this runtime has no step of this kind", where);
     }
   }

@@ -445,8 +445,7 @@ struct AttentionImpl {
   }
 
   // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end), and at
-  // last, as j = end, the new token. kPartial: only `lanes` lanes of the one column
-  // exist.
+  // last, as j = end, the new token. kPartial: of the one column, only lanes within head_dim exist.
   template <int R, int C, bool kPartial, bool kNew, typename Kv>
   static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride,
                                              const Groups<Kv>& groups, int64_t column,
@@ -665,7 +664,7 @@ struct AttentionImpl {
   }
 
   // Rows [begin, end) of the unit, whose queries are `q` or, where that is null, the arguments'.
-  // With `token`, the last of their tokens is stored on the way.
+  // With `token`, the last of their tokens, its key is stored on the way.
   template <typename Kv>
   static LLMIR_INLINE void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin,
                                    int64_t end, const float* q, const NewToken* token) {
