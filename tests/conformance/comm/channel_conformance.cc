@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <numeric>
 #include <random>
@@ -595,20 +596,26 @@ TEST_P(ChannelConformance, WaitIdleLeavesTheCoreAlone) {
       clock_gettime(clock, &time);
       return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
     };
-    constexpr int kIdleMilliseconds = 400;
-    EXPECT_OK(channel.Barrier());
-    if (channel.rank() == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(kIdleMilliseconds));
+    // What else runs on the machine only adds to both, so the best of a few attempts counts.
+    constexpr int kAttempts = 4;
+    constexpr int64_t kIdleMilliseconds = 200;
+    int64_t late = std::numeric_limits<int64_t>::max();
+    int64_t cpu = std::numeric_limits<int64_t>::max();
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      EXPECT_OK(channel.Barrier());
+      if (channel.rank() == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(kIdleMilliseconds));
+      }
+      int64_t sent = now(CLOCK_MONOTONIC);
+      const int64_t cpu_before = now(CLOCK_THREAD_CPUTIME_ID);
+      const StatusOr<Request> request = channel.StartBroadcast(&sent, sizeof sent, 0);
+      ASSERT_TRUE(request.ok());
+      EXPECT_OK(channel.WaitIdle(*request));
+      late = std::min(late, now(CLOCK_MONOTONIC) - sent);
+      cpu = std::min(cpu, now(CLOCK_THREAD_CPUTIME_ID) - cpu_before);
     }
-    int64_t sent = now(CLOCK_MONOTONIC);
-    const int64_t cpu_before = now(CLOCK_THREAD_CPUTIME_ID);
-    const StatusOr<Request> request = channel.StartBroadcast(&sent, sizeof sent, 0);
-    ASSERT_TRUE(request.ok());
-    EXPECT_OK(channel.WaitIdle(*request));
-    const int64_t woken = now(CLOCK_MONOTONIC);
-    const int64_t cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu_before;
     if (channel.rank() == 0) return;
-    EXPECT_LE(woken - sent, 100'000'000);  // it sleeps for 2 ms; the rest is for a busy machine
+    EXPECT_LE(late, 100'000'000);  // it sleeps for 2 ms; the rest is for a busy machine
 
     // 2 % of a core after the first millisecond. On a machine where waking up alone costs that
     // much (busy, virtual, or under a sanitizer), no more than twice what mere sleeping costs.
