@@ -29,19 +29,22 @@ except ImportError:
     os.execv(VENV, [str(VENV), *sys.argv])
 
 from peers.llamacpp import LlamaCpp, model_name  # noqa: E402
-from peers.llmir import Llmir  # noqa: E402
+from peers.llmir import Llmir, OwnQ8  # noqa: E402
 
-PEERS = ["llama.cpp", "openvino", "vllm"]
-METRICS = ["prefill", "decode", "batch_decode", "load", "pack_load", "memory", "pack_memory"]
+PEERS = ["llama.cpp", "openvino", "vllm", "q8"]
+METRICS = ["prefill", "decode", "long_decode", "batch_decode", "load", "pack_load", "memory", "pack_memory"]
 LESS_IS_BETTER = {"load", "pack_load", "memory", "pack_memory"}
-UNITS = {"prefill": "tok/s", "decode": "tok/s", "batch_decode": "tok/s", "load": "s", "pack_load": "s", "memory": "B", "pack_memory": "B"}
+UNITS = {"load": "s", "pack_load": "s", "memory": "B", "pack_memory": "B"}  # all others are in tok/s
 QUICK_WEIGHTS = ["f16", "q8_0", "q4_0", "q4_1"]
 DECODED = 128  # tokens of a decode measurement, as llama-bench's tg128
+LONG_CONTEXT = 4096  # tokens before those of long_decode
 
 
-def make_peer(name):
+def make_peer(name, build):
     if name == "llama.cpp":
         return LlamaCpp()
+    if name == "q8":
+        return OwnQ8(build)
     # Only where they are asked for: they need packages of their own.
     if name == "openvino":
         from peers.openvino import OpenVino
@@ -69,31 +72,50 @@ def source_model(name):
     return target
 
 
-def weights_per_token(path):
-    """(bytes, operations) of the matrices that one decoded token multiplies with: all but the rows of an embedding that is
-    not the head, too."""
+def weights_per_token(model):
+    """(bytes, operations) of the matrices that one decoded token of ours multiplies with: all but the rows of an embedding
+    that is not the head, too."""
     size = operations = 0
-    tensors = gguf.GGUFReader(path).tensors
+    tensors = gguf.GGUFReader(model.file).tensors
     tied = not any(tensor.name == "output.weight" for tensor in tensors)
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and not tied:
             continue
-        size += int(tensor.n_bytes)
-        if len(tensor.shape) == 2:
+        matrix = len(tensor.shape) == 2
+        size += int(tensor.n_elements) * bits_per_weight(model.weights) / 8 if matrix and model.weights != "keep" else int(tensor.n_bytes)
+        if matrix:
             operations += 2 * int(tensor.n_elements)
     return size, operations
 
 
-def bound_of(task, weights, path, machine):
+def bits_per_weight(name):
+    """Of a type that llmir-plan --weights names, scales and minimums of 16 bits included."""
+    bits, minimum, *group = name.removeprefix("q").split("_")
+    return int(bits) + (32 if minimum == "1" else 16) / int(group[0] if group else 32)
+
+
+def cached_bytes_per_token(model):
+    """Bytes of keys and values, in 16 bits, of a token of the context."""
+    fields = gguf.GGUFReader(model.file).fields
+    value = lambda name: int(fields[name].contents())
+    heads = value("llama.attention.head_count")
+    head_dim = value("llama.embedding_length") // heads
+    return value("llama.block_count") * 2 * value("llama.attention.head_count_kv") * head_dim * 2
+
+
+def bound_of(task, weights, model, machine):
     """What the machine could give at most, in the metric's unit; None where no bound is stated."""
-    size, operations = weights_per_token(path)
+    size, operations = weights_per_token(model)
     peak = machine["int8_gop_per_s" if weights.startswith("q") else "fp32_gflop_per_s"]["median"] * 1e9
+    read = machine["read_gb_per_s"]["median"] * 1e9
     if task.metric == "prefill":
         return peak / operations
     if task.metric == "decode":
-        return machine["read_gb_per_s"]["median"] * 1e9 / size
+        return read / size
+    if task.metric == "long_decode":
+        return read / (size + (task.context + task.tokens / 2) * cached_bytes_per_token(model))
     if task.metric == "batch_decode":
-        return min(task.batch * machine["read_gb_per_s"]["median"] * 1e9 / size, peak / operations)
+        return min(task.batch * read / size, peak / operations)
     return None
 
 
@@ -143,7 +165,7 @@ def print_row(row):
     fraction = f"{100 * row['bound_fraction']:3.0f} % of the bound" if row["bound"] else ""
     print(
         f"{row['model']:24} {row['weights']:5} {row['metric']:12} {row['threads']} thr  batch {row['batch']:<3}"
-        f" ours {row['ours']:10.4g}  {row['peer']} {row['theirs']:10.4g} {UNITS[row['metric']]:5}"
+        f" ours {row['ours']:10.4g}  {row['peer']} {row['theirs']:10.4g} {UNITS.get(row['metric'], 'tok/s'):5}"
         f"  ratio {row['ratio']:.3f} ({row['min']:.3f} to {row['max']:.3f})  {fraction}",
         flush=True,
     )
@@ -153,11 +175,11 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
                         help=f"SmolLM2, {', '.join(QUICK_WEIGHTS)}, prefill 512 and decode, batch 1, 2 threads")  # fmt: skip
-    parser.add_argument("--peer", choices=PEERS, action="append", help="may be given several times (default: llama.cpp)")
+    parser.add_argument("--peer", choices=PEERS, action="append", help="may be given several times; q8 is LLMIR itself with q8_0 weights (default: llama.cpp)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows")
     parser.add_argument("--model", metavar="GGUF|SHAPE", default=str(CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
                         help="a GGUF file, or a shape in configs/models with random weights (default: SmolLM2)")  # fmt: skip
-    parser.add_argument("--weights", nargs="+", metavar="TYPE", help=f"GGUF types (default: {' '.join(QUICK_WEIGHTS)})")
+    parser.add_argument("--weights", nargs="+", metavar="TYPE", help=f"GGUF types; beside peer q8 those of llmir-plan --weights (default: {' '.join(QUICK_WEIGHTS)})")
     parser.add_argument("--metric", nargs="+", choices=METRICS, help="(default: all; with --quick prefill and decode)")
     parser.add_argument("--threads", type=int, nargs="+", help="(default: 2; without --quick also 1)")
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 4, 8, 16], help="batch_decode's (default: 2 4 8 16)")
@@ -181,10 +203,12 @@ def tasks_of(arguments):
             elif metric == "batch_decode":
                 for batch in arguments.batch:
                     yield Task(metric, threads, batch, 32, 64)
+            elif metric == "long_decode":
+                yield Task(metric, threads, 1, LONG_CONTEXT, DECODED // 2)
             elif metric in LESS_IS_BETTER:
                 yield Task(metric, threads, 1, 16, 1)
             else:
-                yield Task(metric, threads, 1, 1, DECODED if metric == "decode" else 1)
+                yield Task(metric, threads, 1, 1, DECODED)
 
 
 def current_commit():
@@ -211,7 +235,7 @@ def main():
               f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machines[threads]['fp32_gflop_per_s']['median']:.0f}"
               f" GFLOP/s, int8 {machines[threads]['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
     for name in arguments.peer or ["llama.cpp"]:
-        peer = make_peer(name)
+        peer = make_peer(name, arguments.build)
         peer.prepare()
         for weights in arguments.weights:
             for task in tasks_of(arguments):

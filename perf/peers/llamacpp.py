@@ -69,13 +69,13 @@ class LlamaCpp(Peer):
     def run(self, model, task: Task, setting):
         flash, repack, mmap = setting
         threads = str(task.threads)
-        if task.metric in ("prefill", "decode"):
+        if task.metric in ("prefill", "decode", "long_decode"):
             if task.batch != 1:
                 raise Unsupported("llama-bench measures one sequence")
             prompt, generated = (task.context, 0) if task.metric == "prefill" else (0, task.tokens)
             command = [BUILD / "bin" / "llama-bench", "-m", model, "-t", threads, "-p", prompt, "-n", generated, "-r", 1,
                        "-fa", flash, "--repack", repack, "-o", "json"]  # fmt: skip
-            if task.metric == "decode" and task.context > 1:
+            if task.metric != "prefill" and task.context > 1:
                 command += ["-d", task.context]
             (result,) = json.loads(execute(command))
             return Sample(result["avg_ts"], shown(command))
@@ -89,8 +89,7 @@ class LlamaCpp(Peer):
         if task.metric in LOADING:
             command = [BUILD / "bin" / "first-token", model, threads, task.context, 1024, int(flash == "on"), repack, mmap]
             if task.metric.endswith("memory"):
-                _, resident = execute_measured(command)
-                return Sample(float(resident), shown(command))
+                return Sample(float(execute_measured(command, "first-token")), shown(command))
             return Sample(json.loads(execute(command))["seconds"], shown(command))
         raise Unsupported(f"metric {task.metric}")
 

@@ -40,7 +40,7 @@ class OpenVino(Peer):
         return target
 
     def run(self, model, task, setting):
-        if task.metric not in ("prefill", "decode", "batch_decode"):
+        if task.metric not in ("prefill", "decode", "long_decode", "batch_decode"):
             raise Unsupported(f"metric {task.metric}: no such measurement for OpenVINO")
         command = [self.python, BENCH, model, setting, task.metric, task.threads, task.batch, task.context, task.tokens]
         return Sample(float(json.loads(execute(command).splitlines()[-1])), shown(command))

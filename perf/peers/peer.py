@@ -14,10 +14,10 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / "
 class Task:
     """One thing to measure.
 
-    metric: "prefill" and "decode" in tokens/s, "batch_decode" in tokens/s of all sequences together, "load" in seconds from
-    main() to the first token of a prompt of `context` tokens (ours without MPI_Init), page cache warm; "memory" in bytes of the
-    process's peak resident set after the same. "pack_load" and "pack_memory": ours with weights packed at planning.
-    context: prompt tokens (prefill), or tokens before the first decoded one (decode).
+    metric: "prefill", "decode" and "long_decode" in tokens/s, "batch_decode" in tokens/s of all sequences together, "load" in
+    seconds from main() to the first token of a prompt of `context` tokens (ours without MPI_Init), page cache warm; "memory" in
+    bytes of the process's peak proportional set in the same. "pack_load" and "pack_memory": ours with weights packed at planning.
+    context: prompt tokens (prefill), or tokens before the first decoded one (decode, long_decode).
     """
 
     metric: str
@@ -77,19 +77,44 @@ def execute(command, timeout=1800, environment=None):
     return done.stdout
 
 
-def execute_measured(command, environment=None):
-    """(wall seconds, peak resident bytes) of a command with all the processes it waits for."""
-    begin = time.monotonic()
+def execute_measured(command, program, environment=None):
+    """Peak bytes of the proportional set (PSS, sampled every 5 ms) of the processes of this program that the command starts."""
     process = subprocess.Popen(
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(proportional_set(pid, program) for pid in descendants(process.pid)))
+        time.sleep(0.005)
     if process.returncode:
         raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss * 1024
+    return peak
+
+
+def descendants(pid):
+    """`pid` and the processes that it started, and they."""
+    found = [pid]
+    for parent in found:
+        for children in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found.extend(map(int, children.read_text().split()))
+            except OSError:  # it has ended
+                pass
+    return found
+
+
+def proportional_set(pid, program):
+    """Bytes; 0 for other programs and for a process that has ended."""
+    try:
+        if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() != program[:15]:
+            return 0
+        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def virtual_environment(name, packages):

@@ -38,7 +38,7 @@ class Vllm(Peer):
         return folder_from_gguf(source), TYPES[weights]
 
     def run(self, model, task, setting):
-        if task.metric not in ("prefill", "decode", "batch_decode"):
+        if task.metric not in ("prefill", "decode", "long_decode", "batch_decode"):
             raise Unsupported(f"metric {task.metric}: no such measurement for vLLM")
         folder, dtype = model
         command = [self.python, BENCH, folder, dtype, setting, task.metric, task.batch, task.context, task.tokens]

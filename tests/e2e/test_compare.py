@@ -7,7 +7,7 @@ import pathlib
 import compare
 import llmir
 import pytest
-from peers.llmir import Llmir
+from peers.llmir import Llmir, Model, OwnQ8
 from peers.llamacpp import gguf_with_weights, model_name, shown
 from peers.peer import Failed, Sample, Task, Unsupported
 
@@ -35,7 +35,7 @@ class Side:
         return self.known
 
     def model(self, source, weights):
-        return self.file
+        return Model(self.file, "keep")
 
     def run(self, model, task, setting):
         self.log.append((self.name, setting))
@@ -80,14 +80,25 @@ def test_the_best_setting_of_the_peer_is_taken(file):
 
 
 def test_bounds_come_from_bytes_and_operations_of_the_file(file):
-    size, operations = compare.weights_per_token(file)
+    model = Model(file, "keep")
+    size, operations = compare.weights_per_token(model)
     matrices = 3 * (4 * 160 * 160 + 3 * 160 * 288) + 384 * 160
     assert operations == 2 * matrices
     assert size == matrices * 34 // 32 + 7 * 160 * 4
     row, _ = row_of(file, [1000] * 3, [1] * 3)
     assert row["bound"] == pytest.approx(10e9 / size) and row["bound_fraction"] == pytest.approx(1000 * size / 10e9)
-    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "q8_0", file, MACHINE) == pytest.approx(400e9 / operations)
-    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "f16", file, MACHINE) == pytest.approx(100e9 / operations)
+    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "q8_0", model, MACHINE) == pytest.approx(400e9 / operations)
+    assert compare.bound_of(Task("prefill", 2, 1, 512, 0), "f16", model, MACHINE) == pytest.approx(100e9 / operations)
+    cached = 3 * 2 * 160 * 2  # 3 layers, keys and values of 16 bits
+    long = compare.bound_of(Task("long_decode", 2, 1, 4096, 64), "q8_0", model, MACHINE)
+    assert long == pytest.approx(10e9 / (size + 4128 * cached))
+
+
+def test_types_of_our_own_have_their_bits(file):
+    size, operations = compare.weights_per_token(Model(file, "q5_1_64"))
+    matrices = operations // 2
+    assert size == pytest.approx(matrices * (5 + 32 / 64) / 8 + 7 * 160 * 4)
+    assert [compare.bits_per_weight(name) for name in ("q3_0", "q4_1", "q8_0", "q6_1_64")] == [3.5, 5, 8.5, 6.5]
 
 
 def test_model_names_drop_the_type_and_nothing_else():
@@ -113,14 +124,22 @@ def test_unknown_model_is_named():
 @pytest.mark.parametrize(
     "task",
     [Task("prefill", 1, 1, 64, 0), Task("decode", 1, 1, 1, 32), Task("batch_decode", 1, 3, 16, 24), Task("load", 1, 1, 1, 1),
-     Task("memory", 1, 1, 1, 1)],
+     Task("memory", 1, 1, 1, 1), Task("pack_load", 1, 1, 1, 1), Task("pack_memory", 1, 1, 1, 1), Task("long_decode", 1, 1, 600, 8)],
     ids=lambda task: task.metric,
 )  # fmt: skip
 def test_our_side_measures_every_metric(models, task):
     _, file = models.random("tiny-test", "context=2048", gguf_type="Q8_0")
-    sample = Llmir(llmir.BUILD).run(file, task, None)
+    sample = Llmir(llmir.BUILD).run(Model(file, "keep"), task, None)
     assert sample.value > 0
     assert sample.command.startswith("mpirun --bind-to none -n 1 llmir-exec")
+
+
+def test_our_side_measures_types_that_no_peer_reads(models):
+    _, file = models.random("tiny-test", "context=2048", gguf_type="F32")
+    task = Task("prefill", 1, 1, 64, 0)
+    ours, q8 = Llmir(llmir.BUILD), OwnQ8(llmir.BUILD)
+    assert ours.model(file, "q5_1").weights == "q5_1" and q8.model(file, "q5_1").weights == "q8_0"
+    assert ours.run(ours.model(file, "q5_1"), task, None).value > 0 and q8.run(q8.model(file, "q5_1"), task, None).value > 0
 
 
 def test_the_bound_is_measured():
