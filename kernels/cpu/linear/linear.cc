@@ -1,19 +1,24 @@
 #include "kernels/linear.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/cpu/linear/linear_kernels.h"
 #include "kernels/cpu/linear/packing.h"
 #include "kernels/cpu/linear/tile.h"
+#include "kernels/cpu/linear/unpacked.h"
 
 namespace llmir::kernels {
 namespace {
 
 // The tree of leaf sums: as many levels as the count of leaves has bits; a leaf has at least one
-// column.
-int64_t ScratchBytes(int64_t columns, int64_t /*max_tokens*/) {
+// column. Of a tile, or of a block of tokens (unpacked.h) beside an unpacked segment and their
+// sums.
+int64_t ScratchBytes(int64_t columns, int64_t max_tokens) {
   const auto levels = static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(columns)));
-  return levels * kMaxTile * kLine;
+  const int64_t block = std::min(max_tokens, kMaxBlockTokens);
+  return std::max(levels * kMaxTile * kLine,
+                  kSegmentBytes + (2 * kMaxBlockTokens + levels * block) * kLine);
 }
 
 constexpr LinearKernel kKernels[] = {

@@ -11,19 +11,25 @@
 #include <utility>
 
 #include "kernels/cpu/linear/tile.h"
+#include "kernels/cpu/linear/token_blocks.h"
+#include "kernels/cpu/linear/unpacked.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/linear.h"
 
 namespace llmir::kernels {
 
 // How many panels and tokens a tile holds: kFew* for up to kFewTokens tokens, where reading the
-// weights is what takes the time, kMany* above.
-template <int kFewPanelsValue, int kFewTokensValue, int kManyPanelsValue, int kManyTokensValue>
+// weights is what takes the time, kMany* above; from kUnpackFrom tokens on kUnpackedTokens of
+// unpacked weights (0: never).
+template <int kFewPanelsValue, int kFewTokensValue, int kManyPanelsValue, int kManyTokensValue,
+          int kUnpackedTokensValue = 0>
 struct TileShape {
   static constexpr int kFewPanels = kFewPanelsValue;
   static constexpr int kFewTokens = kFewTokensValue;
   static constexpr int kManyPanels = kManyPanelsValue;
   static constexpr int kManyTokens = kManyTokensValue;
+  static constexpr int kUnpackedTokens = kUnpackedTokensValue;
+  static constexpr int kUnpackFrom = 24;
   static_assert(kFewPanels * kFewTokens <= kMaxTile && kManyPanels * kManyTokens <= kMaxTile);
   static_assert(kFewPanels <= kMaxTilePanels && kManyPanels <= kMaxTilePanels);
 };
@@ -32,6 +38,9 @@ template <typename Lanes, typename Weight, typename Shape>
 class LinearDriver {
  public:
   static void Run(const LinearArgs& args) {
+    if constexpr (Shape::kUnpackedTokens > 0) {
+      if (args.tokens >= Shape::kUnpackFrom) return RunUnpacked(args);
+    }
     if (args.tokens <= Shape::kFewTokens) {
       RunTiles<Shape::kFewPanels, Shape::kFewTokens>(args);
     } else {
@@ -42,8 +51,9 @@ class LinearDriver {
  private:
   using F = typename Lanes::F;
 
-  // Bytes of activations that are meant to stay in a core's cache while all panels pass.
-  static constexpr int64_t kActivationBytes = 256 << 10;
+  static LLMIR_INLINE int64_t PanelStride(const LinearArgs& args) {
+    return args.panel_stride > 0 ? args.panel_stride : Weight::PanelBytes(args.columns);
+  }
 
   template <int kPanels, int kTokens>
   static constexpr LLMIR_INLINE TileFunction Tile() {
@@ -70,9 +80,7 @@ class LinearDriver {
     const int64_t unit_begin = args.panel_begin / pieces;
     const int64_t units = (args.panel_end - args.panel_begin) / pieces;
     const int64_t run = (units + kPanels - 1) / kPanels;
-    const int64_t panel_stride =
-        args.panel_stride > 0 ? args.panel_stride : Weight::PanelBytes(args.columns);
-    const int64_t out_columns = args.rows / pieces;
+    const int64_t panel_stride = PanelStride(args);
 
     TileArgs tile;
     tile.x_stride = args.activation_stride;
@@ -81,8 +89,7 @@ class LinearDriver {
     tile.tree = reinterpret_cast<float*>(args.scratch);
     alignas(kLine) float sums[2][kPanels * kMaxTokens * 16];
 
-    const int64_t block_limit = kActivationBytes / args.activation_stride;
-    const Split blocks(args.tokens, block_limit > kMaxTokens ? block_limit : kMaxTokens);
+    const TokenBlocks blocks(args.tokens, args.activation_stride, kMaxTokens, args.tokens);
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const Split tiles(blocks.Begin(b + 1) - blocks.Begin(b), kMaxTokens);
       for (int64_t u = 0; u < run; ++u) {
@@ -111,13 +118,9 @@ class LinearDriver {
             function(tile);
           }
           for (int p = 0; p < count; ++p) {
-            const int64_t column = unit[p] * kPanelRows;
-            const int64_t width = out_columns - column;
             for (int64_t t = 0; t < tokens; ++t) {
               const int64_t at = (p * tokens + t) * 16;
-              F value = Lanes::Load(sums[0] + at);
-              if (args.silu_mul) value = Lanes::Mul(Silu<Lanes>(value), Lanes::Load(sums[1] + at));
-              Finish(args, token + t, column, width < kPanelRows ? width : kPanelRows, value);
+              Finish(args, token + t, unit[p], Lanes::Load(sums[0] + at), sums[1] + at);
             }
           }
         }
@@ -125,24 +128,26 @@ class LinearDriver {
     }
   }
 
-  static LLMIR_INLINE void Finish(const LinearArgs& args, int64_t token, int64_t column,
-                                  int64_t width, F value) {
-    float* out = args.output + token * args.output_stride + column;
+  static void RunUnpacked(const LinearArgs& args) {
+    UnpackedDriver<Lanes, Weight, Shape::kUnpackedTokens>::Run(
+        args, PanelStride(args),
+        [&](int64_t token, int64_t unit, F value, const float* up)
+            __attribute__((always_inline)) { Finish(args, token, unit, value, up); });
+  }
+
+  // Stores the sums of a unit's 16 rows; `up`: those of the second panel, for silu_mul.
+  static LLMIR_INLINE void Finish(const LinearArgs& args, int64_t token, int64_t unit, F value,
+                                  const float* up) {
+    const int64_t column = unit * kPanelRows;
+    const int64_t left = args.rows / (args.silu_mul ? 2 : 1) - column;
+    const int64_t width = left < kPanelRows ? left : kPanelRows;
+    if (args.silu_mul) value = Lanes::Mul(Silu<Lanes>(value), Lanes::Load(up));
     if (args.residual != nullptr) {
       const float* residual = args.residual + token * args.residual_stride + column;
       value = Lanes::Add(value, Lanes::LoadPartial(residual, width));
     }
-    Lanes::StorePartial(out, width, value);
+    Lanes::StorePartial(args.output + token * args.output_stride + column, width, value);
   }
-
-  // `count` items in the fewest parts of at most `limit`, as equal as possible.
-  struct Split {
-    LLMIR_INLINE Split(int64_t count, int64_t limit)
-        : count(count), parts((count + limit - 1) / limit) {}
-    LLMIR_INLINE int64_t Begin(int64_t part) const { return count * part / parts; }
-    int64_t count;
-    int64_t parts;
-  };
 };
 
 }  // namespace llmir::kernels

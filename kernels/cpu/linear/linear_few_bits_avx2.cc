@@ -8,7 +8,7 @@ namespace llmir::kernels {
 namespace {
 
 template <typename Groups>
-using Driver = LinearDriver<LanesAvx2, QuantDotAvx2<Groups>, QuantShapeAvx2>;
+using Driver = LinearDriver<LanesAvx2, QuantDotAvx2<Groups>, QuantShapeAvx2<Groups::kBits>>;
 
 }  // namespace
 

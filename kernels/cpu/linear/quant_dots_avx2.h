@@ -14,13 +14,65 @@
 
 namespace llmir::kernels {
 
-// One row: 4 streams, which a machine with AVX2 alone needs for its full bandwidth (26 GB/s against
-// 18-22 for one).
-using QuantShapeAvx2 = TileShape<4, 1, 1, 4>;
-
 LLMIR_INLINE __m256i Broadcast4Avx2(const std::byte* x) {
   return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(x));
 }
+
+// One row: 4 streams, which a machine with AVX2 alone needs for its full bandwidth (26 GB/s against
+// 18-22 for one).
+//
+// Unpacked, 6 tokens fill the registers where sums fit in int16, else 4.
+template <int kBits>
+using QuantShapeAvx2 = TileShape<4, 1, 1, 4, kBits <= 4 ? 6 : 4>;
+
+// The value is computed before what follows. Left alone, GCC 12 makes the products of all tokens
+// first and spills the sums that they go to: twice the instructions.
+LLMIR_INLINE void Settle(LanesAvx2::I& value) { asm volatile("" : "+x"(value.lo), "+x"(value.hi)); }
+
+// The pieces of a dot of unsigned weights of kBits bits: sums in int16 as long as they fit.
+template <int kBits>
+struct UnpackedDotAvx2 {
+  using Lanes = LanesAvx2;
+  // Products whose pairs can be added in int16.
+  static constexpr int kQuads = 32767 / (2 * ((1 << kBits) - 1) * 127);
+  static_assert(kQuads >= 2);
+  static constexpr int kStep = kQuads >= 8 ? 8 : kQuads >= 4 ? 4 : 2;
+
+  template <int kTokens>
+  static LLMIR_INLINE void Run(const UnpackedGroup& w, const std::byte* const (&x)[kTokens],
+                               Lanes::I (&dots)[kTokens]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    if constexpr (kStep < 8) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) dots[t] = Lanes::ZeroInt();
+    }
+#pragma GCC unroll 1
+    for (int begin = 0; begin < 8; begin += kStep) {
+      Lanes::I sums[kTokens];
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) sums[t] = Lanes::ZeroInt();
+#pragma GCC unroll 1
+      for (int quad = begin; quad < begin + kStep; ++quad) {
+        const Lanes::I line = Lanes::LoadLine(w.quants[quad]);
+#pragma GCC unroll 16
+        for (int t = 0; t < kTokens; ++t) {
+          const __m256i value = Broadcast4Avx2(x[t] + quad * 4);
+          sums[t].lo = _mm256_add_epi16(sums[t].lo, _mm256_maddubs_epi16(line.lo, value));
+          sums[t].hi = _mm256_add_epi16(sums[t].hi, _mm256_maddubs_epi16(line.hi, value));
+          Settle(sums[t]);
+        }
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i lo = _mm256_madd_epi16(sums[t].lo, ones);
+        const __m256i hi = _mm256_madd_epi16(sums[t].hi, ones);
+        dots[t].lo = kStep == 8 ? lo : _mm256_add_epi32(dots[t].lo, lo);
+        dots[t].hi = kStep == 8 ? hi : _mm256_add_epi32(dots[t].hi, hi);
+        Settle(dots[t]);
+      }
+    }
+  }
+};
 
 template <typename GroupsType>
 struct QuantDotAvx2 {
@@ -70,6 +122,33 @@ struct QuantDotAvx2 {
                                              _mm256_maddubs_epi16(second, x_second));
       return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
+  }
+
+  static LLMIR_INLINE void UnpackGroup(const std::byte* panel, int64_t group, UnpackedGroup* to) {
+    const GroupPlace place = Groups::At(group);
+    for (int pair = 0; pair < 4; ++pair) {
+      const Lanes::I low = PairOfFields<kLow>(panel + place.quants, pair);
+      Lanes::I high = {};
+      if constexpr (kHigh != 0) {
+        high = PairOfFields<kHigh>(panel + place.quants + kLow * kLine, pair);
+      }
+      Lanes::I first;
+      Lanes::I second;
+      Join(low.lo, high.lo, &first.lo, &second.lo);
+      Join(low.hi, high.hi, &first.hi, &second.hi);
+      Lanes::StoreLine(to->quants[2 * pair], first);
+      Lanes::StoreLine(to->quants[2 * pair + 1], second);
+    }
+    Lanes::Store(to->scale, Lanes::LoadHalf(panel + place.scale));
+    if constexpr (Groups::kMinimum) {
+      Lanes::Store(to->minimum, Lanes::LoadHalf(panel + place.scale + kLine / 2));
+    }
+  }
+  template <int kTokens>
+  static LLMIR_INLINE void UnpackedDots(const UnpackedGroup& w,
+                                        const std::byte* const (&x)[kTokens],
+                                        Lanes::I (&dots)[kTokens]) {
+    UnpackedDotAvx2<kBits>::Run(w, x, dots);
   }
 
   template <int kPanels, int kTokens>

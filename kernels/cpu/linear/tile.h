@@ -143,6 +143,7 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
 template <typename Lanes>
 struct F32Weight {
   static constexpr bool kInt8 = false;
+  static constexpr bool kInPlace = true;  // columns lie as floats
   static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t columns) { return columns * kLine; }
   static LLMIR_INLINE typename Lanes::F Even(const std::byte* panel, int64_t k) {
     return Lanes::Load(reinterpret_cast<const float*>(panel + k * kLine));
@@ -155,6 +156,7 @@ struct F32Weight {
 template <typename Lanes>
 struct F16Weight {
   static constexpr bool kInt8 = false;
+  static constexpr bool kInPlace = false;  // columns lie as floats
   static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t columns) {
     return (columns + 1) / 2 * kLine;
   }
@@ -169,6 +171,7 @@ struct F16Weight {
 template <typename Lanes>
 struct BF16Weight {
   static constexpr bool kInt8 = false;
+  static constexpr bool kInPlace = false;  // columns lie as floats
   static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t columns) {
     return (columns + 1) / 2 * kLine;
   }

@@ -115,6 +115,23 @@ TEST_P(LinearTest, SumsInTheDocumentedOrder) {
   }
 }
 
+// Steps of many tokens unpack a panel segment by segment for blocks of tokens: more of both than
+// one.
+TEST_P(LinearTest, ManyTokensOverManyColumnsGiveThePortableBits) {
+  const int64_t columns = float_weights() ? 1277 : 1280;
+  const Matrix w(kernel().weight, 17, columns, random_);
+  const Activations x(270, columns, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  const AlignedBytes reference = Pack(portable(), w);
+  std::vector<int64_t> leaves = {0, 64, 704, 1280};
+  if (float_weights()) leaves.insert(leaves.end(), {7, 255, 257});
+  for (const int64_t leaf : leaves) {
+    EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
+              Bits(Multiply(portable(), reference, w.rows, x, {.leaf_columns = leaf})))
+        << "leaf " << leaf;
+  }
+}
+
 TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
   if (!float_weights()) {
     EXPECT_TRUE(kernel().int8_activations);
