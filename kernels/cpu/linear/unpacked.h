@@ -85,6 +85,7 @@ __attribute__((noinline)) void FloatSegment(const SegmentArgs& args) {
   SumSegment<Lanes, kTokens>(
       args, [&](int64_t begin, int64_t end, F(&sums)[kTokens]) __attribute__((always_inline)) {
         const std::byte* weights = args.weights - args.begin * kLine;
+#pragma GCC unroll 4
         for (int64_t k = begin; k < end; ++k) {
           const F w = Lanes::Load(reinterpret_cast<const float*>(weights + k * kLine));
 #pragma GCC unroll 16
