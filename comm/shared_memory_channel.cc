@@ -24,7 +24,7 @@ void SharedMemoryChannel::Begin(int slot) {
 
 bool SharedMemoryChannel::Progress() {
   const bool moved = collectives_.Progress();
-  return messages_.Progress() || moved;
+  return (messages_.open() && messages_.Progress()) || moved;
 }
 
 }  // namespace llmir::comm

@@ -10,6 +10,10 @@ namespace {
 
 // Below this an all-reduce is one exchange, and every rank sums everything.
 constexpr size_t kSlicedBytes = size_t{16} << 10;
+// What is larger, up to kSlicedBytes, goes in two rounds: a rank sums the first half while the
+// second one is on its way.
+constexpr size_t kWholeBytes = size_t{1} << 10;
+constexpr size_t kLine = 64;
 
 // What an operation must have in common on all ranks, in one word: kind, root, bytes.
 uint64_t Identity(const Operation& operation) {
@@ -44,13 +48,20 @@ void SharedMemoryCollectives::Begin(int slot) {
   ++begun_;
 }
 
+size_t SharedMemoryCollectives::PieceBytes(const Operation& operation) const {
+  if (operation.bytes <= kWholeBytes || operation.bytes > kSlicedBytes) return round_bytes_;
+  const size_t half = (operation.bytes + 1) / 2;
+  return std::min((half + kLine - 1) / kLine * kLine, round_bytes_);
+}
+
 size_t SharedMemoryCollectives::RoundCount(const Operation& operation) const {
   size_t bytes = operation.bytes;
   if (operation.kind == OperationKind::kAllGather || operation.kind == OperationKind::kGather) {
     bytes = 0;
     for (int rank = 0; rank < size_; ++rank) bytes = std::max(bytes, operation.PartBytes(rank));
   }
-  return (bytes + round_bytes_ - 1) / round_bytes_;
+  const size_t piece = PieceBytes(operation);
+  return (bytes + piece - 1) / piece;
 }
 
 Operation& SharedMemoryCollectives::At(const Cursor& cursor) {
@@ -98,7 +109,6 @@ bool SharedMemoryCollectives::IsSliced(const Operation& operation, size_t bytes)
 
 std::pair<size_t, size_t> SharedMemoryCollectives::Slice(int rank, size_t bytes) const {
   const size_t ranks = static_cast<size_t>(size_);
-  constexpr size_t kLine = 64;
   const size_t slice = ((bytes + ranks - 1) / ranks + kLine - 1) / kLine * kLine;
   const size_t begin = std::min(bytes, static_cast<size_t>(rank) * slice);
   return {begin, std::min(bytes, begin + slice)};
@@ -129,18 +139,18 @@ bool SharedMemoryCollectives::Contribute() {
     return false;
   }
   const Operation& operation = At(contribute_);
-  const size_t begin = contribute_.index * round_bytes_;
+  const size_t begin = contribute_.index * PieceBytes(operation);
   std::byte* const place = segment_->round_data(rank_, round);
   switch (operation.kind) {
     case OperationKind::kAllReduce: {
-      const size_t bytes = std::min(round_bytes_, operation.bytes - begin);
+      const size_t bytes = std::min(PieceBytes(operation), operation.bytes - begin);
       const auto [skip_begin, skip_end] =
           IsSliced(operation, bytes) ? Slice(rank_, bytes) : std::pair<size_t, size_t>(0, 0);
       CopyAround(place, operation.in + begin, bytes, skip_begin, skip_end);
       break;
     }
     case OperationKind::kReduceScatter: {
-      const size_t bytes = std::min(round_bytes_, operation.bytes - begin);
+      const size_t bytes = std::min(PieceBytes(operation), operation.bytes - begin);
       const size_t own = static_cast<size_t>(rank_);
       const size_t skip_begin = std::clamp(operation.offsets[own], begin, begin + bytes) - begin;
       const size_t skip_end = std::clamp(operation.offsets[own + 1], begin, begin + bytes) - begin;
@@ -152,12 +162,13 @@ bool SharedMemoryCollectives::Contribute() {
       [[fallthrough]];
     case OperationKind::kAllGather:
       if (const size_t part = operation.PartBytes(rank_); begin < part) {
-        std::memcpy(place, operation.in + begin, std::min(round_bytes_, part - begin));
+        std::memcpy(place, operation.in + begin, std::min(PieceBytes(operation), part - begin));
       }
       break;
     case OperationKind::kBroadcast:
       if (rank_ == operation.peer) {
-        std::memcpy(place, operation.in + begin, std::min(round_bytes_, operation.bytes - begin));
+        std::memcpy(place, operation.in + begin,
+                    std::min(PieceBytes(operation), operation.bytes - begin));
       }
       break;
     case OperationKind::kSend:
@@ -175,8 +186,9 @@ bool SharedMemoryCollectives::Reduce() {
   if (reduce_.rounds == contribute_.rounds) return false;
   const Operation& operation = At(reduce_);
   const uint64_t round = reduce_.rounds;
-  const size_t begin = reduce_.index * round_bytes_;
-  const size_t bytes = std::min(round_bytes_, operation.bytes - std::min(operation.bytes, begin));
+  const size_t begin = reduce_.index * PieceBytes(operation);
+  const size_t bytes =
+      std::min(PieceBytes(operation), operation.bytes - std::min(operation.bytes, begin));
   if (!IsSliced(operation, bytes)) {
     Advance(&reduce_);
     return true;
@@ -199,8 +211,9 @@ bool SharedMemoryCollectives::Complete() {
   if (complete_.rounds == reduce_.rounds) return false;
   Operation& operation = At(complete_);
   const uint64_t round = complete_.rounds;
-  const size_t begin = complete_.index * round_bytes_;
-  const size_t bytes = std::min(round_bytes_, operation.bytes - std::min(operation.bytes, begin));
+  const size_t begin = complete_.index * PieceBytes(operation);
+  const size_t bytes =
+      std::min(PieceBytes(operation), operation.bytes - std::min(operation.bytes, begin));
   const bool sliced = IsSliced(operation, bytes);
 
   // From whom this rank reads.
@@ -254,7 +267,8 @@ bool SharedMemoryCollectives::Complete() {
         const size_t part = operation.PartBytes(peer);
         if (peer == rank_ || begin >= part) continue;
         std::memcpy(operation.out + operation.offsets[static_cast<size_t>(peer)] + begin,
-                    segment_->round_data(peer, round), std::min(round_bytes_, part - begin));
+                    segment_->round_data(peer, round),
+                    std::min(PieceBytes(operation), part - begin));
       }
       break;
     case OperationKind::kBroadcast:

@@ -34,6 +34,8 @@ class SharedMemoryCollectives {
   using Seen = std::vector<uint64_t>;
 
   Operation& At(const Cursor& cursor);
+  // The bytes that a round of `operation` carries of a rank's data, or of its part.
+  size_t PieceBytes(const Operation& operation) const;
   size_t RoundCount(const Operation& operation) const;
   void Advance(Cursor* cursor);
   bool AllHave(std::atomic<uint64_t> RankFlags::* flag, Seen* seen, uint64_t rounds);

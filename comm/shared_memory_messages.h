@@ -18,6 +18,7 @@ class SharedMemoryMessages {
   SharedMemoryMessages(SharedSegment* segment, int rank, OperationTable* table);
 
   void Begin(int slot);
+  bool open() const { return open_count_ > 0; }  // is any message in progress?
   bool Progress();
 
  private:
