@@ -28,10 +28,12 @@ except ImportError:
         sys.exit("compare: error: the Python package gguf is missing; run launch/install.sh --tests")
     os.execv(VENV, [str(VENV), *sys.argv])
 
+from peers.distributed_llama import DistributedLlama  # noqa: E402
 from peers.llamacpp import LlamaCpp, model_name  # noqa: E402
+from peers.llamacpp_rpc import LlamaCppRpc  # noqa: E402
 from peers.llmir import Llmir, OwnQ8  # noqa: E402
 
-PEERS = ["llama.cpp", "openvino", "vllm", "q8"]
+PEERS = ["llama.cpp", "openvino", "vllm", "q8", "llama.cpp-rpc", "distributed-llama"]
 METRICS = ["prefill", "decode", "long_decode", "batch_decode", "load", "pack_load", "memory", "pack_memory"]
 LESS_IS_BETTER = {"load", "pack_load", "memory", "pack_memory"}
 UNITS = {"load": "s", "pack_load": "s", "memory": "B", "pack_memory": "B"}  # all others are in tok/s
@@ -40,11 +42,15 @@ DECODED = 128  # tokens of a decode measurement, as llama-bench's tg128
 LONG_CONTEXT = 4096  # tokens before those of long_decode
 
 
-def make_peer(name, build):
+def make_peer(name, arguments):
     if name == "llama.cpp":
         return LlamaCpp()
     if name == "q8":
-        return OwnQ8(build)
+        return OwnQ8(arguments.build)
+    if name == "llama.cpp-rpc":
+        return LlamaCppRpc()
+    if name == "distributed-llama":
+        return DistributedLlama(arguments.dllama)
     # Only where they are asked for: they need packages of their own.
     if name == "openvino":
         from peers.openvino import OpenVino
@@ -53,6 +59,13 @@ def make_peer(name, build):
     from peers.vllm import Vllm
 
     return Vllm()
+
+
+def row_not_run(name, arguments):
+    """The row of a peer that can't be had from a registry and wasn't given; None: it can be run."""
+    if name == "distributed-llama" and arguments.dllama is None:
+        return {"peer": name, "not_run": "no package has it; give a folder with its source: --dllama DIR"}
+    return None
 
 
 def source_model(name):
@@ -142,6 +155,7 @@ def compare(ours, peer, source, weights, task, repeats, machine, commit):
         "weights": weights,
         "metric": task.metric,
         "threads": task.threads,
+        "ranks": peer.ranks,
         "batch": task.batch,
         "context": task.context,
         "ours": statistics.median(mine),
@@ -176,6 +190,8 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true",
                         help=f"SmolLM2, {', '.join(QUICK_WEIGHTS)}, prefill 512 and decode, batch 1, 2 threads")  # fmt: skip
     parser.add_argument("--peer", choices=PEERS, action="append", help="may be given several times; q8 is LLMIR itself with q8_0 weights (default: llama.cpp)")
+    parser.add_argument("--dllama", type=pathlib.Path, metavar="DIR",
+                        help="distributed-llama's source, built for its rows; without it they say 'not run'")  # fmt: skip
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows")
     parser.add_argument("--model", metavar="GGUF|SHAPE", default=str(CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
                         help="a GGUF file, or a shape in configs/models with random weights (default: SmolLM2)")  # fmt: skip
@@ -224,7 +240,7 @@ def main():
     for name in ("llmir-plan", "llmir-exec", "llmir-bound"):
         if not (arguments.build / "bin" / name).is_file():
             raise Failed(f"{arguments.build / 'bin' / name} is missing; build it: cmake --preset release && cmake --build build")
-    ours, commit, rows, skipped = Llmir(arguments.build), current_commit(), [], 0
+    commit, rows, skipped = current_commit(), [], 0
     LlamaCpp().prepare()  # makes the other weight types, whoever the peer is
     source = source_model(arguments.model)
     machines = {}
@@ -235,8 +251,13 @@ def main():
               f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machines[threads]['fp32_gflop_per_s']['median']:.0f}"
               f" GFLOP/s, int8 {machines[threads]['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
     for name in arguments.peer or ["llama.cpp"]:
-        peer = make_peer(name, arguments.build)
+        if row := row_not_run(name, arguments):
+            rows.append(row)
+            print(f"{name}: not run: {row['not_run']}", flush=True)
+            continue
+        peer = make_peer(name, arguments)
         peer.prepare()
+        ours = Llmir(arguments.build, peer.ranks)
         for weights in arguments.weights:
             for task in tasks_of(arguments):
                 try:

@@ -13,7 +13,7 @@ from peers.peer import CACHE, Failed, Peer, Sample, Task, Unsupported, execute, 
 PACKAGE_VERSION = "0.3.36"
 BUILD = CACHE / "peers" / f"llama.cpp-{PACKAGE_VERSION}"
 FIRST_TOKEN = pathlib.Path(__file__).resolve().parent / "bench" / "first_token_llamacpp.cc"
-TARGETS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server", "llama-perplexity"]
+TARGETS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server", "llama-perplexity", "ggml-rpc-server"]
 CMAKE_OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_RPC=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
@@ -40,6 +40,8 @@ class LlamaCpp(Peer):
             execute(["tar", "-xzf", next(pathlib.Path(work).glob("*.tar.gz")), "-C", work])
             source = next(pathlib.Path(work).glob("*/vendor/llama.cpp"))
             if not built:
+                # An earlier build's, of a source that is gone.
+                (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
                 execute(["cmake", "-G", "Ninja", "-S", source, "-B", BUILD, *CMAKE_OPTIONS])
                 execute(["cmake", "--build", BUILD, "--target", *TARGETS], timeout=7200)
             (BUILD / "include").mkdir(exist_ok=True)

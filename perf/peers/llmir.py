@@ -1,4 +1,4 @@
-"""Our own side of every comparison: llmir-plan and llmir-exec as a user runs them, one rank."""
+"""Our own side of every comparison: llmir-plan and llmir-exec as a user runs them, on as many ranks as the peer has."""
 
 import dataclasses
 import json
@@ -20,7 +20,8 @@ class Model:
 class Llmir(Peer):
     name = "llmir"
 
-    def __init__(self, build):
+    def __init__(self, build, ranks=1):
+        self.ranks = ranks
         self.build = pathlib.Path(build)
         self.folder = tempfile.TemporaryDirectory(prefix="llmir-compare-")
         self.plans = {}
@@ -39,8 +40,8 @@ class Llmir(Peer):
         key = (model, task.batch, task.context, packed)
         if key not in self.plans:
             path = pathlib.Path(self.folder.name) / f"{len(self.plans)}.plan.fb"
-            execute([self.build / "bin" / "llmir-plan", model.file, "-o", path, "--weights", model.weights, "--max-batch", task.batch,
-                     "--context", max(1024, task.context + task.tokens + 1),
+            execute([self.build / "bin" / "llmir-plan", model.file, "-o", path, "--weights", model.weights, "--tp", self.ranks,
+                     "--max-batch", task.batch, "--context", max(1024, task.context + task.tokens + 1),
                      "--prefill-chunk", max(task.batch * task.context, 512) if task.batch > 1 else 512,
                      *(("--pack", path.with_suffix(".pack")) if packed else ())])  # fmt: skip
             self.plans[key] = path
@@ -64,15 +65,15 @@ class Llmir(Peer):
         prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
         measures_load = task.metric.endswith("load")
         report = pathlib.Path(self.folder.name) / "report.json"
-        command = ["mpirun", "--bind-to", "none", "-n", 1, self.build / "bin" / "llmir-exec",
-                   self.plan(model, task), "--threads", task.threads, "--prompts", prompts,
+        command = ["mpirun", "--bind-to", "none", "-n", self.ranks, self.build / "bin" / "llmir-exec",
+                   self.plan(model, task), "--threads", task.threads // self.ranks, "--prompts", prompts,
                    "--output", output, "--ignore-eos", "--quiet"]  # fmt: skip
         if task.metric.endswith("memory"):
             return Sample(float(execute_measured(command, "llmir-exec", environment=ENVIRONMENT)), shown(command))
         if measures_load:
             execute([*command, "--report", report], environment=ENVIRONMENT)
             held = json.loads(report.read_text())
-            first, (rank,) = held["first_token"], held["ranks"]
+            first, rank = held["first_token"], held["ranks"][0]
             parts = {name: first[name] for name in ("plan_seconds", "prompt_seconds", "prefill_seconds")}
             return Sample(first["seconds"], shown(command), {**rank["load"], **parts})
         execute(command, environment=ENVIRONMENT)

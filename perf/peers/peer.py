@@ -44,6 +44,7 @@ class Failed(Exception):
 
 class Peer:
     name = ""
+    ranks = 1  # processes among which a task's threads are divided, its and ours
 
     def prepare(self):
         """Installs or builds what is missing into the cache. Raises Failed."""

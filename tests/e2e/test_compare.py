@@ -1,17 +1,21 @@
 """perf/compare.py: the arithmetic of a row with sides that are made up, and our own side on a small model. No peer is
 installed or built here."""
 
+import argparse
 import json
 import pathlib
+import struct
 
 import compare
+import gguf
 import llmir
 import pytest
+from peers import distributed_llama
 from peers.llmir import Llmir, Model, OwnQ8
 from peers.llamacpp import gguf_with_weights, model_name, shown
 from peers.peer import Failed, Sample, Task, Unsupported
 
-ROW_FIELDS = ["model", "weights", "metric", "threads", "batch", "context", "ours", "peer", "peer_version", "peer_command",
+ROW_FIELDS = ["model", "weights", "metric", "threads", "ranks", "batch", "context", "ours", "peer", "peer_version", "peer_command",
               "theirs", "ours_parts", "ratio", "bound", "bound_fraction", "isa", "commit", "repeats", "min", "max"]  # fmt: skip
 MACHINE = {
     "isa": "avx2",
@@ -24,6 +28,8 @@ DECODE = Task("decode", 2, 1, 1, 128)
 
 class Side:
     """Gives its values in turn, and notes who was asked when."""
+
+    ranks = 1
 
     def __init__(self, name, file, values, log, settings=(None,)):
         self.name, self.file, self.values, self.log, self.known = name, file, list(values), log, list(settings)
@@ -40,6 +46,32 @@ class Side:
     def run(self, model, task, setting):
         self.log.append((self.name, setting))
         return Sample(self.values.pop(0), f"run {setting}")
+
+
+def test_distributed_llama_without_its_source_is_a_row_that_says_not_run():
+    row = compare.row_not_run("distributed-llama", argparse.Namespace(dllama=None))
+    assert row["peer"] == "distributed-llama" and "--dllama DIR" in row["not_run"]
+    assert compare.row_not_run("distributed-llama", argparse.Namespace(dllama=pathlib.Path("x"))) is None
+    assert compare.row_not_run("llama.cpp", argparse.Namespace(dllama=None)) is None
+
+
+def test_distributed_llama_gets_the_very_blocks_of_the_file(models, tmp_path, monkeypatch):
+    _, source = models.random("tiny-test", gguf_type="Q4_0")
+    monkeypatch.setattr(distributed_llama, "CACHE", tmp_path)
+    (tmp_path / "models").mkdir()
+    written = distributed_llama.written_model(source).read_bytes()
+    magic, header_bytes = struct.unpack_from("<II", written)
+    keys = dict(zip(*[iter(struct.unpack_from(f"<{(header_bytes - 8) // 4}I", written, 8))] * 2))
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    rows, vocabulary = (int(n) for n in tensors["token_embd.weight"].shape)
+    assert magic == 0xA00ABCD and (keys[2], keys[9]) == (rows, vocabulary)
+    q = tensors["blk.0.attn_q.weight"].data.tobytes()
+    begin = header_bytes + 4 * rows * vocabulary
+    assert written[begin : begin + len(q)] == q
+    # Everything but the embedding and the norms is 18 bytes per 32 values.
+    matrices = sum(int(t.n_elements) for n, t in tensors.items() if len(t.shape) == 2 and n not in ("token_embd.weight", "output.weight"))
+    norms = sum(int(t.n_elements) for t in tensors.values() if len(t.shape) == 1)
+    assert len(written) == begin + 4 * norms + (matrices + rows * vocabulary) * 18 // 32
 
 
 @pytest.fixture(scope="module")
