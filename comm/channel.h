@@ -37,7 +37,7 @@ class Channel {
 
   virtual int rank() const = 0;  // in the group
   virtual int size() const = 0;
-  virtual std::string_view backend() const = 0;  // "loopback", "shared-memory", "mpi"
+  virtual std::string_view backend() const = 0;  // "loopback", "shared-memory", "mpi", ...
 
   // data[i] = sum over ranks of data[i], in place.
   virtual StatusOr<Request> StartAllReduce(float* data, size_t count) = 0;

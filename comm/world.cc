@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "comm/hierarchical_channel.h"
 #include "comm/mpi_channel.h"
 #include "comm/mpi_support.h"
 #include "comm/shared_memory_channel.h"
@@ -50,6 +51,11 @@ class MpiWorld final : public World {
   Status Detect();
   Status CheckGroup(std::span<const int> ranks) const;
   bool ShareHost(std::span<const int> ranks) const;
+  // The hosts of a group in which a host's ranks follow each other; none where they don't.
+  HostRanks GroupByHost(std::span<const int> ranks) const;
+  StatusOr<std::unique_ptr<Channel>> CreateMpiChannel(std::span<const int> ranks, size_t max_bytes);
+  StatusOr<std::unique_ptr<Channel>> CreateHierarchicalChannel(std::span<const int> ranks,
+                                                               HostRanks hosts, size_t max_bytes);
   StatusOr<MpiCommunicator> CreateCommunicator(std::span<const int> ranks) const;
 
   std::shared_ptr<MpiSession> session_;
@@ -128,6 +134,22 @@ bool MpiWorld::ShareHost(std::span<const int> ranks) const {
   });
 }
 
+HostRanks MpiWorld::GroupByHost(std::span<const int> ranks) const {
+  HostRanks hosts;
+  std::vector<int> leaders;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    const int leader = host_leaders_[static_cast<size_t>(ranks[i])];
+    if (leaders.empty() || leaders.back() != leader) {
+      if (std::find(leaders.begin(), leaders.end(), leader) != leaders.end()) return {};
+      leaders.push_back(leader);
+      hosts.firsts.push_back(static_cast<int>(i));
+    }
+    if (ranks[i] == rank_) hosts.own = static_cast<int>(leaders.size()) - 1;
+  }
+  hosts.firsts.push_back(static_cast<int>(ranks.size()));
+  return hosts;
+}
+
 StatusOr<MpiCommunicator> MpiWorld::CreateCommunicator(std::span<const int> ranks) const {
   MPI_Group world = MPI_GROUP_NULL;
   LLMIR_RETURN_IF_MPI_ERROR(MPI_Comm_group(MPI_COMM_WORLD, &world));
@@ -182,6 +204,32 @@ StatusOr<std::shared_ptr<SharedSegment>> ShareSegment(const MpiCommunicator& gro
   return segment;
 }
 
+StatusOr<std::unique_ptr<Channel>> MpiWorld::CreateMpiChannel(std::span<const int> ranks,
+                                                              size_t max_bytes) {
+  const int rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+  LLMIR_ASSIGN_OR_RETURN(MpiCommunicator group, CreateCommunicator(ranks));
+  LLMIR_ASSIGN_OR_RETURN(MpiCommunicator control, group.Duplicate());
+  return std::unique_ptr<Channel>(std::make_unique<MpiChannel>(
+      std::move(group), std::move(control), rank, static_cast<int>(ranks.size()), max_bytes));
+}
+
+StatusOr<std::unique_ptr<Channel>> MpiWorld::CreateHierarchicalChannel(std::span<const int> ranks,
+                                                                       HostRanks hosts,
+                                                                       size_t max_bytes) {
+  const int rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+  const std::span<const int> local = ranks.subspan(static_cast<size_t>(hosts.first(hosts.own)),
+                                                   static_cast<size_t>(hosts.ranks(hosts.own)));
+  const size_t inner_bytes = HierarchicalChannel::InnerBytes(hosts, max_bytes);
+  HierarchicalChannel::Parts parts;
+  LLMIR_ASSIGN_OR_RETURN(parts.up, CreateChannel(local, inner_bytes, Backend::kAuto));
+  LLMIR_ASSIGN_OR_RETURN(parts.down, CreateChannel(local, inner_bytes, Backend::kAuto));
+  LLMIR_ASSIGN_OR_RETURN(parts.host_messages, CreateChannel(local, max_bytes, Backend::kAuto));
+  LLMIR_ASSIGN_OR_RETURN(parts.between, CreateMpiChannel(ranks, inner_bytes));
+  LLMIR_ASSIGN_OR_RETURN(parts.messages, CreateMpiChannel(ranks, max_bytes));
+  return std::unique_ptr<Channel>(std::make_unique<HierarchicalChannel>(
+      std::move(parts), std::move(hosts), rank, static_cast<int>(ranks.size()), max_bytes));
+}
+
 StatusOr<std::unique_ptr<Channel>> MpiWorld::CreateChannel(std::span<const int> ranks,
                                                            size_t max_bytes, Backend backend) {
   LLMIR_RETURN_IF_ERROR(CheckGroup(ranks));
@@ -190,10 +238,10 @@ StatusOr<std::unique_ptr<Channel>> MpiWorld::CreateChannel(std::span<const int> 
   if (backend == Backend::kSharedMemory && !share_host) {
     return Unavailable("a shared-memory channel needs ranks of one host; use MPI across hosts");
   }
-  const int size = static_cast<int>(ranks.size());
-  const int rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
-  LLMIR_ASSIGN_OR_RETURN(MpiCommunicator group, CreateCommunicator(ranks));
   if (backend == Backend::kSharedMemory || (backend == Backend::kAuto && share_host)) {
+    const int size = static_cast<int>(ranks.size());
+    const int rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+    LLMIR_ASSIGN_OR_RETURN(const MpiCommunicator group, CreateCommunicator(ranks));
     StatusOr<std::shared_ptr<SharedSegment>> segment = ShareSegment(group, rank, size, max_bytes);
     if (segment.ok()) {
       return std::unique_ptr<Channel>(
@@ -203,9 +251,14 @@ StatusOr<std::unique_ptr<Channel>> MpiWorld::CreateChannel(std::span<const int> 
     // MPI.
     if (backend == Backend::kSharedMemory) return segment.status();
   }
-  LLMIR_ASSIGN_OR_RETURN(MpiCommunicator control, group.Duplicate());
-  return std::unique_ptr<Channel>(
-      std::make_unique<MpiChannel>(std::move(group), std::move(control), rank, size, max_bytes));
+  if (backend == Backend::kAuto && !share_host) {
+    HostRanks hosts = GroupByHost(ranks);
+    // Where each host has one rank there is nothing to be gained, nor where ranks alternate.
+    if (!hosts.firsts.empty() && hosts.hosts() < static_cast<int>(ranks.size())) {
+      return CreateHierarchicalChannel(ranks, std::move(hosts), max_bytes);
+    }
+  }
+  return CreateMpiChannel(ranks, max_bytes);
 }
 
 StatusOr<std::vector<std::byte>> MpiWorld::BroadcastBytes(std::vector<std::byte> bytes) {

@@ -16,7 +16,7 @@
 namespace llmir::comm {
 
 enum class Backend : uint8_t {
-  kAuto,  // shared memory where all ranks of the group share a host, else MPI
+  kAuto,  // shared memory within a host, MPI between hosts
   kSharedMemory,
   kMpi,
 };

@@ -1,0 +1,72 @@
+"""Ranks on several hosts: network namespaces of this machine, with TCP between them (tests/cluster/hosts.sh)."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+
+import llmir
+import numpy as np
+import pytest
+
+HOSTS = llmir.REPOSITORY / "tests" / "cluster" / "hosts.sh"
+OPTIONS = ("--context", 128, "--max-batch", 2, "--block-size", 16, "--prefill-chunk", 64)
+
+
+class HostsJob(llmir.Job):
+    """A job whose ranks are spread over hosts: `hosts` says how many each has, as hosts.sh takes it."""
+
+    def __init__(self, job, hosts, folder):
+        super().__init__(job.plan, job.ranks, folder)
+        self.hosts = hosts
+
+    def run(self, *options, **arguments):
+        return llmir.run([HOSTS, self.hosts, "--", llmir.program("llmir-exec"), self.plan, *options], **arguments)
+
+
+def ids(count):
+    return [int(i) for i in (np.arange(count) * 37 + 11) % 384]
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "hosts", "overlap"),
+    [(3, 1, "1,2", "auto"), pytest.param(4, 1, "2,2", "none", marks=pytest.mark.slow),
+     pytest.param(4, 1, "2,2", "scatter", marks=pytest.mark.slow), pytest.param(2, 2, "3,1", "auto", marks=pytest.mark.slow),
+     pytest.param(2, 2, "1,1,2", "auto", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_logits_are_those_of_one_host(models, tmp_path, tp, pp, hosts, overlap):
+    _, file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192", gguf_type="Q8_0")
+    job = models.job(file, "--overlap", overlap, *OPTIONS, tp=tp, pp=pp)
+    prompts = [{"prompt_ids": ids(count), "force_ids": ids(3)} for count in (1, 5, 60)]
+    arguments = (prompts, "--max-tokens", 3, "--ignore-eos")
+    one_host = job.generate_with_logits(*arguments)[1]
+    several = HostsJob(job, hosts, tmp_path / "hosts").generate_with_logits(*arguments)[1]
+    for ours, theirs in zip(several, one_host):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_report_names_hosts_and_channel(models, tmp_path):
+    _, file = models.random("tiny-test", gguf_type="Q8_0")
+    job = HostsJob(models.job(file, *OPTIONS, tp=3), "2,1", tmp_path / "hosts")
+    job.generate([{"prompt_ids": ids(5)}], "--max-tokens", 2, "--ignore-eos", "--report", tmp_path / "report.json")
+    ranks = json.loads((tmp_path / "report.json").read_text())["ranks"]
+    hosts = [rank["host"] for rank in ranks]
+    assert hosts[0] == hosts[1] != hosts[2]
+    assert {rank["channel"] for rank in ranks} == {"hierarchical"}
+
+
+def namespaces():
+    return {line.split()[0] for line in llmir.run(["ip", "netns", "list"]).check().stdout.splitlines() if line}
+
+
+def test_hosts_go_away_when_the_script_is_interrupted():
+    script = subprocess.Popen([HOSTS, "1,1", "--", "sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    made = f"llmir{script.pid}-2"
+    deadline = time.monotonic() + 20
+    while made not in namespaces() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert made in namespaces()
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(timeout=20) == 143
+    assert not {name for name in namespaces() if re.match(rf"llmir{script.pid}-", name)}
