@@ -110,6 +110,10 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(0, 64))
       ->type_name("N");
+  auto* without_exchange = app.add_flag(
+      "--without-exchange", options.without_exchange,
+      "Measure what the ranks compute without what they exchange in a step: with --prompts and "
+      "--report; answers mean nothing and are not given");
   app.add_flag("--quiet", options.quiet, "No progress and closing lines on standard error");
   try {
     app.parse(argc, argv);
@@ -139,6 +143,13 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
     return InvalidArgument(
         "--score needs --output FILE for the log-probabilities, or "
         "--collect-activations FILE");
+  }
+  if (without_exchange->count() > 0 &&
+      (options.prompts_file.empty() || options.report.empty() || !options.output.empty() ||
+       !options.logits_folder.empty())) {
+    return InvalidArgument(
+        "--without-exchange measures and computes nothing of use: give --prompts and --report, "
+        "neither --output nor --logits");
   }
   for (const std::string& stop : options.defaults.stop) {
     if (stop.empty()) return InvalidArgument("--stop: the text is empty");

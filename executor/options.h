@@ -32,6 +32,7 @@ struct Options {
   bool seed_given = false;
   int threads = 0;
   bool quiet = false;
+  bool without_exchange = false;  // measure what ranks compute alone
   EngineOptions engine;
 
   std::string message;  // not empty: print this and end well (--help, --version)

@@ -216,6 +216,16 @@ void RunPanels(const PackedWeight& weight, kernels::Share share, const kernels::
   }
 }
 
+// Panels of a matrix after which collectives that are under way are moved on: MPI does nothing in
+// the background. A multiple of what a kernel takes at a time, for about half a millisecond.
+int64_t PanelsBetweenProgress(const BoundStep& step, int64_t tokens) {
+  constexpr int64_t kMultiplications = 32'000'000;
+  constexpr int64_t kAtATime = 4;
+  const int64_t pieces = step.silu_mul ? 2 : 1;
+  const int64_t each = kAtATime * pieces * kernels::kPanelRows * step.weight->columns * tokens;
+  return std::max(kMultiplications / each, int64_t{1}) * kAtATime * pieces;
+}
+
 void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& y = step.out[0];
@@ -229,7 +239,13 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   }
   const auto share =
       kernels::ShareOf(step.weight->panels, step.silu_mul ? 2 : 1, thread, run.threads);
-  if (args.tokens > 0) RunPanels(*step.weight, share, args);
+  if (args.tokens == 0) return;
+  if (thread != 0 || run.state.started == 0) return RunPanels(*step.weight, share, args);
+  const int64_t panels = PanelsBetweenProgress(step, args.tokens);
+  for (int64_t begin = share.begin; begin < share.end; begin += panels) {
+    RunPanels(*step.weight, {begin, std::min(begin + panels, share.end)}, args);
+    run.state.collectives->Progress();
+  }
 }
 
 kernels::RopeAppendArgs AppendArgsOf(const BoundStep& step, RunContext& run, int thread) {

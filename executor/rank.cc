@@ -7,6 +7,7 @@
 #include <numeric>
 #include <optional>
 
+#include "comm/silent_channel.h"
 #include "executor/cores.h"
 #include "plan_schema/plan_facts.h"
 
@@ -56,7 +57,7 @@ struct Rank::State {
   }
 
   Status Load(comm::World& world, const RankOptions& options, const LoadProgress& progress);
-  Status CreateChannels(comm::World& world);
+  Status CreateChannels(comm::World& world, bool exchange);
   Status RunProgram(StepDescriptor& step);
   void CopyBlocks(StepDescriptor& step);
   void DescribeDraws(const Program& program, int32_t sampled);
@@ -135,7 +136,7 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
 }
 
 // Every rank walks the same list, so that those of a channel meet in one order.
-Status Rank::State::CreateChannels(comm::World& world) {
+Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
   const plan::Plan& plan = file->plan();
   const plan::Model& model = *plan.model();
   std::vector<int> all(world.size());
@@ -146,15 +147,25 @@ Status Rank::State::CreateChannels(comm::World& world) {
       static_cast<size_t>(plan.limits()->max_batch()) * model.vocabulary() * sizeof(float);
   LLMIR_ASSIGN_OR_RETURN(
       control, world.CreateChannel(all, std::max(descriptor->capacity_bytes(), logits_bytes)));
-  LLMIR_ASSIGN_OR_RETURN(pipeline, world.CreateChannel(all, hidden_bytes));
+  if (exchange) {
+    LLMIR_ASSIGN_OR_RETURN(pipeline, world.CreateChannel(all, hidden_bytes));
+  } else {
+    pipeline = comm::CreateSilentChannel(world_rank, world.size());
+  }
   groups.resize(plan.groups()->size());
   resources.groups.assign(plan.groups()->size(), nullptr);
   for (uint32_t g = 0; g < plan.groups()->size(); ++g) {
     std::vector<int> ranks(plan.groups()->Get(g)->ranks()->begin(),
                            plan.groups()->Get(g)->ranks()->end());
-    if (std::find(ranks.begin(), ranks.end(), world_rank) == ranks.end()) continue;
-    LLMIR_ASSIGN_OR_RETURN(groups[g],
-                           world.CreateChannel(ranks, std::max(hidden_bytes, logits_bytes)));
+    const auto own = std::find(ranks.begin(), ranks.end(), world_rank);
+    if (own == ranks.end()) continue;
+    if (exchange) {
+      LLMIR_ASSIGN_OR_RETURN(groups[g],
+                             world.CreateChannel(ranks, std::max(hidden_bytes, logits_bytes)));
+    } else {
+      groups[g] = comm::CreateSilentChannel(static_cast<int>(own - ranks.begin()),
+                                            static_cast<int>(ranks.size()));
+    }
     resources.groups[g] = groups[g].get();
   }
   resources.pipeline = pipeline.get();
@@ -167,7 +178,7 @@ StatusOr<std::unique_ptr<Rank>> Rank::Create(comm::World& world, const plan::Pla
   auto state = std::make_unique<State>();
   state->file = &plan;
   LLMIR_RETURN_IF_ERROR(world.Agree(state->Load(world, options, progress)));
-  LLMIR_RETURN_IF_ERROR(world.Agree(state->CreateChannels(world)));
+  LLMIR_RETURN_IF_ERROR(world.Agree(state->CreateChannels(world, options.exchange)));
   Status status;
   for (const plan::Program* program : *state->stage->programs()) {
     auto bound = Program::Create(*program, &state->resources);

@@ -26,6 +26,7 @@ struct RankOptions {
   kernels::Isa isa{};
   bool timing = false;  // measure each step
   bool collect_activations = false;
+  bool exchange = true;     // false: rows that ranks exchange in a step stay where they are
   int32_t swap_blocks = 0;  // places for KV blocks outside the arena
 };
 

@@ -144,6 +144,7 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
       {"seconds", facts.first_token_seconds}, {"mpi_init_seconds", facts.mpi_init_seconds},
       {"plan_seconds", facts.plan_seconds},   {"prompt_seconds", facts.prompt_seconds},
       {"load_seconds", facts.load_seconds},   {"prefill_seconds", facts.prefill_seconds}};
+  json["without_exchange"] = facts.without_exchange;
   json["engine"] = Json::parse(EngineReport(statistics), nullptr, false);
   json["ranks"] = Json::array();
   for (const std::string& text : rank_reports)

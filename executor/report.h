@@ -39,6 +39,7 @@ struct RunFacts {
   double plan_seconds = 0;
   double prompt_seconds = 0;
   double prefill_seconds = 0;
+  bool without_exchange = false;  // ranks computed, and exchanged nothing in a step
 };
 
 // Writes the whole report: the run's facts, the engine's statistics and all ranks' parts.

@@ -404,11 +404,13 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.timing = !options.report.empty();
   rank_options.swap_blocks = options.engine.swap_blocks;
   rank_options.collect_activations = !options.activations.empty();
+  rank_options.exchange = !options.without_exchange;
   auto isa = ChooseIsa();
   LLMIR_RETURN_IF_ERROR(world.Agree(isa.status()));
   rank_options.isa = *isa;
 
   RunFacts facts{options.plan, file->checksum()};
+  facts.without_exchange = options.without_exchange;
   facts.mpi_init_seconds = startup.mpi_seconds;
   facts.plan_seconds = Seconds(startup.begin) - startup.mpi_seconds;
   Work work;

@@ -70,3 +70,30 @@ def test_hosts_go_away_when_the_script_is_interrupted():
     script.send_signal(signal.SIGTERM)
     assert script.wait(timeout=20) == 143
     assert not {name for name in namespaces() if re.match(rf"llmir{script.pid}-", name)}
+
+
+def test_without_exchange_measures_and_gives_no_answers(models, tmp_path):
+    _, file = models.random("tiny-test", gguf_type="Q8_0")
+    job = models.job(file, *OPTIONS, tp=2)
+    prompts = llmir.write_jsonl(tmp_path / "prompts.jsonl", [{"prompt_ids": ids(40)}])
+    report = tmp_path / "report.json"
+    job.run("--prompts", prompts, "--without-exchange", "--report", report, "--max-tokens", 2, "--ignore-eos").check()
+    written = json.loads(report.read_text())
+    assert written["without_exchange"] is True
+    assert {rank["channel"] for rank in written["ranks"]} == {"silent"}
+    refused = job.run("--prompts", prompts, "--without-exchange", "--report", report, "--output", tmp_path / "output.jsonl")
+    assert refused.status != 0
+    assert "neither --output nor --logits" in refused.stderr
+
+
+@pytest.mark.slow
+def test_overlap_is_measured_on_a_link_of_a_given_rate(tmp_path):
+    out = tmp_path / "overlap.json"
+    llmir.run([llmir.REPOSITORY / "perf" / "overlap.py", "--build", llmir.BUILD, "--model", "tiny-test", "--weights", "q8_0",
+               "--tokens", 128, "--rates", "100mbit", "--runs", 1, "-o", out]).check()  # fmt: skip
+    (link,) = json.loads(out.read_text())["links"]
+    seconds = link["median_seconds"]
+    # The link bounds the plain run: half a sum goes out and half a total per layer's exchange.
+    assert link["rate"] == "100mbit"
+    assert seconds["plain"] > seconds["none"] > 0
+    assert link["hidden_share"] == pytest.approx(1 - (seconds["overlap"] - seconds["none"]) / (seconds["plain"] - seconds["none"]))

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""All-reduces within a host: our shared memory beside MPI_Allreduce, in the same processes in turns. Prints JSON.
+
+    perf/communication.py [--build build] [--ranks 2] [--bytes 4096 65536 1048576] [--runs 5] [-o FILE]
+
+A row has the medians of both over all runs and the ratio of MPI_Allreduce's time to ours, median, least and greatest of the runs.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def run(arguments):
+    """{(bytes, implementation): median microseconds} of one run."""
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(arguments.ranks), str(arguments.build / "bin" / "comm_bench"),
+               "--bytes", *map(str, arguments.bytes), "--operations", "300", "--turns", str(arguments.turns)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ROOT})
+    if done.returncode != 0:
+        sys.exit(f"communication: error: {' '.join(command)}: exited with {done.returncode}\n{done.stderr[-2000:]}")
+    return {(row["bytes"], row["implementation"]): row["median_us"] for row in json.loads(done.stdout)["results"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--bytes", type=int, nargs="+", default=[4096, 65536, 1048576])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=8, help="of each implementation in a run (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=pathlib.Path)
+    arguments = parser.parse_args()
+    runs = [run(arguments) for _ in range(arguments.runs)]
+    rows = []
+    for size in arguments.bytes:
+        ours, theirs = ([times[size, name] for times in runs] for name in ("shared-memory", "MPI_Allreduce"))
+        ratios = [b / a for a, b in zip(ours, theirs)]
+        rows.append({"bytes": size, "ours_us": statistics.median(ours), "mpi_us": statistics.median(theirs),
+                     "ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)})  # fmt: skip
+    commit = subprocess.run(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    result = {
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "commit": commit,
+        "command": " ".join(["perf/communication.py", *sys.argv[1:]]),
+        "ranks": arguments.ranks,
+        "runs": arguments.runs,
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
