@@ -84,6 +84,16 @@ bool SharedMemoryCollectives::RankHas(int rank, std::atomic<uint64_t> RankFlags:
   return last >= rounds;
 }
 
+bool SharedMemoryCollectives::RankHasContributed(int rank, uint64_t rounds) {
+  const size_t peer = static_cast<size_t>(rank);
+  if (contributed_[peer] >= rounds) return true;
+  const RankFlags& flags = segment_->flags(rank);
+  contributed_[peer] = flags.contributed.load(std::memory_order_acquire);
+  consumed_[peer] =
+      std::max(consumed_[peer], flags.consumed_by_then.load(std::memory_order_acquire));
+  return contributed_[peer] >= rounds;
+}
+
 bool SharedMemoryCollectives::AllHave(std::atomic<uint64_t> RankFlags::* flag, Seen* seen,
                                       uint64_t rounds) {
   for (int rank = 0; rank < size_; ++rank) {
@@ -177,6 +187,7 @@ bool SharedMemoryCollectives::Contribute() {
   }
   RankFlags& flags = segment_->flags(rank_);
   flags.identities[round % kRoundsInFlight].store(Identity(operation), std::memory_order_relaxed);
+  flags.consumed_by_then.store(complete_.rounds, std::memory_order_release);
   Advance(&contribute_);
   flags.contributed.store(contribute_.rounds, std::memory_order_release);
   return true;
@@ -193,7 +204,9 @@ bool SharedMemoryCollectives::Reduce() {
     Advance(&reduce_);
     return true;
   }
-  if (!AllHave(&RankFlags::contributed, &contributed_, round + 1)) return false;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_ && !RankHasContributed(peer, round + 1)) return false;
+  }
   for (int peer = 0; peer < size_; ++peer) {
     if (peer != rank_ && !SameOperation(peer, round, operation)) return false;
   }
@@ -228,7 +241,7 @@ bool SharedMemoryCollectives::Complete() {
       if (peer == rank_) continue;
       if (sliced) {
         if (!RankHas(peer, &RankFlags::reduced, &reduced_, round + 1)) return false;
-      } else if (!RankHas(peer, &RankFlags::contributed, &contributed_, round + 1)) {
+      } else if (!RankHasContributed(peer, round + 1)) {
         return false;
       }
     }

@@ -40,6 +40,7 @@ class SharedMemoryCollectives {
   void Advance(Cursor* cursor);
   bool AllHave(std::atomic<uint64_t> RankFlags::* flag, Seen* seen, uint64_t rounds);
   bool RankHas(int rank, std::atomic<uint64_t> RankFlags::* flag, Seen* seen, uint64_t rounds);
+  bool RankHasContributed(int rank, uint64_t rounds);
 
   // The phases of a round; each returns whether it moved on by one.
   bool Contribute();

@@ -30,13 +30,18 @@ inline constexpr size_t kFlagAlignment = 128;
 // One rank's progress through the rounds of the collectives; written by that rank only.
 struct RankFlags {
   // Rounds to which the rank has contributed, with the identity of the operation of each of the
-  // last ones.
+  // last ones, and the rounds that the rank had finished reading by then: in one line, so that who
+  // waits for a contribution learns both.
   alignas(kFlagAlignment) std::atomic<uint64_t> contributed;
+  std::atomic<uint64_t> consumed_by_then;
   std::array<std::atomic<uint64_t>, kRoundsInFlight> identities;
   // Rounds whose slice it has summed, and rounds that it has finished reading.
   alignas(kFlagAlignment) std::atomic<uint64_t> reduced;
   alignas(kFlagAlignment) std::atomic<uint64_t> consumed;
 };
+
+static_assert(offsetof(RankFlags, identities) + sizeof(RankFlags::identities) <= 64,
+              "what a contribution says is in one cache line");
 
 // Announces messages from one rank to another in the order of their start: entry i % kMaxRequests
 // holds (i + 1) * kMaxRequests + the sender's mailbox. Written by the sender only.
