@@ -219,6 +219,10 @@ uint64_t SequenceBlocks(uint64_t tokens, uint64_t block_size, uint64_t window, u
   return std::min(all, (window + chunk - 1 + block_size - 2) / block_size + 1);
 }
 
+uint32_t RunningSequences(const Plan& plan) {
+  return plan.limits()->max_batch() * plan.limits()->steps_in_flight();
+}
+
 uint32_t WorldSize(const Plan& plan) {
   uint32_t ranks = 0;
   for (const Replica* replica : *plan.replicas()) {

@@ -141,6 +141,12 @@ uint32_t KvWindow(const Model& model);
 // are out of `window` (0: none are) are given back before each step of at most `chunk` tokens.
 uint64_t SequenceBlocks(uint64_t tokens, uint64_t block_size, uint64_t window, uint64_t chunk);
 
+// The most steps that the replicas of a plan have in flight together: rank 0 has a receive open for
+// the result of each.
+inline constexpr uint32_t kMostStepsInFlight = 16;
+// Sequences that may run at a time on each replica: a batch for each step in flight.
+uint32_t RunningSequences(const Plan& plan);
+
 // World ranks named by all replicas (those that run); the job needs exactly this many.
 uint32_t WorldSize(const Plan& plan);
 

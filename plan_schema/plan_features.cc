@@ -10,6 +10,7 @@ uint64_t UsedFeatures(const Plan& plan) {
   const auto use = [&](bool condition, Feature feature) {
     if (condition) used |= static_cast<uint64_t>(feature);
   };
+  use(plan.replicas()->size() > 1, Feature::replicas);
   for (const Replica* replica : *plan.replicas()) {
     use(replica->stages()->size() > 1, Feature::pipeline_parallel);
     for (const Stage* stage : *replica->stages()) {

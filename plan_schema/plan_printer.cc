@@ -212,6 +212,8 @@ class TextPrinter {
     Line("\nLimits");
     Line("  {} tokens a sequence; a step: {} sequences, {} prompt tokens, {} tokens",
          limits.context(), limits.max_batch(), limits.prefill_chunk(), limits.max_tokens());
+    Line("  {} step{} of a replica in flight, {} sequences at a time", limits.steps_in_flight(),
+         limits.steps_in_flight() == 1 ? "" : "s", RunningSequences(plan_));
     Line(
         "  KV cache: {} blocks of {} tokens = {} tokens a replica, {}; at most {} blocks a "
         "sequence",

@@ -346,6 +346,7 @@ Status VerifyLimits(const Limits& limits, const KvGeometry& kv) {
     return InvalidArgument("limits.max_tokens: {}, less than max_batch = {} or prefill_chunk = {}",
                            limits.max_tokens(), limits.max_batch(), limits.prefill_chunk());
   }
+  LLMIR_RETURN_IF_ERROR(CheckCount("limits.steps_in_flight", limits.steps_in_flight()));
   const uint64_t tokens = uint64_t{kv.max_blocks_per_sequence()} * kv.block_size();
   if (limits.context() > tokens) {
     return InvalidArgument(
@@ -496,10 +497,22 @@ Status VerifyTopology(const Plan& plan) {
       world += Count(replica.stages()->Get(s)->ranks());
     }
   }
+  const uint32_t depth = plan.limits()->steps_in_flight();
+  if (uint64_t{depth} * plan.replicas()->size() > kMostStepsInFlight) {
+    return InvalidArgument(
+        "limits.steps_in_flight: {} of each of {} replicas, expected at most {} together", depth,
+        plan.replicas()->size(), kMostStepsInFlight);
+  }
   std::vector<bool> taken(world, false);
   for (uint32_t p = 0; p < plan.replicas()->size(); ++p) {
     const Replica& replica = *plan.replicas()->Get(p);
     if (Count(replica.stages()) == 0) return InvalidArgument("replicas[{}].stages: none", p);
+    if (depth > replica.stages()->size()) {
+      return InvalidArgument(
+          "limits.steps_in_flight: {}, but replicas[{}] has {} stages, each with one step at a "
+          "time",
+          depth, p, replica.stages()->size());
+    }
     uint32_t layer = 0;
     for (uint32_t s = 0; s < replica.stages()->size(); ++s) {
       const Stage& stage = *replica.stages()->Get(s);
@@ -514,6 +527,12 @@ Status VerifyTopology(const Plan& plan) {
       }
       LLMIR_RETURN_IF_ERROR(VerifyStage(plan, stage, layer, where));
       layer = stage.layer_end();
+    }
+    const uint32_t first = replica.stages()->Get(0)->ranks()->Get(0)->world_rank();
+    if (p == 0 && first != 0) {
+      return InvalidArgument(
+          "replicas[0].stages[0].ranks[0].world_rank: {}, expected 0, which gives out the steps",
+          first);
     }
     if (layer != plan.model()->layers()) {
       return InvalidArgument("replicas[{}].stages: they end at layer {} of {}", p, layer,

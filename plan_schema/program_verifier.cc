@@ -19,8 +19,8 @@ namespace {
 
 constexpr uint64_t kAlignment =
     64;  // of buffers: a cache line, and a whole SIMD register of every ISA
-constexpr uint32_t kMaxPending =
-    16;  // comm::kMaxRequests: operations that a channel can have open at a time
+constexpr uint32_t kMaxPending = 16;  // operations that a program may have open at a time;
+                                      // comm::kMaxRequests leaves room for more
 constexpr uint32_t kPartColumns = 3;  // kernels::ScorePart: maximum, sum, target
 
 // What a step of a kind must and may have.
@@ -1193,6 +1193,7 @@ Status VerifyPrograms(const Plan& plan, const Replica& replica, const std::strin
   for (uint32_t p = 0; p < first.size(); ++p) {
     LLMIR_RETURN_IF_ERROR(Rehearse(plan, replica, p, where));
   }
+  LLMIR_RETURN_IF_ERROR(RehearseInFlight(plan, replica, where));
   for (uint32_t s = 0; s < stages; ++s) {
     LLMIR_RETURN_IF_ERROR(
         VerifyGroup(plan, *replica.stages()->Get(s), fmt::format("{}.stages[{}]", where, s)));

@@ -16,47 +16,37 @@ namespace {
 
 class Rehearsal {
  public:
-  Rehearsal(const Plan& plan, const Replica& replica, uint32_t program, const std::string& where)
-      : plan_(plan),
-        where_(fmt::format(
-            "{}, programs[{}] ({})", where, program,
-            EnumNameProgramKind(replica.stages()->Get(0)->programs()->Get(program)->kind()))) {
+  // Of `programs` one after the other, `depth` in flight.
+  Rehearsal(const Plan& plan, const Replica& replica, const std::vector<uint32_t>& programs,
+            uint32_t depth, std::string where)
+      : plan_(plan), depth_(depth), where_(std::move(where)) {
     for (uint32_t s = 0; s < replica.stages()->size(); ++s) {
       const Stage& stage = *replica.stages()->Get(s);
       StageState state;
       state.stage = &stage;
-      state.program = stage.programs()->Get(program);
       state.ranks = stage.ranks()->size();
-      uint32_t sends = 0;
-      uint32_t receives = 0;
-      std::unordered_map<uint32_t, uint32_t> signalled;  // event -> the step that signals it
-      for (uint32_t i = 0; i < state.program->steps()->size(); ++i) {
-        const Step& step = *state.program->steps()->Get(i);
-        uint32_t tag = 0;
-        if (IsSend(step.kind())) tag = sends++;
-        if (IsRecv(step.kind())) tag = receives++;
-        if (step.signals() >= 0) signalled[static_cast<uint32_t>(step.signals())] = i;
-        if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
-        state.tags.push_back(tag);
+      for (const uint32_t program : programs) {
+        state.turns.push_back(MakeTurn(*stage.programs()->Get(program)));
       }
-      state.started.resize(state.tags.size(), 0);
       for (uint32_t r = 0; r < state.ranks; ++r) {
         const uint32_t world_rank = stage.ranks()->Get(r)->world_rank();
         by_world_rank_[world_rank] = static_cast<uint32_t>(actors_.size());
         state.actors.push_back(static_cast<uint32_t>(actors_.size()));
-        actors_.push_back({s, r, world_rank, 0, 0, false});
+        actors_.push_back({s, r, world_rank, 0, false, 0, 0, false});
       }
       stages_.push_back(std::move(state));
     }
   }
 
-  Status Run() {
+  // What needs no play, of the first program.
+  Status VerifyForms() {
     for (uint32_t s = 0; s < stages_.size(); ++s) LLMIR_RETURN_IF_ERROR(VerifyCollectives(s));
     for (uint32_t a = 0; a < actors_.size(); ++a) LLMIR_RETURN_IF_ERROR(VerifyPeers(a));
-    for (uint32_t a = 0; a < actors_.size(); ++a) {
-      SkipOver(actors_[a]);
-      ready_.push_back(a);
-    }
+    return Status();
+  }
+
+  Status Play() {
+    for (uint32_t a = 0; a < actors_.size(); ++a) ready_.push_back(a);
     while (!ready_.empty()) {
       const uint32_t a = ready_.back();
       ready_.pop_back();
@@ -71,31 +61,91 @@ class Rehearsal {
     uint32_t stage;
     uint32_t rank;  // of the stage
     uint32_t world_rank;
+    uint32_t turn;  // the program, by its place in the sequence
+    bool begun;     // with it: its descriptor has come
     uint32_t step;
     uint32_t peer;  // of a send's, the next
     bool arrived;   // at a collective, counted
   };
-  struct StageState {
-    const Stage* stage = nullptr;
+  // A program in its place in the sequence.
+  struct Turn {
     const Program* program = nullptr;
-    uint32_t ranks = 0;
     // Per step: a send's or receive's number among its kind, skipped ones included; a wait's start.
     std::vector<uint32_t> tags;
-    uint32_t arrived = 0;           // at the blocking collective
     std::vector<uint32_t> started;  // per step, ranks that have started its sum
+  };
+  struct StageState {
+    const Stage* stage = nullptr;
+    uint32_t ranks = 0;
+    std::vector<Turn> turns;
+    uint32_t arrived = 0;  // at the blocking collective
     std::vector<uint32_t> actors;
   };
 
-  const Step& StepAt(uint32_t stage, uint32_t step) const {
-    return *stages_[stage].program->steps()->Get(step);
+  static Turn MakeTurn(const Program& program) {
+    Turn turn;
+    turn.program = &program;
+    uint32_t sends = 0;
+    uint32_t receives = 0;
+    std::unordered_map<uint32_t, uint32_t> signalled;  // event -> the step that signals it
+    for (uint32_t i = 0; i < program.steps()->size(); ++i) {
+      const Step& step = *program.steps()->Get(i);
+      uint32_t tag = 0;
+      if (IsSend(step.kind())) tag = sends++;
+      if (IsRecv(step.kind())) tag = receives++;
+      if (step.signals() >= 0) signalled[static_cast<uint32_t>(step.signals())] = i;
+      if (step.kind() == StepKind::wait) tag = signalled[step.waits()->Get(0)];
+      turn.tags.push_back(tag);
+    }
+    turn.started.resize(turn.tags.size(), 0);
+    return turn;
   }
-  const Step& StepOf(const Actor& actor) const { return StepAt(actor.stage, actor.step); }
-  uint32_t TagOf(const Actor& actor) const { return stages_[actor.stage].tags[actor.step]; }
-  bool Done(const Actor& actor) const {
-    return actor.step >= stages_[actor.stage].program->steps()->size();
+
+  const Turn& TurnOf(const Actor& actor) const { return stages_[actor.stage].turns[actor.turn]; }
+  const Step& StepAt(const Actor& actor, uint32_t step) const {
+    return *TurnOf(actor).program->steps()->Get(step);
+  }
+  const Step& StepOf(const Actor& actor) const { return StepAt(actor, actor.step); }
+  uint32_t TagOf(const Actor& actor) const { return TurnOf(actor).tags[actor.step]; }
+  bool Done(const Actor& actor) const { return actor.turn == stages_[actor.stage].turns.size(); }
+  bool AtEnd(const Actor& actor) const {
+    return actor.step >= TurnOf(actor).program->steps()->size();
   }
   void SkipOver(Actor& actor) const {
-    while (!Done(actor) && StepOf(actor).ranks()->Get(actor.rank)->skip()) ++actor.step;
+    while (!AtEnd(actor) && StepOf(actor).ranks()->Get(actor.rank)->skip()) ++actor.step;
+  }
+
+  // Whether `other` is so far in the sequence.
+  bool HasBegun(uint32_t other, uint32_t turn) const {
+    const Actor& actor = actors_[other];
+    return actor.turn > turn || (actor.turn == turn && actor.begun);
+  }
+  uint32_t FirstOf(uint32_t stage) const { return stages_[stage].actors.front(); }
+
+  // Whom a rank waits for before it begins its program or leaves it, if anybody.
+  std::optional<uint32_t> BetweenPrograms(const Actor& actor) const {
+    const uint32_t self = stages_[actor.stage].actors[actor.rank];
+    if (actor.begun) {
+      // What it passes on is in its only descriptor.
+      if (actor.rank > 0 || actor.stage + 1 == stages_.size()) return std::nullopt;
+      const uint32_t next = FirstOf(actor.stage + 1);
+      if (HasBegun(next, actor.turn)) return std::nullopt;
+      return next;
+    }
+    uint32_t before = self;
+    if (actor.rank > 0) {
+      before = FirstOf(actor.stage);
+    } else if (actor.stage > 0) {
+      before = FirstOf(actor.stage - 1);
+    }
+    if (before != self) {
+      if (HasBegun(before, actor.turn)) return std::nullopt;
+      return before;
+    }
+    // Rank 0: the ids of the oldest step in flight.
+    const uint32_t sampling = FirstOf(static_cast<uint32_t>(stages_.size()) - 1);
+    if (actor.turn < depth_ || actors_[sampling].turn > actor.turn - depth_) return std::nullopt;
+    return sampling;
   }
   void Next(Actor& actor) const {
     ++actor.step;
@@ -108,16 +158,26 @@ class Rehearsal {
 
   // ---------------------------------------------------------- names in errors
 
-  std::string StepPlace(uint32_t stage, uint32_t step) const {
+  std::string StepPlace(const Program& program, uint32_t stage, uint32_t step) const {
     return fmt::format("stages[{}].steps[{}] ({} \"{}\")", stage, step,
-                       EnumNameStepKind(StepAt(stage, step).kind()),
-                       StepAt(stage, step).name()->string_view());
+                       EnumNameStepKind(program.steps()->Get(step)->kind()),
+                       program.steps()->Get(step)->name()->string_view());
+  }
+  std::string StepPlace(const Actor& actor, uint32_t step) const {
+    return StepPlace(*TurnOf(actor).program, actor.stage, step);
   }
   std::string Place(const Actor& actor, uint32_t step) const {
-    return fmt::format("rank {} at {}", actor.world_rank, StepPlace(actor.stage, step));
+    return fmt::format("rank {} at {}", actor.world_rank, StepPlace(actor, step));
   }
   std::string LastPlace(const Actor& actor) const {
-    return StepPlace(actor.stage, stages_[actor.stage].program->steps()->size() - 1);
+    const Program& program = *stages_[actor.stage].turns.back().program;
+    return StepPlace(program, actor.stage, program.steps()->size() - 1);
+  }
+  // Where a rank stands, between programs too.
+  std::string Standing(const Actor& actor) const {
+    if (actor.begun && !AtEnd(actor)) return Place(actor, actor.step);
+    return fmt::format("rank {} {} program {} of the sequence", actor.world_rank,
+                       actor.begun ? "after" : "before", actor.turn);
   }
 
   // What a rank is waiting for: another rank, and why that one is needed.
@@ -126,14 +186,20 @@ class Rehearsal {
     std::string what;
   };
   Wait WaitOf(const Actor& actor) const {
+    if (!actor.begun || AtEnd(actor)) {
+      return {BetweenPrograms(actor).value_or(0),
+              actor.begun || actor.rank > 0 || actor.stage > 0
+                  ? "to pass the descriptor on"
+                  : fmt::format("to send the ids of program {}", actor.turn - depth_)};
+    }
     const StageState& stage = stages_[actor.stage];
-    const uint32_t step =
-        StepOf(actor).kind() == StepKind::wait ? stage.tags[actor.step] : actor.step;
-    const Step& posted = StepAt(actor.stage, step);
+    const uint32_t step = StepOf(actor).kind() == StepKind::wait ? TagOf(actor) : actor.step;
+    const Step& posted = StepAt(actor, step);
     if (IsCollective(posted.kind())) {
       // Some rank of the stage hasn't come there: this one would have gone on.
       const auto late = std::find_if(stage.actors.begin(), stage.actors.end(), [&](uint32_t other) {
         const Actor& member = actors_[other];
+        if (member.turn != actor.turn) return member.turn < actor.turn;
         return member.step < step || (member.step == step && !member.arrived);
       });
       return {late == stage.actors.end() ? stage.actors.front() : *late, "to come there"};
@@ -142,8 +208,9 @@ class Rehearsal {
     const auto* peers = posted.ranks()->Get(actor.rank)->peers();
     uint32_t peer = actor.step == step ? actor.peer : 0;
     while (peer + 1 < peers->size() && Matched(actor, step, peers->Get(peer))) ++peer;
-    return {by_world_rank_.at(peers->Get(peer)),
-            fmt::format("to {} its message {}", sends ? "receive" : "send", stage.tags[step])};
+    return {
+        by_world_rank_.at(peers->Get(peer)),
+        fmt::format("to {} its message {}", sends ? "receive" : "send", TurnOf(actor).tags[step])};
   }
   bool Matched(const Actor& actor, uint32_t step, uint32_t other) const {
     const auto message = messages_.find(Name(actor, step, other));
@@ -179,8 +246,8 @@ class Rehearsal {
         text += fmt::format("; and so on, {} ranks in a circle", chain.size() - begin);
         break;
       }
-      text += fmt::format("{}{} waits for rank {} {}", i == begin ? "" : "; ",
-                          Place(waiting, waiting.step), awaited.world_rank, chain[i].second);
+      text += fmt::format("{}{} waits for rank {} {}", i == begin ? "" : "; ", Standing(waiting),
+                          awaited.world_rank, chain[i].second);
     }
     if (!circle) text += FinishedPlace(actors_[chain.back().first], actors_[a]);
     return InvalidArgument("{}: deadlock, {} of {} ranks cannot finish: {}", where_, count,
@@ -189,25 +256,28 @@ class Rehearsal {
 
   // What a rank that is waited for in vain does instead: the step that stands where the missing one
   // would, or its end.
-  std::string FinishedPlace(const Actor& waiting, const Actor& finished) const {
+  std::string FinishedPlace(const Actor& waiting, const Actor& done) const {
+    if (!waiting.begun || AtEnd(waiting)) return "";
+    Actor finished = done;
+    finished.turn = waiting.turn;
     const uint32_t start = StepOf(waiting).kind() == StepKind::wait ? TagOf(waiting) : waiting.step;
     const bool sends =
         IsSend(StepOf(waiting).kind()) ||
-        (StepOf(waiting).kind() == StepKind::wait && IsSend(StepAt(waiting.stage, start).kind()));
-    const uint32_t number = stages_[waiting.stage].tags[start];
-    const StageState& stage = stages_[finished.stage];
-    for (uint32_t i = 0; i < stage.tags.size(); ++i) {
-      const Step& step = StepAt(finished.stage, i);
-      if (stage.tags[i] != number || !(sends ? IsRecv(step.kind()) : IsSend(step.kind()))) continue;
+        (StepOf(waiting).kind() == StepKind::wait && IsSend(StepAt(waiting, start).kind()));
+    const uint32_t number = TurnOf(waiting).tags[start];
+    const std::vector<uint32_t>& tags = TurnOf(finished).tags;
+    for (uint32_t i = 0; i < tags.size(); ++i) {
+      const Step& step = StepAt(finished, i);
+      if (tags[i] != number || !(sends ? IsRecv(step.kind()) : IsSend(step.kind()))) continue;
       const StepRank& own = *step.ranks()->Get(finished.rank);
       if (own.skip()) {
-        return fmt::format(", which skips {}", StepPlace(finished.stage, i));
+        return fmt::format(", which skips {}", StepPlace(finished, i));
       }
       std::string peers;
       for (const uint32_t peer : *own.peers()) {
         peers += fmt::format("{}{}", peers.empty() ? "" : ", ", peer);
       }
-      return fmt::format(", which at {} {} rank {}", StepPlace(finished.stage, i),
+      return fmt::format(", which at {} {} rank {}", StepPlace(finished, i),
                          sends ? "receives from" : "sends to", peers);
     }
     return fmt::format(", which has {} no message {} by its end, {}", sends ? "received" : "sent",
@@ -220,8 +290,8 @@ class Rehearsal {
   // bring rows of one size (a gather: as many columns as its result has).
   Status VerifyCollectives(uint32_t s) const {
     const StageState& state = stages_[s];
-    for (uint32_t i = 0; i < state.tags.size(); ++i) {
-      const Step& step = StepAt(s, i);
+    for (uint32_t i = 0; i < state.turns[0].tags.size(); ++i) {
+      const Step& step = StepAt(actors_[FirstOf(s)], i);
       if (!IsCollective(step.kind())) continue;
       LLMIR_RETURN_IF_ERROR(VerifyGroup(s, i));
       for (const uint32_t a : state.actors) {
@@ -230,12 +300,12 @@ class Rehearsal {
         return InvalidArgument(
             "{}: rank {} leaves out {}, at which {} would wait for it; all ranks of "
             "a stage take part in collectives",
-            where_, actors_[a].world_rank, StepPlace(s, i),
+            where_, actors_[a].world_rank, StepPlace(actors_[FirstOf(s)], i),
             state.ranks == 1 ? "nobody" : Place(actors_[other], i));
       }
-      const Buffer& input = *state.program->buffers()->Get(step.inputs()->Get(0));
+      const Buffer& input = *state.turns[0].program->buffers()->Get(step.inputs()->Get(0));
       if (IsGather(step.kind())) {
-        const Buffer& output = *state.program->buffers()->Get(step.outputs()->Get(0));
+        const Buffer& output = *state.turns[0].program->buffers()->Get(step.outputs()->Get(0));
         uint64_t columns = 0;
         std::string parts;
         for (uint32_t r = 0; r < state.ranks; ++r) {
@@ -269,7 +339,7 @@ class Rehearsal {
 
   Status VerifyGroup(uint32_t s, uint32_t i) const {
     const StageState& state = stages_[s];
-    const int64_t index = StepAt(s, i).group();
+    const int64_t index = StepAt(actors_[FirstOf(s)], i).group();
     const Actor& first = actors_[state.actors[0]];
     std::string own;
     for (const uint32_t a : state.actors) {
@@ -277,7 +347,8 @@ class Rehearsal {
     }
     if (index < 0 || index >= plan_.groups()->size()) {
       return InvalidArgument("{}: ranks {} at {}.group: {}, expected the stage's, groups[{}]",
-                             where_, own, StepPlace(s, i), index, state.stage->group());
+                             where_, own, StepPlace(actors_[FirstOf(s)], i), index,
+                             state.stage->group());
     }
     const auto* members = plan_.groups()->Get(static_cast<uint32_t>(index))->ranks();
     const bool same =
@@ -315,13 +386,14 @@ class Rehearsal {
     return InvalidArgument(
         "{}: {}.group: groups[{}] holds ranks {}, but the stage's, groups[{}], are {}, in this "
         "order: {}",
-        where_, StepPlace(s, i), index, Names(members), state.stage->group(), own, counter_example);
+        where_, StepPlace(actors_[FirstOf(s)], i), index, Names(members), state.stage->group(), own,
+        counter_example);
   }
   std::string FirstCollective(const Actor& actor) const {
-    for (uint32_t i = 0; i < stages_[actor.stage].tags.size(); ++i) {
-      if (!IsCollective(StepAt(actor.stage, i).kind())) continue;
-      return fmt::format("comes to its first collective, {}, in groups[{}]",
-                         StepPlace(actor.stage, i), StepAt(actor.stage, i).group());
+    for (uint32_t i = 0; i < TurnOf(actor).tags.size(); ++i) {
+      if (!IsCollective(StepAt(actor, i).kind())) continue;
+      return fmt::format("comes to its first collective, {}, in groups[{}]", StepPlace(actor, i),
+                         StepAt(actor, i).group());
     }
     return fmt::format("comes to no collective by its end, {}", LastPlace(actor));
   }
@@ -329,7 +401,7 @@ class Rehearsal {
   // Sends go to ranks of the next stage, receives come from ranks of the previous one.
   Status VerifyPeers(uint32_t a) const {
     Actor actor = actors_[a];
-    for (SkipOver(actor); !Done(actor); Next(actor)) {
+    for (SkipOver(actor); !AtEnd(actor); Next(actor)) {
       const Step& step = StepOf(actor);
       const bool sends = IsSend(step.kind());
       if (!sends && !IsRecv(step.kind())) continue;
@@ -362,6 +434,23 @@ class Rehearsal {
     Actor& actor = actors_[a];
     StageState& stage = stages_[actor.stage];
     *moved = false;
+    if (!actor.begun || AtEnd(actor)) {
+      if (BetweenPrograms(actor)) return Status();
+      if (actor.begun) {
+        ++actor.turn;
+        actor.step = 0;
+      }
+      actor.begun = !actor.begun;
+      if (!Done(actor)) SkipOver(actor);
+      // Who may have waited for that: the rest of the stage, its neighbours, rank 0.
+      ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
+      if (actor.stage > 0) ready_.push_back(FirstOf(actor.stage - 1));
+      if (actor.stage + 1 < stages_.size()) ready_.push_back(FirstOf(actor.stage + 1));
+      ready_.push_back(FirstOf(0));
+      *moved = true;
+      return Status();
+    }
+    Turn& turn = stage.turns[actor.turn];
     const StepKind kind = StepOf(actor).kind();
     if (IsCollective(kind) && !IsStart(kind)) {
       // Of a stage's ranks each comes here once per step: the one that completes the number moves
@@ -378,7 +467,7 @@ class Rehearsal {
       return Status();
     }
     if (IsCollective(kind)) {
-      if (++stage.started[actor.step] == stage.ranks) {
+      if (++turn.started[actor.step] == stage.ranks) {
         ready_.insert(ready_.end(), stage.actors.begin(), stage.actors.end());
       }
     } else if (kind == StepKind::send || kind == StepKind::recv) {
@@ -387,8 +476,8 @@ class Rehearsal {
       LLMIR_RETURN_IF_ERROR(PostAll(actor, actor.step).status());
     } else if (kind == StepKind::wait) {
       const uint32_t start = TagOf(actor);
-      if (IsCollective(StepAt(actor.stage, start).kind())) {
-        if (stage.started[start] < stage.ranks) return Status();
+      if (IsCollective(StepAt(actor, start).kind())) {
+        if (turn.started[start] < stage.ranks) return Status();
       } else {
         LLMIR_ASSIGN_OR_RETURN(const bool matched, PostAll(actor, start));
         if (!matched) return Status();
@@ -411,7 +500,7 @@ class Rehearsal {
   // Posts the messages of a step to all its peers; whether the others have posted theirs.
   StatusOr<bool> PostAll(const Actor& actor, uint32_t step) {
     bool all = true;
-    const Step& posted = StepAt(actor.stage, step);
+    const Step& posted = StepAt(actor, step);
     for (uint32_t k = 0; k < posted.ranks()->Get(actor.rank)->peers()->size(); ++k) {
       LLMIR_ASSIGN_OR_RETURN(const bool matched, Post(actor, step, k));
       all = all && matched;
@@ -419,17 +508,19 @@ class Rehearsal {
     return all;
   }
 
-  using MessageName = std::array<uint32_t, 3>;  // source, destination, number
+  // Source, destination, number, and of which program of the sequence.
+  using MessageName = std::array<uint32_t, 4>;
   MessageName Name(const Actor& actor, uint32_t step, uint32_t other) const {
-    const uint32_t number = stages_[actor.stage].tags[step];
-    return IsSend(StepAt(actor.stage, step).kind()) ? MessageName{actor.world_rank, other, number}
-                                                    : MessageName{other, actor.world_rank, number};
+    const uint32_t number = TurnOf(actor).tags[step];
+    return IsSend(StepAt(actor, step).kind())
+               ? MessageName{actor.world_rank, other, number, actor.turn}
+               : MessageName{other, actor.world_rank, number, actor.turn};
   }
 
   // Posts the actor's side of the message to or from the `peer`-th peer of its step, if it hasn't
   // yet; whether the other side has been posted.
   StatusOr<bool> Post(const Actor& actor, uint32_t step, uint32_t peer) {
-    const Step& posted = StepAt(actor.stage, step);
+    const Step& posted = StepAt(actor, step);
     const uint32_t other = posted.ranks()->Get(actor.rank)->peers()->Get(peer);
     const bool sends = IsSend(posted.kind());
     Message& message = messages_[Name(actor, step, other)];
@@ -439,8 +530,10 @@ class Rehearsal {
     if (message.send < 0 || message.recv < 0) return false;
     if (!fresh) return true;
     const uint32_t b = by_world_rank_.at(other);
-    const Actor& source = sends ? actor : actors_[b];
-    const Actor& target = sends ? actors_[b] : actor;
+    Actor peer_then = actors_[b];  // it may have gone on to another program
+    peer_then.turn = actor.turn;
+    const Actor& source = sends ? actor : peer_then;
+    const Actor& target = sends ? peer_then : actor;
     LLMIR_RETURN_IF_ERROR(VerifyMessage(source, target, message));
     ready_.push_back(b);
     return true;
@@ -455,9 +548,9 @@ class Rehearsal {
     const auto send = static_cast<uint32_t>(message.send);
     const auto recv = static_cast<uint32_t>(message.recv);
     const Buffer& from =
-        *stages_[source.stage].program->buffers()->Get(StepAt(source.stage, send).inputs()->Get(0));
-    const Buffer& to = *stages_[target.stage].program->buffers()->Get(
-        StepAt(target.stage, recv).outputs()->Get(0));
+        *TurnOf(source).program->buffers()->Get(StepAt(source, send).inputs()->Get(0));
+    const Buffer& to =
+        *TurnOf(target).program->buffers()->Get(StepAt(target, recv).outputs()->Get(0));
     const uint32_t from_columns = from.columns()->Get(source.rank);
     const uint32_t to_columns = to.columns()->Get(target.rank);
     if (from.dtype() == to.dtype() && from.rows() == to.rows() && from_columns == to_columns) {
@@ -470,6 +563,7 @@ class Rehearsal {
   }
 
   const Plan& plan_;
+  const uint32_t depth_;
   const std::string where_;
   std::vector<StageState> stages_;
   std::vector<Actor> actors_;
@@ -482,7 +576,22 @@ class Rehearsal {
 
 Status Rehearse(const Plan& plan, const Replica& replica, uint32_t program,
                 const std::string& where) {
-  return Rehearsal(plan, replica, program, where).Run();
+  Rehearsal rehearsal(
+      plan, replica, {program}, 1,
+      fmt::format("{}, programs[{}] ({})", where, program,
+                  EnumNameProgramKind(replica.stages()->Get(0)->programs()->Get(program)->kind())));
+  LLMIR_RETURN_IF_ERROR(rehearsal.VerifyForms());
+  return rehearsal.Play();
+}
+
+Status RehearseInFlight(const Plan& plan, const Replica& replica, const std::string& where) {
+  const uint32_t depth = plan.limits()->steps_in_flight();
+  const uint32_t programs = replica.stages()->Get(0)->programs()->size();
+  std::vector<uint32_t> sequence;
+  for (uint32_t i = 0; i < depth + std::max(2u, programs); ++i) sequence.push_back(i % programs);
+  return Rehearsal(plan, replica, sequence, depth,
+                   fmt::format("{}, {} programs, {} in flight", where, sequence.size(), depth))
+      .Play();
 }
 
 }  // namespace llmir::plan

@@ -68,6 +68,7 @@ class Builder {
     };
     use(*std::max_element(shape_.ranks.begin(), shape_.ranks.end()) > 1, Feature::tensor_parallel);
     use(shape_.ranks.size() > 1, Feature::pipeline_parallel);
+    use(shape_.replicas > 1, Feature::replicas);
     use(shape_.quantized, Feature::quantized_weights);
     use(true, Feature::score_programs);
     use(shape_.halves || shape_.scatter, Feature::row_views);

@@ -50,6 +50,17 @@ TEST(PlanVerifier, AcceptsEveryLayout) {
   }
 }
 
+TEST(PlanVerifier, AcceptsAsManyStepsInFlightAsStages) {
+  for (const PlanShape& shape : Shapes()) {
+    for (uint32_t depth = 1; depth <= shape.ranks.size(); ++depth) {
+      auto plan = BuildPlan(shape);
+      plan->limits->steps_in_flight = depth;
+      const Status status = VerifyBuilt(*plan);
+      EXPECT_TRUE(status.ok()) << status.ToString();
+    }
+  }
+}
+
 TEST(PlanVerifier, BuffersThatAreNotLiveTogetherMayShareAPlace) {
   auto plan = BuildPlan({});
   ProgramT& program = FindProgram(*plan, ProgramKind::mixed);
@@ -549,6 +560,22 @@ const std::vector<Mutation>& Mutations() {
        "replicas[0].stages[0].ranks[1].world_rank: 0"},
       {"WorldRankOutOfRange", kTwo, [](P p) { Stage0(p).ranks[1]->world_rank = 2; },
        "ranks[1].world_rank: 2"},
+      {"FirstRankIsNotRankZero", kPipe,
+       [](P p) {
+         std::swap(p.replicas[0]->stages[0]->ranks[0]->world_rank,
+                   p.replicas[0]->stages[1]->ranks[0]->world_rank);
+       },
+       "replicas[0].stages[0].ranks[0].world_rank: 1, expected 0"},
+      {"NoStepInFlight", kOne, [](P p) { p.limits->steps_in_flight = 0; },
+       "limits.steps_in_flight: 0"},
+      {"MoreStepsInFlightThanStages", kPipe, [](P p) { p.limits->steps_in_flight = 3; },
+       "limits.steps_in_flight: 3, but replicas[0] has 2 stages"},
+      {"MoreStepsInFlightThanRankZeroFollows", {.ranks = {1, 1}, .replicas = 9},
+       [](P p) { p.limits->steps_in_flight = 2; },
+       "limits.steps_in_flight: 2 of each of 9 replicas, expected at most 16 together"},
+      {"ReplicasNotDeclared", {.ranks = {1}, .replicas = 2},
+       [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::replicas); },
+       "lacks replicas"},
       {"EfficiencyAboveOne", kOne, [](P p) { Stage0(p).efficiency = 1.5f; },
        "stages[0].efficiency: 1.5"},
       {"NoSuchGroup", kOne, [](P p) { Stage0(p).group = 1; }, "stages[0].group: 1"},
