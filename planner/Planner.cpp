@@ -11,12 +11,14 @@
 #include "llvm/ADT/StringExtras.h"
 
 #include "plan_schema/base/version.h"
+#include "plan_schema/plan_facts.h"
 #include "planner/Calibration.h"
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Frontend/ImportCheckpoint.h"
 #include "planner/Layout.h"
 #include "planner/Quantization/QuantizeModel.h"
+#include "planner/Replicas.h"
 #include "planner/Target/Plan/ExportPlan.h"
 #include "planner/Target/Plan/StepTimes.h"
 #include "planner/Workload.h"
@@ -66,9 +68,26 @@ Status checkLayout(const checkpoint::ModelConfig &config,
   return Status();
 }
 
+/// One step for each stage, as far as rank 0 can follow those of all replicas.
+int64_t getStepsInFlight(const PlannerOptions &options) {
+  return options.stepsInFlight.value_or(
+      std::min<int64_t>(options.pp, plan::kMostStepsInFlight / options.dp));
+}
+
 Status checkOptions(const checkpoint::ModelConfig &config,
                     const PlannerOptions &options) {
+  LLMIR_RETURN_IF_ERROR(
+      checkRange("--dp", options.dp, 1, plan::kMostStepsInFlight));
   LLMIR_RETURN_IF_ERROR(checkLayout(config, options));
+  int64_t most =
+      std::min<int64_t>(options.pp, plan::kMostStepsInFlight / options.dp);
+  if (options.stepsInFlight &&
+      (*options.stepsInFlight < 1 || *options.stepsInFlight > most))
+    return InvalidArgument("--steps-in-flight {}: expected 1 to {}: at most "
+                           "one for each of {} stages, and {} in {} replicas "
+                           "together",
+                           *options.stepsInFlight, most, options.pp,
+                           plan::kMostStepsInFlight, options.dp);
   if (!llvm::StringRef(options.weights).starts_with("auto:") &&
       llm::getRequestedEncoding(options.weights).empty())
     return InvalidArgument("--weights {}: expected {}, or auto:Bbpw for B bits "
@@ -161,6 +180,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
                                              }),
                              ","),
           fmt::format("pp={}", options.pp),
+          fmt::format("dp={}", options.dp),
+          fmt::format("steps-in-flight={}", getStepsInFlight(options)),
           fmt::format("ranks={}", options.ranks),
           fmt::format("rank-memory={}", options.rankMemory.value_or(0)),
           fmt::format("weights={}", options.weights),
@@ -337,9 +358,13 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   }
   std::optional<Layout> layout;
   if (options.ranks != 0) {
+    if (options.dp < 1 || options.ranks % options.dp != 0)
+      return InvalidArgument("--ranks {} can't be divided among --dp {} equal "
+                             "replicas",
+                             options.ranks, options.dp);
     LLMIR_ASSIGN_OR_RETURN(
         layout,
-        chooseLayout(checkpoint, {options.ranks, options.weights,
+        chooseLayout(checkpoint, {options.ranks / options.dp, options.weights,
                                   options.rankMemory.value_or(0),
                                   calibration ? &*calibration : nullptr}));
     options.tp = layout->tp;
@@ -412,6 +437,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   pipeline.stages = options.pp;
   pipeline.ranks.assign(options.tp.begin(), options.tp.end());
   pipeline.maxBatch = options.maxBatch;
+  pipeline.stepsInFlight = getStepsInFlight(options);
   pipeline.prefillChunk = options.prefillChunk;
   pipeline.overlap = options.overlap;
   PassManager manager(&mlirContext);
@@ -434,6 +460,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.limits.max_batch = options.maxBatch;
   exportOptions.limits.prefill_chunk = options.prefillChunk;
   exportOptions.limits.max_tokens = options.prefillChunk + options.maxBatch;
+  exportOptions.limits.steps_in_flight = getStepsInFlight(options);
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
   exportOptions.provenance.options = listOptions(options, kvType, context);
@@ -463,5 +490,6 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
               std::min<double>(context, workload->getMeanContext())};
     predictTimes(*plan, *calibration, load);
   }
+  addReplicas(*plan, options.dp);
   return plan;
 }

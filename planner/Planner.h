@@ -30,12 +30,14 @@ struct PlannerOptions {
   int64_t ranks = 0;             // of the job: tp and pp are chosen; 0: given
   std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
   int64_t pp = 1;                     // stages
-  std::string weights = "keep";       // --weights; "auto:4.5bpw": a budget
-  std::string method;                 // rtn, awq, gptq, awq+gptq; empty: rtn,
-                                      // for auto: gptq
-  std::vector<std::string> types;     // that auto may take; empty: all
-  std::string activations;            // file of --collect-activations
-  std::string pack;                   // where packed weights are written
+  int64_t dp = 1;                     // replicas of all of it
+  std::optional<int64_t> stepsInFlight; // of a replica; else as many as stages
+  std::string weights = "keep";         // --weights; "auto:4.5bpw": a budget
+  std::string method;                   // rtn, awq, gptq, awq+gptq; empty: rtn,
+                                        // for auto: gptq
+  std::vector<std::string> types;       // that auto may take; empty: all
+  std::string activations;              // file of --collect-activations
+  std::string pack;                     // where packed weights are written
   std::string packIsa;            // whose layouts; empty: this processor's best
   std::string kvType;             // f32, bf16, int8, fp8; empty: by weights
   std::string attention = "auto"; // FORM[,no-share-kv][,window=N]

@@ -50,6 +50,15 @@ cl::opt<std::string>
 cl::opt<int64_t> pp("pp", cl::value_desc("n"), cl::init(1),
                     cl::desc("Stages of layers, one after the other"),
                     cl::cat(category));
+cl::opt<int64_t> dp("dp", cl::value_desc("n"), cl::init(1),
+                    cl::desc("Replicas of all stages, each with its own KV "
+                             "blocks; requests are shared out among them"),
+                    cl::cat(category));
+cl::opt<int64_t> stepsInFlight(
+    "steps-in-flight", cl::value_desc("n"), cl::init(0),
+    cl::desc("Steps of a replica that are under way at a time, of "
+             "--max-batch sequences each (default: as many as stages)"),
+    cl::cat(category));
 cl::opt<std::string>
     weights("weights", cl::value_desc("type"), cl::init("keep"),
             cl::desc("How weights are packed: keep (as stored), q3 (q3_1), q4 "
@@ -102,7 +111,7 @@ cl::opt<int64_t>
 cl::opt<int64_t>
     kvBlocks("kv-blocks", cl::value_desc("n"), cl::init(0),
              cl::desc("KV blocks per rank (default: enough for max-batch "
-                      "sequences of full length)"),
+                      "sequences of full length in each step in flight)"),
              cl::cat(category));
 cl::opt<std::string>
     kvMemory("kv-memory", cl::value_desc("bytes"),
@@ -247,18 +256,20 @@ void printSummary(const plan::Plan &plan, size_t fileBytes, double seconds) {
              formatBytes(fileBytes), ranks, ranks == 1 ? "" : "s", seconds);
   fmt::print("KV cache: {} blocks of {} tokens, {}\n", plan.kv()->blocks(),
              plan.kv()->block_size(), plan::DTypeName(plan.kv()->dtype()));
-  for (const plan::Stage *stage : *plan.replicas()->Get(0)->stages())
-    for (const plan::Rank *rank : *stage->ranks()) {
-      const plan::Memory &memory = *rank->memory();
-      const uint64_t blocks = plan.kv()->blocks();
-      fmt::print(
-          "rank {}: layers {} to {}, {} at most: weights {}, "
-          "activations {}, KV {}, other {}\n",
-          rank->world_rank(), stage->layer_begin(), stage->layer_end() - 1,
-          formatBytes(plan::PeakBytes(memory, blocks)),
-          formatBytes(memory.weights()), formatBytes(memory.activations()),
-          formatBytes(memory.kv_block() * blocks), formatBytes(memory.fixed()));
-    }
+  for (const plan::Replica *replica : *plan.replicas())
+    for (const plan::Stage *stage : *replica->stages())
+      for (const plan::Rank *rank : *stage->ranks()) {
+        const plan::Memory &memory = *rank->memory();
+        const uint64_t blocks = plan.kv()->blocks();
+        fmt::print(
+            "rank {}: layers {} to {}, {} at most: weights {}, "
+            "activations {}, KV {}, other {}\n",
+            rank->world_rank(), stage->layer_begin(), stage->layer_end() - 1,
+            formatBytes(plan::PeakBytes(memory, blocks)),
+            formatBytes(memory.weights()), formatBytes(memory.activations()),
+            formatBytes(memory.kv_block() * blocks),
+            formatBytes(memory.fixed()));
+      }
   fmt::print("run it: mpirun -n {} llmir-exec {}{}\n", ranks, output.getValue(),
              isShape(model) ? " --random-weights" : "");
 }
@@ -277,6 +288,9 @@ Status run(int argc, char **argv) {
   if (!tp.empty())
     options.tp.assign(tp.begin(), tp.end());
   options.pp = pp;
+  options.dp = dp;
+  if (stepsInFlight.getNumOccurrences() > 0)
+    options.stepsInFlight = stepsInFlight;
   if (ranks.getNumOccurrences() > 0) {
     if (tp.getNumOccurrences() > 0 || pp.getNumOccurrences() > 0)
       return InvalidArgument("--ranks chooses --tp and --pp: give it alone");

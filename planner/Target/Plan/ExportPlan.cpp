@@ -802,7 +802,7 @@ private:
     const plan::LimitsT &limits = *plan->limits;
     constexpr uint64_t kDescriptorFields = 4; // ids, positions, rows, targets
     uint64_t bytes =
-        sizeof(int32_t) *
+        sizeof(int32_t) * limits.steps_in_flight *
         (uint64_t{limits.max_batch} * plan->kv->max_blocks_per_sequence +
          kDescriptorFields * limits.max_tokens + 4 * (limits.max_batch + 1));
     for (auto &program : stage.programs) {

@@ -32,6 +32,7 @@ struct PipelineOptions {
   int64_t stages = 1;
   mlir::SmallVector<int64_t> ranks = {1}; // per stage, or one for all
   int64_t maxBatch = 8;
+  int64_t stepsInFlight = 1;
   int64_t prefillChunk = 512;
   std::string overlap = "auto";      // none, halves, scatter, auto
   int64_t blockSize = 0;             // of a KV block, tokens; 0: chosen

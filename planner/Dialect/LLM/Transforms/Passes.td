@@ -77,7 +77,7 @@ def AllocateBlocks : Pass<"llm-allocate-blocks", "::mlir::ModuleOp"> {
            "take this number; 0: choose">,
     Option<"kvMemory", "kv-memory", "int64_t", "0",
            "bytes of blocks on the rank with most heads and layers; 0: any">,
-    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences in one step">,
+    Option<"maxBatch", "max-batch", "int64_t", "8", "sequences at a time">,
     Option<"prefillChunk", "prefill-chunk", "int64_t", "512",
            "prompt tokens in one step">
   ];

@@ -174,7 +174,7 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   AllocateBlocksOptions blocks;
   blocks.kvBlocks = options.kvBlocks;
   blocks.kvMemory = options.kvMemory;
-  blocks.maxBatch = options.maxBatch;
+  blocks.maxBatch = options.maxBatch * options.stepsInFlight;
   blocks.prefillChunk = options.prefillChunk;
   pipeline.need(createAllocateBlocks(blocks));
   pipeline.family("attention");
