@@ -28,7 +28,7 @@ struct Request {
   bool valid() const { return slot >= 0; }
 };
 
-inline constexpr int kMaxRequests = 16;
+inline constexpr int kMaxRequests = 64;
 inline constexpr int kMaxTag = 32767;  // what MPI promises at least; tags begin at 0
 
 class Channel {

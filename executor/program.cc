@@ -54,9 +54,10 @@ struct BoundStep {
   bool barrier = true;         // what it wrote, other threads read in the next step
   int64_t prefetch_bytes = 0;  // per thread
   kernels::Activation activation{};
-  float softcap = 0;       // of the scores, or of softcap's rows
-  MemoryMap gather_space;  // the ranks' columns, before they are put in rows
-  int start = -1;          // of a wait: what it waits for, in Program::State::steps
+  float softcap = 0;           // of the scores, or of softcap's rows
+  MemoryMap gather_space;      // the ranks' columns, before they are put in rows
+  double flops_per_token = 0;  // planned, of this rank
+  int start = -1;              // of a wait: what it waits for, in Program::State::steps
   ActivationCollector::Input* collected = nullptr;  // what the input is recorded as
   std::string name;
   int32_t layer = -1;
@@ -69,6 +70,7 @@ struct Program::State {
   const plan::Program* program;
   std::vector<BoundStep> steps;
   std::vector<StepTimes> times;
+  std::vector<std::vector<double>> entered;  // per step that communicates, if timing: as kept_us
   bool timing = false;
   uint64_t runs = 0;
   uint64_t tokens = 0;
@@ -842,6 +844,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     bound.kind = step.kind();
     bound.name = step.name()->str();
     bound.layer = step.layer();
+    if (own.cost() != nullptr) bound.flops_per_token = own.cost()->flops_per_token();
     bound.residual = step.epilogue() == plan::Epilogue::residual;
     bound.silu_mul = step.epilogue() == plan::Epilogue::silu_mul;
     bound.activation = ActivationOf(step.activation());
@@ -906,7 +909,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       if (bound.start >= 0) bound.channel = state->steps[bound.start].channel;
     }
     if (IsSend(step.kind()) || IsRecv(step.kind())) {
-      bound.channel = resources->pipeline;
+      bound.channel = resources->messages;
       for (const uint32_t peer : *own.peers()) bound.peers.push_back(static_cast<int>(peer));
     }
     if (IsCommunication(step.kind()) && bound.channel == nullptr) {
@@ -954,7 +957,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
   return std::unique_ptr<Program>(new Program(std::move(state)));
 }
 
-Status Program::Run(StepDescriptor& descriptor) {
+Status Program::Run(StepDescriptor& descriptor, const std::function<Status()>& meanwhile) {
   State& state = *state_;
   const StepHeader& header = descriptor.header();
   if (header.tokens < 1 || static_cast<uint32_t>(header.tokens) > state.program->max_tokens()) {
@@ -996,6 +999,12 @@ Status Program::Run(StepDescriptor& descriptor) {
       }
       if (thread == 0 || !step.main_only) step.function(step, run, thread);
       if (thread == 0 && state.started > 0) state.collectives->Progress();
+      if (thread == 0 && meanwhile && run.status.ok()) {
+        const auto begin = Clock::now();
+        const Status status = meanwhile();
+        if (!status.ok()) run.Fail(step, status);
+        before += Clock::now() - begin;  // no part of the step
+      }
       if (thread == 0 && !run.status.ok() && run.failed_at.load(std::memory_order_relaxed) > i) {
         run.failed_at.store(i, std::memory_order_release);
       }
@@ -1008,7 +1017,12 @@ Status Program::Run(StepDescriptor& descriptor) {
       }
       if (timing && thread == 0) {
         const auto now = Clock::now();
-        state.times[i].Add(std::chrono::duration<float, std::micro>(now - before).count());
+        StepTimes& times = state.times[i];
+        if (!state.entered[i].empty()) {
+          state.entered[i][times.count % StepTimes::kKept] =
+              std::chrono::duration<double>(before.time_since_epoch()).count();
+        }
+        times.Add(std::chrono::duration<float, std::micro>(now - before).count());
         before = now;
       }
     }
@@ -1025,7 +1039,13 @@ plan::ProgramKind Program::kind() const { return state_->program->kind(); }
 uint32_t Program::max_tokens() const { return state_->program->max_tokens(); }
 uint64_t Program::runs() const { return state_->runs; }
 uint64_t Program::tokens() const { return state_->tokens; }
-void Program::set_timing(bool on) { state_->timing = on; }
+void Program::set_timing(bool on) {
+  state_->timing = on;
+  state_->entered.resize(state_->steps.size());
+  for (size_t i = 0; on && i < state_->steps.size(); ++i) {
+    if (IsCommunication(state_->steps[i].kind)) state_->entered[i].resize(StepTimes::kKept);
+  }
+}
 
 std::span<const int32_t> Program::sampled_ids() const {
   return {reinterpret_cast<const int32_t*>(state_->ids.data), static_cast<size_t>(state_->sampled)};
@@ -1062,7 +1082,18 @@ std::vector<Program::StepReport> Program::report() const {
       bytes = rows * buffer.row_bytes;
     }
     result.push_back({step.name, plan::EnumNameStepKind(step.kind), step.layer,
-                      IsCommunication(step.kind), &state_->times[i], bytes});
+                      IsCommunication(step.kind), step.flops_per_token, &state_->times[i], bytes});
+  }
+  return result;
+}
+
+std::vector<Program::Arrivals> Program::arrivals() const {
+  std::vector<Arrivals> result(state_->steps.size());
+  for (size_t i = 0; i < state_->steps.size(); ++i) {
+    const BoundStep& step = state_->steps[i];
+    if (state_->entered[i].empty() || step.channel->size() == 1) continue;
+    result[i] = {step.kind, step.start,        step.channel,      step.peers,
+                 step.tag,  &state_->times[i], state_->entered[i]};
   }
   return result;
 }

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -36,7 +37,7 @@ struct RankResources {
   std::byte* kv_data;                  // the rank's KV arena
   std::vector<MemoryMap> arenas;       // by the plan's arena index
   std::vector<comm::Channel*> groups;  // by Plan.groups index; null where this rank isn't a member
-  comm::Channel* pipeline;             // all ranks of the replica, for send and recv
+  comm::Channel* messages;             // all ranks of the job, for send and recv
   Sampler* sampler;                    // on the rank that samples
   ActivationCollector* collector;      // sees what linear steps read; null: nobody asks
 };
@@ -64,8 +65,9 @@ class Program {
                                                    RankResources* resources);
   ~Program();
 
-  // Runs one step; called by the rank's main thread, which is thread 0 of the pool.
-  Status Run(StepDescriptor& descriptor);
+  // Runs one step; called by the rank's main thread, which is thread 0 of the pool. It calls
+  // `meanwhile`, where there is one, between two operations.
+  Status Run(StepDescriptor& descriptor, const std::function<Status()>& meanwhile);
 
   plan::ProgramKind kind() const;
   uint32_t max_tokens() const;
@@ -81,10 +83,23 @@ class Program {
     std::string name, kind;
     int32_t layer;
     bool communication;
+    double flops_per_token;  // planned
     const StepTimes* times;
     uint64_t message_bytes;  // over the run
   };
   std::vector<StepReport> report() const;
+  // By step of the report: when this rank came there, and whom it met. Without timing, or of a step
+  // that doesn't communicate, `channel` is null.
+  struct Arrivals {
+    plan::StepKind kind{};
+    int start = -1;  // of a wait: the step that posted what it waits for, in the report
+    comm::Channel* channel = nullptr;
+    std::span<const int> peers;  // of a message
+    int32_t tag = 0;
+    const StepTimes* times = nullptr;
+    std::span<const double> entered;  // seconds of the steady clock, beside times->kept_us
+  };
+  std::vector<Arrivals> arrivals() const;
   uint64_t runs() const;
   uint64_t tokens() const;
 

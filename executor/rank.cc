@@ -14,13 +14,73 @@
 namespace llmir::executor {
 namespace {
 
-// Tags on the replica's control channel.
-constexpr int kIdsTag = 1;
-constexpr int kLogitsTag = 2;
-constexpr int kLogprobsTag = 3;
-constexpr int kTextSizeTag = 4;
-constexpr int kTextTag = 5;
-constexpr int kDetailsTag = 6;
+// Tags of what isn't rows between stages; those count from 0.
+constexpr int kDescriptorTag = comm::kMaxTag;
+constexpr int kResultTag = comm::kMaxTag - 1;
+constexpr int kTextSizeTag = comm::kMaxTag - 2;
+constexpr int kTextTag = comm::kMaxTag - 3;
+
+// What the sampling rank sends to rank 0 after each step, in one message with what follows: the
+// draws' details, their ids, their logits, as the descriptor asks; or a score step's
+// log-probabilities.
+struct ResultHeader {
+  uint64_t number;  // of the step
+  double copy_seconds;
+};
+
+struct ResultLayout {
+  size_t details, ids, logits, logprobs, end;
+};
+
+ResultLayout LayoutOf(const StepHeader& step, size_t vocabulary) {
+  const bool score = static_cast<plan::ProgramKind>(step.program) == plan::ProgramKind::score;
+  const auto sampled = static_cast<size_t>(score ? 0 : step.sampled);
+  ResultLayout layout{};
+  layout.details = sizeof(ResultHeader);
+  layout.ids = layout.details + (step.return_details != 0 ? sampled * sizeof(DrawDetails) : 0);
+  layout.logits = layout.ids + sampled * sizeof(int32_t);
+  layout.logprobs =
+      layout.logits + (step.return_logits != 0 ? sampled * vocabulary * sizeof(float) : 0);
+  layout.end = layout.logprobs + (score ? static_cast<size_t>(step.tokens) * sizeof(float) : 0);
+  return layout;
+}
+
+size_t LargestResult(const plan::Plan& plan) {
+  const size_t batch = plan.limits()->max_batch();
+  const size_t draws =
+      batch * (sizeof(DrawDetails) + sizeof(int32_t) + plan.model()->vocabulary() * sizeof(float));
+  return sizeof(ResultHeader) + std::max(draws, plan.limits()->max_tokens() * sizeof(float));
+}
+
+// Uninitialized, so that only what is used takes memory.
+struct ResultBuffer {
+  std::unique_ptr<std::byte[]> data;
+  comm::Request request;
+  static ResultBuffer Create(const plan::Plan& plan) {
+    return {std::make_unique_for_overwrite<std::byte[]>(LargestResult(plan)), {}};
+  }
+};
+
+// A replica as rank 0 sees it, and its steps in flight.
+struct Link {
+  struct Step {
+    StepDescriptor* descriptor = nullptr;
+    ResultBuffer result;  // without data where this process samples
+    bool arrived = false;
+    std::vector<comm::Request> sends;  // of the descriptor
+    double copy_seconds = 0;
+  };
+  int first = 0;            // world rank of its first stage's first rank: gets descriptors
+  int sampling = 0;         // of its last stage's first rank: sends results
+  std::vector<Step> steps;  // a ring
+  size_t oldest = 0;
+  size_t count = 0;
+  Step& front() { return steps[oldest]; }
+};
+
+int FirstRank(const plan::Stage& stage) {
+  return static_cast<int>(stage.ranks()->Get(0)->world_rank());
+}
 
 }  // namespace
 
@@ -28,7 +88,11 @@ struct Rank::State {
   const plan::PlanFile* file;
   const plan::Stage* stage = nullptr;
   int world_rank = 0;
-  int sampling_rank = 0;  // world rank of the last stage's first rank
+  uint32_t replica = 0;
+  uint32_t stage_index = 0;
+  bool samples = false;  // the last stage's first rank
+  int upstream = 0;      // who sends descriptors, where this is its stage's first rank
+  int downstream = -1;   // to whom they go on; -1: nobody
   int cores = 1;
   bool pinned = false;
   std::unique_ptr<kernels::WorkerPool> pool;
@@ -36,18 +100,20 @@ struct Rank::State {
   std::unique_ptr<kvpool::KvArena> kv;
   std::unique_ptr<kvpool::KvArena> swap;
   std::unique_ptr<Sampler> sampler;
-  std::unique_ptr<comm::Channel> control;   // all ranks of the replica: descriptors, ids, reports
-  std::unique_ptr<comm::Channel> pipeline;  // all ranks of the replica: rows between stages
+  // All ranks of the job: rows between stages, descriptors, results, reports. One channel, so that
+  // waiting for one kind moves the others on.
+  std::unique_ptr<comm::Channel> messages;
   std::vector<std::unique_ptr<comm::Channel>> groups;
+  std::vector<std::unique_ptr<comm::Channel>> silent;  // what programs use without exchange
   RankResources resources{};
   std::optional<ActivationCollector> collector;
   std::vector<std::unique_ptr<Program>> programs;
   std::unique_ptr<StepDescriptor> descriptor;  // received ones
-  // What comes from the sampling rank, where that isn't rank 0.
-  std::vector<int32_t> ids;
-  std::vector<float> logits;
-  std::vector<float> logprobs;
-  std::vector<DrawDetails> details;
+  std::vector<comm::Request> relays;           // of it to the next stage
+  std::vector<Link> links;                     // by replica, on rank 0
+  std::vector<ResultBuffer> results;           // on other sampling ranks: a ring
+  size_t next_result = 0;
+  std::vector<DrawDetails> details;  // where rank 0 samples
 
   Program* Find(plan::ProgramKind kind) {
     for (const auto& program : programs) {
@@ -57,12 +123,16 @@ struct Rank::State {
   }
 
   Status Load(comm::World& world, const RankOptions& options, const LoadProgress& progress);
+  // `exchange`: programs have the job's channels, else silent ones.
   Status CreateChannels(comm::World& world, bool exchange);
-  Status RunProgram(StepDescriptor& step);
+  // The stage's ranks get the descriptor, and the next stage.
+  Status PassOn(StepDescriptor& step, std::vector<comm::Request>* sends);
+  Status RunProgram(StepDescriptor& step, const std::function<Status()>& meanwhile);
   void CopyBlocks(StepDescriptor& step);
-  void DescribeDraws(const Program& program, int32_t sampled);
+  void DescribeDraws(const Program& program, std::span<DrawDetails> draws) const;
   double copy_seconds = 0;  // of the last step
-  Status SendResult(StepDescriptor& step);
+  Status StartResult(StepDescriptor& step);
+  Status WaitAll(std::vector<comm::Request>* requests);
 };
 
 Rank::Rank(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -71,20 +141,24 @@ Rank::~Rank() = default;
 Status Rank::State::Load(comm::World& world, const RankOptions& options,
                          const LoadProgress& progress) {
   const plan::Plan& plan = file->plan();
-  const plan::Replica& replica = *plan.replicas()->Get(0);
   world_rank = world.rank();
-  for (const plan::Stage* candidate : *replica.stages()) {
-    for (uint32_t r = 0; r < candidate->ranks()->size(); ++r) {
-      if (static_cast<int>(candidate->ranks()->Get(r)->world_rank()) == world_rank) {
-        stage = candidate;
+  for (uint32_t p = 0; p < plan.replicas()->size(); ++p) {
+    const auto& stages = *plan.replicas()->Get(p)->stages();
+    for (uint32_t i = 0; i < stages.size(); ++i) {
+      for (uint32_t r = 0; r < stages.Get(i)->ranks()->size(); ++r) {
+        if (static_cast<int>(stages.Get(i)->ranks()->Get(r)->world_rank()) != world_rank) continue;
+        replica = p;
+        stage_index = i;
+        stage = stages.Get(i);
         resources.stage_rank = static_cast<int>(r);
-        resources.rank = candidate->ranks()->Get(r);
+        resources.rank = stage->ranks()->Get(r);
+        upstream = i > 0 ? FirstRank(*stages.Get(i - 1)) : 0;
+        if (i + 1 < stages.size()) downstream = FirstRank(*stages.Get(i + 1));
+        samples = r == 0 && i + 1 == stages.size();
       }
     }
   }
   if (stage == nullptr) return Internal("the plan has no place for rank {}", world_rank);
-  sampling_rank = static_cast<int>(
-      replica.stages()->Get(replica.stages()->size() - 1)->ranks()->Get(0)->world_rank());
 
   const int threads = options.threads > 0 ? options.threads : DefaultThreads(world.local_size());
   cores = AllowedCores();
@@ -115,7 +189,7 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   resources.pool = pool.get();
   resources.weights = weights.get();
   resources.kv_data = kv->data();
-  if (world_rank == sampling_rank) {
+  if (samples) {
     sampler =
         std::make_unique<Sampler>(plan.model()->vocabulary(), kernels::FindVector(options.isa));
     resources.sampler = sampler.get();
@@ -127,10 +201,20 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   }
   descriptor = std::make_unique<StepDescriptor>(CapacityOf(plan));
   details.resize(plan.limits()->max_batch());
-  if (world_rank == 0 && sampling_rank != 0) {
-    ids.resize(plan.limits()->max_batch());
-    logprobs.resize(plan.limits()->max_tokens());
-    logits.resize(static_cast<size_t>(plan.limits()->max_batch()) * plan.model()->vocabulary());
+  const uint32_t depth = plan.limits()->steps_in_flight();
+  if (samples && world_rank != 0) {
+    for (uint32_t i = 0; i < depth; ++i) results.push_back(ResultBuffer::Create(plan));
+  }
+  if (world_rank != 0) return Status();
+  for (const plan::Replica* each : *plan.replicas()) {
+    Link& link = links.emplace_back();
+    link.first = FirstRank(*each->stages()->Get(0));
+    link.sampling = FirstRank(*each->stages()->Get(each->stages()->size() - 1));
+    for (uint32_t i = 0; i < depth; ++i) {
+      Link::Step& step = link.steps.emplace_back();
+      if (link.sampling != 0) step.result = ResultBuffer::Create(plan);
+      step.sends.reserve(2);
+    }
   }
   return Status();
 }
@@ -145,13 +229,10 @@ Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
   const size_t hidden_bytes = plan.limits()->max_tokens() * row_bytes;
   const size_t logits_bytes =
       static_cast<size_t>(plan.limits()->max_batch()) * model.vocabulary() * sizeof(float);
+  const size_t descriptor_bytes = descriptor->capacity_bytes();
   LLMIR_ASSIGN_OR_RETURN(
-      control, world.CreateChannel(all, std::max(descriptor->capacity_bytes(), logits_bytes)));
-  if (exchange) {
-    LLMIR_ASSIGN_OR_RETURN(pipeline, world.CreateChannel(all, hidden_bytes));
-  } else {
-    pipeline = comm::CreateSilentChannel(world_rank, world.size());
-  }
+      messages,
+      world.CreateChannel(all, std::max({descriptor_bytes, LargestResult(plan), hidden_bytes})));
   groups.resize(plan.groups()->size());
   resources.groups.assign(plan.groups()->size(), nullptr);
   for (uint32_t g = 0; g < plan.groups()->size(); ++g) {
@@ -159,16 +240,22 @@ Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
                            plan.groups()->Get(g)->ranks()->end());
     const auto own = std::find(ranks.begin(), ranks.end(), world_rank);
     if (own == ranks.end()) continue;
-    if (exchange) {
-      LLMIR_ASSIGN_OR_RETURN(groups[g],
-                             world.CreateChannel(ranks, std::max(hidden_bytes, logits_bytes)));
-    } else {
-      groups[g] = comm::CreateSilentChannel(static_cast<int>(own - ranks.begin()),
-                                            static_cast<int>(ranks.size()));
+    LLMIR_ASSIGN_OR_RETURN(
+        groups[g],
+        world.CreateChannel(ranks, std::max({descriptor_bytes, hidden_bytes, logits_bytes})));
+    if (!exchange) {
+      silent.push_back(comm::CreateSilentChannel(static_cast<int>(own - ranks.begin()),
+                                                 static_cast<int>(ranks.size())));
+      resources.groups[g] = silent.back().get();
+      continue;
     }
     resources.groups[g] = groups[g].get();
   }
-  resources.pipeline = pipeline.get();
+  resources.messages = messages.get();
+  if (!exchange) {
+    silent.push_back(comm::CreateSilentChannel(world_rank, world.size()));
+    resources.messages = silent.back().get();
+  }
   return Status();
 }
 
@@ -193,12 +280,27 @@ StatusOr<std::unique_ptr<Rank>> Rank::Create(comm::World& world, const plan::Pla
   return std::unique_ptr<Rank>(new Rank(std::move(state)));
 }
 
-Status Rank::State::RunProgram(StepDescriptor& step) {
+Status Rank::State::PassOn(StepDescriptor& step, std::vector<comm::Request>* sends) {
+  if (resources.stage_rank == 0 && downstream >= 0) {
+    LLMIR_RETURN_IF_ERROR(step.StartSend(*messages, downstream, kDescriptorTag, sends));
+  }
+  return step.Broadcast(*groups[stage->group()]);
+}
+
+Status Rank::State::WaitAll(std::vector<comm::Request>* requests) {
+  for (const comm::Request request : *requests) {
+    LLMIR_RETURN_IF_ERROR(messages->Wait(request));
+  }
+  requests->clear();
+  return Status();
+}
+
+Status Rank::State::RunProgram(StepDescriptor& step, const std::function<Status()>& meanwhile) {
   Program* program = Find(step.program());
   if (program == nullptr)
     return Internal("the plan has no {} program", plan::EnumNameProgramKind(step.program()));
   CopyBlocks(step);
-  return program->Run(step);
+  return program->Run(step, meanwhile);
 }
 
 // Each thread copies the same bytes of every block, so that copies which follow from each other
@@ -223,9 +325,9 @@ void Rank::State::CopyBlocks(StepDescriptor& step) {
   copy_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
 }
 
-void Rank::State::DescribeDraws(const Program& program, int32_t sampled) {
-  for (int32_t i = 0; i < sampled; ++i) {
-    const std::span<const float> row = program.logits(i);
+void Rank::State::DescribeDraws(const Program& program, std::span<DrawDetails> draws) const {
+  for (size_t i = 0; i < draws.size(); ++i) {
+    const std::span<const float> row = program.logits(static_cast<int32_t>(i));
     float best = -INFINITY;
     float second = -INFINITY;
     for (const float logit : row) {
@@ -234,93 +336,181 @@ void Rank::State::DescribeDraws(const Program& program, int32_t sampled) {
     }
     double sum = 0;
     for (const float logit : row) sum += std::exp(static_cast<double>(logit) - best);
-    const double drawn = row[static_cast<size_t>(program.sampled_ids()[static_cast<size_t>(i)])];
-    details[static_cast<size_t>(i)] = {static_cast<float>(drawn - best - std::log(sum)),
-                                       best - second};
+    const double drawn = row[static_cast<size_t>(program.sampled_ids()[i])];
+    draws[i] = {static_cast<float>(drawn - best - std::log(sum)), best - second};
   }
 }
 
-// The ids' message: the one edge between ranks outside programs.
-Status Rank::State::SendResult(StepDescriptor& step) {
-  if (sampling_rank == 0 || world_rank != sampling_rank) return Status();
+// Lays the result out in a buffer of its own and lets it go: rank 0 asks for it when it comes to
+// it, and the next step needn't wait. The buffer is free again when rank 0 has started as many
+// steps more as may be in flight.
+Status Rank::State::StartResult(StepDescriptor& step) {
+  if (results.empty()) return Status();
+  ResultBuffer& result = results[next_result];
+  next_result = (next_result + 1) % results.size();
+  if (result.request.valid()) {
+    LLMIR_RETURN_IF_ERROR(messages->Wait(std::exchange(result.request, {})));
+  }
   const Program& program = *Find(step.program());
-  if (step.program() == plan::ProgramKind::score) {
-    return control->Send(program.logprobs().data(), step.header().tokens * sizeof(float), 0,
-                         kLogprobsTag);
+  const StepHeader& header = step.header();
+  const ResultLayout layout = LayoutOf(header, file->plan().model()->vocabulary());
+  const auto sampled = static_cast<size_t>(header.sampled);
+  std::byte* data = result.data.get();
+  const ResultHeader first{header.number, copy_seconds};
+  std::memcpy(data, &first, sizeof first);
+  if (layout.ids > layout.details) {
+    DescribeDraws(program, {reinterpret_cast<DrawDetails*>(data + layout.details), sampled});
   }
-  const int32_t sampled = step.header().sampled;
-  if (sampled == 0) return Status();
-  LLMIR_RETURN_IF_ERROR(
-      control->Send(program.sampled_ids().data(), sampled * sizeof(int32_t), 0, kIdsTag));
-  if (step.header().return_details != 0) {
-    DescribeDraws(program, sampled);
-    LLMIR_RETURN_IF_ERROR(
-        control->Send(details.data(), sampled * sizeof(DrawDetails), 0, kDetailsTag));
+  if (layout.logits > layout.ids) {
+    std::memcpy(data + layout.ids, program.sampled_ids().data(), layout.logits - layout.ids);
   }
-  if (step.header().return_logits == 0) return Status();
-  return control->Send(program.logits(0).data(), sampled * program.logits(0).size_bytes(), 0,
-                       kLogitsTag);
+  if (layout.logprobs > layout.logits) {
+    std::memcpy(data + layout.logits, program.logits(0).data(), layout.logprobs - layout.logits);
+  }
+  if (layout.end > layout.logprobs) {
+    std::memcpy(data + layout.logprobs, program.logprobs().data(), layout.end - layout.logprobs);
+  }
+  LLMIR_ASSIGN_OR_RETURN(result.request,
+                         messages->StartSend(data, layout.end, /*peer=*/0, kResultTag));
+  return Status();
 }
 
-StatusOr<StepResult> Rank::RunStep(StepDescriptor& step) {
+Status Rank::Start(int replica, StepDescriptor& step) {
   State& s = *state_;
-  LLMIR_RETURN_IF_ERROR(step.Broadcast(*s.control));
-  LLMIR_RETURN_IF_ERROR(s.RunProgram(step));
-  const int32_t sampled = step.header().sampled;
-  const bool score = step.program() == plan::ProgramKind::score;
-  const bool with_details = step.header().return_details != 0 && sampled > 0;
-  const bool with_logits = step.header().return_logits != 0 && sampled > 0;
+  Link& link = s.links[static_cast<size_t>(replica)];
+  if (link.count == link.steps.size()) {
+    return Internal("replica {} has {} steps in flight, the plan allows no more", replica,
+                    link.count);
+  }
+  Link::Step& own = link.steps[(link.oldest + link.count) % link.steps.size()];
+  ++link.count;
+  own.descriptor = &step;
+  own.arrived = false;
+  // The receive comes first: so the result never waits for this rank.
+  if (link.sampling != 0) {
+    const size_t bytes = LayoutOf(step.header(), plan().model()->vocabulary()).end;
+    LLMIR_ASSIGN_OR_RETURN(own.result.request, s.messages->StartRecv(own.result.data.get(), bytes,
+                                                                     link.sampling, kResultTag));
+  }
+  if (link.first != 0) {
+    return step.StartSend(*s.messages, link.first, kDescriptorTag, &own.sends);
+  }
+  LLMIR_RETURN_IF_ERROR(s.PassOn(step, &own.sends));
+  std::function<Status()> meanwhile;
+  if (meanwhile_ || !own.sends.empty()) {
+    meanwhile = [this, &s] {
+      s.messages->Progress();
+      return meanwhile_ ? meanwhile_() : Status();
+    };
+  }
+  LLMIR_RETURN_IF_ERROR(s.RunProgram(step, meanwhile));
+  own.copy_seconds = s.copy_seconds;
+  return Status();
+}
+
+StatusOr<bool> Rank::IsFinished(int replica) {
+  Link& link = state_->links[static_cast<size_t>(replica)];
+  Link::Step& step = link.front();
+  if (link.sampling == 0 || step.arrived) return true;
+  LLMIR_ASSIGN_OR_RETURN(step.arrived, state_->messages->Test(step.result.request));
+  return step.arrived;
+}
+
+StatusOr<StepResult> Rank::Finish(int replica) {
+  State& s = *state_;
+  Link& link = s.links[static_cast<size_t>(replica)];
+  Link::Step& step = link.front();
+  if (link.sampling != 0 && !step.arrived) {
+    LLMIR_RETURN_IF_ERROR(s.messages->Wait(step.result.request));
+  }
+  LLMIR_RETURN_IF_ERROR(s.WaitAll(&step.sends));
+  link.oldest = (link.oldest + 1) % link.steps.size();
+  --link.count;
+
+  StepDescriptor& descriptor = *step.descriptor;
+  const StepHeader& header = descriptor.header();
+  const auto sampled = static_cast<size_t>(header.sampled);
   const size_t vocabulary = plan().model()->vocabulary();
+  const ResultLayout layout = LayoutOf(header, vocabulary);
   StepResult result;
-  result.copy_seconds = s.copy_seconds;
-  if (with_details) result.details = std::span(s.details).first(sampled);
-  if (s.sampling_rank == 0) {
-    const Program& program = *s.Find(step.program());
-    if (score) {
-      result.logprobs = program.logprobs().first(step.header().tokens);
+  if (link.sampling == 0) {
+    const Program& program = *s.Find(descriptor.program());
+    result.copy_seconds = step.copy_seconds;
+    if (descriptor.program() == plan::ProgramKind::score) {
+      result.logprobs = program.logprobs().first(static_cast<size_t>(header.tokens));
     } else if (sampled > 0) {
       result.ids = program.sampled_ids();
-      if (with_details) s.DescribeDraws(program, sampled);
-      if (with_logits) result.logits = {program.logits(0).data(), sampled * vocabulary};
+      if (header.return_details != 0) {
+        result.details = std::span(s.details).first(sampled);
+        s.DescribeDraws(program, std::span(s.details).first(sampled));
+      }
+      if (header.return_logits != 0)
+        result.logits = {program.logits(0).data(), sampled * vocabulary};
     }
     return result;
   }
-  if (score) {
-    result.logprobs = std::span(s.logprobs).first(step.header().tokens);
-    LLMIR_RETURN_IF_ERROR(s.control->Recv(s.logprobs.data(), result.logprobs.size_bytes(),
-                                          s.sampling_rank, kLogprobsTag));
-  } else if (sampled > 0) {
-    result.ids = std::span(s.ids).first(sampled);
-    LLMIR_RETURN_IF_ERROR(
-        s.control->Recv(s.ids.data(), result.ids.size_bytes(), s.sampling_rank, kIdsTag));
-    if (with_details) {
-      LLMIR_RETURN_IF_ERROR(s.control->Recv(s.details.data(), result.details.size_bytes(),
-                                            s.sampling_rank, kDetailsTag));
-    }
-    if (with_logits) {
-      result.logits = std::span(s.logits).first(sampled * vocabulary);
-      LLMIR_RETURN_IF_ERROR(s.control->Recv(s.logits.data(), result.logits.size_bytes(),
-                                            s.sampling_rank, kLogitsTag));
-    }
+  const std::byte* data = step.result.data.get();
+  ResultHeader first{};
+  std::memcpy(&first, data, sizeof first);
+  if (first.number != header.number) {
+    return Internal("replica {} sent the result of step {}, expected that of step {}", replica,
+                    first.number, header.number);
   }
+  result.copy_seconds = first.copy_seconds;
+  const auto part = [&]<typename T>(std::span<const T>* out, size_t begin, size_t end) {
+    *out = {reinterpret_cast<const T*>(data + begin), (end - begin) / sizeof(T)};
+  };
+  part(&result.details, layout.details, layout.ids);
+  part(&result.ids, layout.ids, layout.logits);
+  part(&result.logits, layout.logits, layout.logprobs);
+  part(&result.logprobs, layout.logprobs, layout.end);
   return result;
 }
 
 Status Rank::Serve() {
   State& s = *state_;
+  const std::function<Status()> progress = [&s] {
+    s.messages->Progress();
+    return Status();
+  };
   for (;;) {
-    LLMIR_RETURN_IF_ERROR(s.descriptor->Broadcast(*s.control));
-    if (s.descriptor->header().stop != 0) return Status();
-    LLMIR_RETURN_IF_ERROR(s.RunProgram(*s.descriptor));
-    LLMIR_RETURN_IF_ERROR(s.SendResult(*s.descriptor));
+    if (s.resources.stage_rank == 0) {
+      LLMIR_RETURN_IF_ERROR(s.descriptor->Receive(*s.messages, s.upstream, kDescriptorTag));
+    }
+    LLMIR_RETURN_IF_ERROR(s.PassOn(*s.descriptor, &s.relays));
+    if (s.descriptor->header().stop != 0) break;
+    const bool sends = !s.relays.empty() || !s.results.empty();
+    LLMIR_RETURN_IF_ERROR(s.RunProgram(*s.descriptor, sends ? progress : nullptr));
+    LLMIR_RETURN_IF_ERROR(s.WaitAll(&s.relays));
+    LLMIR_RETURN_IF_ERROR(s.StartResult(*s.descriptor));
   }
+  for (ResultBuffer& result : s.results) {
+    if (result.request.valid()) LLMIR_RETURN_IF_ERROR(s.messages->Wait(result.request));
+  }
+  return s.WaitAll(&s.relays);
 }
 
 Status Rank::Stop() {
   State& s = *state_;
+  for (size_t r = 0; r < s.links.size(); ++r) {
+    while (s.links[r].count > 0) LLMIR_RETURN_IF_ERROR(Finish(static_cast<int>(r)).status());
+  }
   s.descriptor->Resize(plan::ProgramKind::decode, 0, 0, 0, 0);
   s.descriptor->header().stop = 1;
-  return s.descriptor->Broadcast(*s.control);
+  std::vector<comm::Request> sends;
+  for (const Link& link : s.links) {
+    if (link.first == 0) {
+      LLMIR_RETURN_IF_ERROR(s.PassOn(*s.descriptor, &sends));
+    } else {
+      LLMIR_RETURN_IF_ERROR(
+          s.descriptor->StartSend(*s.messages, link.first, kDescriptorTag, &sends));
+    }
+  }
+  return s.WaitAll(&sends);
+}
+
+StatusOr<std::vector<std::vector<Arrival>>> Rank::CompareArrivals(comm::World& world) const {
+  return executor::CompareArrivals(world, state_->programs, *state_->messages);
 }
 
 StatusOr<std::vector<std::string>> Rank::Collect(const std::string& text) {
@@ -329,21 +519,21 @@ StatusOr<std::vector<std::string>> Rank::Collect(const std::string& text) {
   std::vector<std::string> all;
   if (s.world_rank != 0) {
     const uint64_t size = text.size();
-    LLMIR_RETURN_IF_ERROR(s.control->Send(&size, sizeof size, 0, kTextSizeTag));
+    LLMIR_RETURN_IF_ERROR(s.messages->Send(&size, sizeof size, 0, kTextSizeTag));
     for (size_t at = 0; at < size; at += piece) {
       LLMIR_RETURN_IF_ERROR(
-          s.control->Send(text.data() + at, std::min<size_t>(piece, size - at), 0, kTextTag));
+          s.messages->Send(text.data() + at, std::min<size_t>(piece, size - at), 0, kTextTag));
     }
     return all;
   }
   all.push_back(text);
-  for (int rank = 1; rank < s.control->size(); ++rank) {
+  for (int rank = 1; rank < s.messages->size(); ++rank) {
     uint64_t size = 0;
-    LLMIR_RETURN_IF_ERROR(s.control->Recv(&size, sizeof size, rank, kTextSizeTag));
+    LLMIR_RETURN_IF_ERROR(s.messages->Recv(&size, sizeof size, rank, kTextSizeTag));
     std::string received(size, '\0');
     for (size_t at = 0; at < size; at += piece) {
-      LLMIR_RETURN_IF_ERROR(s.control->Recv(received.data() + at,
-                                            std::min<size_t>(piece, size - at), rank, kTextTag));
+      LLMIR_RETURN_IF_ERROR(s.messages->Recv(received.data() + at,
+                                             std::min<size_t>(piece, size - at), rank, kTextTag));
     }
     all.push_back(std::move(received));
   }
@@ -353,6 +543,8 @@ StatusOr<std::vector<std::string>> Rank::Collect(const std::string& text) {
 const plan::Plan& Rank::plan() const { return state_->file->plan(); }
 const Weights& Rank::weights() const { return *state_->weights; }
 const plan::Rank& Rank::plan_rank() const { return *state_->resources.rank; }
+uint32_t Rank::replica() const { return state_->replica; }
+uint32_t Rank::stage() const { return state_->stage_index; }
 int Rank::cores() const { return state_->cores; }
 bool Rank::pinned() const { return state_->pinned; }
 int Rank::threads() const { return state_->pool->threads(); }

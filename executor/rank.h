@@ -1,5 +1,10 @@
-// One rank of a job: its memory, weights, KV blocks, channels and programs. Rank 0 of a replica
-// also drives it (engine.h); the others serve steps until they are told to stop.
+// One rank of a job: its memory, weights, KV blocks, channels and programs. Rank 0 also drives all
+// replicas (engine.h); the others serve steps until they are told to stop.
+//
+// A descriptor goes from rank 0 to the first rank of each replica's first stage, from there to that
+// stage's ranks and to the first rank of the next stage, and so on, each before it runs its own
+// program: so ranks get descriptors in one order, and a stage that is behind holds nobody up. The
+// result comes from the last stage's first rank.
 #pragma once
 
 #include <memory>
@@ -8,6 +13,7 @@
 #include <vector>
 
 #include "comm/world.h"
+#include "executor/arrivals.h"
 #include "executor/engine/step_runner.h"
 #include "executor/program.h"
 #include "executor/step_descriptor.h"
@@ -38,20 +44,25 @@ class Rank final : public StepRunner {
                                                 const LoadProgress& progress);
   ~Rank() override;
 
-  // Rank 0: sends the descriptor to the replica, runs its own program, and returns what the
-  // sampling rank gives.
-  StatusOr<StepResult> RunStep(StepDescriptor& descriptor) override;
+  // Rank 0: sends the descriptor on its way and, in its own replica, runs its own program.
+  Status Start(int replica, StepDescriptor& descriptor) override;
+  StatusOr<bool> IsFinished(int replica) override;
+  StatusOr<StepResult> Finish(int replica) override;
   // The other ranks: run steps as descriptors come, until one says stop.
   Status Serve();
-  // Rank 0: ends Serve on all others.
+  // Rank 0: ends Serve on all others, after what is in flight.
   Status Stop();
 
-  // Collective over the replica: every rank's `text`, in rank order, on rank 0.
+  // Collective over the job, after a run with timing.
+  StatusOr<std::vector<std::vector<Arrival>>> CompareArrivals(comm::World& world) const;
+  // Collective over the job: every rank's `text`, in rank order, on rank 0.
   StatusOr<std::vector<std::string>> Collect(const std::string& text);
 
   const plan::Plan& plan() const;
   const Weights& weights() const;
   const plan::Rank& plan_rank() const;
+  uint32_t replica() const;
+  uint32_t stage() const;  // of the replica
   int threads() const;
   int cores() const;    // that this process may run on
   bool pinned() const;  // each thread has a core of its own

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "executor/output_files.h"
@@ -22,7 +23,7 @@ double Quantile(std::vector<float>& values, double q) {
   return values[at];
 }
 
-Json StepJson(const Program::StepReport& step) {
+Json StepJson(const Program::StepReport& step, const Arrival& arrival) {
   std::vector<float> kept(
       step.times->kept_us,
       step.times->kept_us + std::min<uint64_t>(step.times->count, StepTimes::kKept));
@@ -34,7 +35,12 @@ Json StepJson(const Program::StepReport& step) {
   json["median_us"] = Quantile(kept, 0.5);
   json["p95_us"] = Quantile(kept, 0.95);
   json["total_us"] = step.times->total_us;
-  if (step.communication) json["message_bytes"] = step.message_bytes;
+  if (step.communication) {
+    json["message_bytes"] = step.message_bytes;
+    json["wait_us"] = step.times->total_us * arrival.waited;
+    json["transfer_us"] = step.times->total_us * (1 - arrival.waited);
+    json["awaited_us"] = arrival.awaited_us;
+  }
   return json;
 }
 
@@ -77,10 +83,13 @@ uint64_t PeakResidentBytes() {
 }
 
 std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
-                       uint64_t peak_bytes, double bandwidth) {
+                       const std::vector<std::vector<Arrival>>& arrivals, uint64_t peak_bytes,
+                       double bandwidth) {
   const LoadStatistics& load = rank.weights().statistics();
   Json json;
   json["rank"] = world_rank;
+  json["replica"] = rank.replica();
+  json["stage"] = rank.stage();
   json["host"] = host;
   json["threads"] = rank.threads();
   json["cores"] = rank.cores();
@@ -102,24 +111,47 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["peak_resident_bytes"] = peak_bytes;
   json["read_bandwidth"] = bandwidth;
   json["programs"] = Json::array();
-  for (const auto& program : rank.programs()) {
-    if (program->runs() == 0) continue;
+  Json times = {{"compute", 0.0}, {"wait", 0.0}, {"transfer", 0.0}, {"awaited", 0.0}};
+  double planned = 0;
+  for (size_t p = 0; p < rank.programs().size(); ++p) {
+    const Program& program = *rank.programs()[p];
+    if (program.runs() == 0) continue;
     Json entry;
-    entry["program"] = plan::EnumNameProgramKind(program->kind());
-    entry["runs"] = program->runs();
-    entry["tokens"] = program->tokens();
-    double wait = 0;
+    entry["program"] = plan::EnumNameProgramKind(program.kind());
+    entry["runs"] = program.runs();
+    entry["tokens"] = program.tokens();
     double total = 0;
+    double wait = 0;
+    double transfer = 0;
+    double awaited = 0;
     entry["steps"] = Json::array();
-    for (const auto& step : program->report()) {
-      total += step.times->total_us;
-      if (step.communication) wait += step.times->total_us;
-      entry["steps"].push_back(StepJson(step));
+    const std::vector<Program::StepReport> steps = program.report();
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const Arrival arrival = i < arrivals[p].size() ? arrivals[p][i] : Arrival{};
+      total += steps[i].times->total_us;
+      planned += steps[i].flops_per_token * static_cast<double>(program.tokens());
+      if (steps[i].communication) {
+        wait += steps[i].times->total_us * arrival.waited;
+        transfer += steps[i].times->total_us * (1 - arrival.waited);
+        awaited += arrival.awaited_us;
+      }
+      entry["steps"].push_back(StepJson(steps[i], arrival));
     }
     entry["total_us"] = total;
-    entry["communication_us"] = wait;
+    entry["communication_us"] = wait + transfer;
+    entry["wait_us"] = wait;
+    entry["transfer_us"] = transfer;
+    entry["compute_us"] = total - wait - transfer;
+    entry["awaited_us"] = awaited;
+    const std::pair<const char*, double> parts[] = {{"compute", total - wait - transfer},
+                                                    {"wait", wait},
+                                                    {"transfer", transfer},
+                                                    {"awaited", awaited}};
+    for (const auto& [name, us] : parts) times[name] = times[name].get<double>() + us * 1e-6;
     json["programs"].push_back(std::move(entry));
   }
+  json["seconds"] = std::move(times);
+  json["planned_flops"] = planned;
   return json.dump();
 }
 
@@ -128,6 +160,46 @@ double TotalBandwidth(const std::vector<std::string>& rank_reports) {
   for (const std::string& text : rank_reports)
     total += Json::parse(text, nullptr, false).value("read_bandwidth", 0.0);
   return total;
+}
+
+RankTimes CompareRanks(const std::vector<std::string>& rank_reports) {
+  RankTimes result;
+  std::vector<double> paces;  // seconds of computation by what is planned
+  for (size_t r = 0; r < rank_reports.size(); ++r) {
+    const Json json = Json::parse(rank_reports[r], nullptr, false);
+    const Json& seconds = json["seconds"];
+    const double parts[] = {seconds["compute"], seconds["wait"], seconds["transfer"]};
+    const double total = std::max(parts[0] + parts[1] + parts[2], 1e-9);
+    const std::pair<double*, double*> ranges[] = {{&result.least_compute, &result.most_compute},
+                                                  {&result.least_wait, &result.most_wait},
+                                                  {&result.least_transfer, &result.most_transfer}};
+    for (size_t k = 0; k < std::size(parts); ++k) {
+      const double share = parts[k] / total;
+      *ranges[k].first = r == 0 ? share : std::min(*ranges[k].first, share);
+      *ranges[k].second = r == 0 ? share : std::max(*ranges[k].second, share);
+    }
+    paces.push_back(parts[0] / std::max(json["planned_flops"].get<double>(), 1.0));
+    if (paces.back() < paces[static_cast<size_t>(result.slowest)]) continue;
+    result.slowest = static_cast<int>(r);
+    result.awaited_seconds = seconds["awaited"];
+  }
+  const double slowest = paces[static_cast<size_t>(result.slowest)];
+  const auto middle = paces.begin() + static_cast<std::ptrdiff_t>((paces.size() - 1) / 2);
+  std::ranges::nth_element(paces, middle);
+  if (*middle > 0) result.slowness = slowest / *middle;
+  return result;
+}
+
+std::string RankLine(const RankTimes& times) {
+  const auto range = [](double least, double most) {
+    return fmt::format("{:.0f} to {:.0f} %", 100 * least, 100 * most);
+  };
+  return fmt::format(
+      "ranks: {} compute, {} wait for others, {} transfer | slowest: rank {}, {:.2f} x the median "
+      "rank's time for its work; others waited {:.2f} s for it",
+      range(times.least_compute, times.most_compute), range(times.least_wait, times.most_wait),
+      range(times.least_transfer, times.most_transfer), times.slowest, times.slowness,
+      times.awaited_seconds);
 }
 
 Status WriteReport(const std::string& path, const RunFacts& facts,
@@ -146,6 +218,12 @@ Status WriteReport(const std::string& path, const RunFacts& facts,
       {"load_seconds", facts.load_seconds},   {"prefill_seconds", facts.prefill_seconds}};
   json["without_exchange"] = facts.without_exchange;
   json["engine"] = Json::parse(EngineReport(statistics), nullptr, false);
+  if (rank_reports.size() > 1) {
+    const RankTimes times = CompareRanks(rank_reports);
+    json["slowest"] = {{"rank", times.slowest},
+                       {"times_median", times.slowness},
+                       {"awaited_seconds", times.awaited_seconds}};
+  }
   json["ranks"] = Json::array();
   for (const std::string& text : rank_reports)
     json["ranks"].push_back(Json::parse(text, nullptr, false));

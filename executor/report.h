@@ -12,10 +12,26 @@
 namespace llmir::executor {
 
 // This rank's part as JSON text: host, threads, ISA, bytes consumed and read, memory, and for each
-// program and step count, median, p95 and total microseconds and message bytes. `bandwidth`: bytes
+// program and step count, median, p95 and total microseconds and, where ranks communicate, bytes,
+// waiting for others and transfer. `arrivals`: as CompareArrivals gives them. `bandwidth`: bytes
 // per second, 0 = not measured.
 std::string RankReport(const Rank& rank, int world_rank, const std::string& host,
-                       uint64_t peak_bytes, double bandwidth);
+                       const std::vector<std::vector<Arrival>>& arrivals, uint64_t peak_bytes,
+                       double bandwidth);
+
+// How the ranks spent the time in their programs, and which one is slow: takes most time to compute
+// by what the plan gives it to do.
+struct RankTimes {
+  double least_compute = 0, most_compute = 0;  // 0 ... 1 of a rank's time in programs
+  double least_wait = 0, most_wait = 0;        // for other ranks
+  double least_transfer = 0, most_transfer = 0;
+  int slowest = 0;             // rank
+  double slowness = 1;         // of its pace, by the median rank's
+  double awaited_seconds = 0;  // others' time that was spent waiting for it
+};
+RankTimes CompareRanks(const std::vector<std::string>& rank_reports);
+// One line for people.
+std::string RankLine(const RankTimes& times);
 
 // What the engine did, as a JSON object: "engine" of the report.
 std::string EngineReport(const EngineStatistics& statistics);

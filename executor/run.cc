@@ -401,7 +401,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.model = options.model;
   rank_options.random_seed = options.random_seed;
   rank_options.threads = options.threads;
-  rank_options.timing = !options.report.empty();
+  rank_options.timing = !options.report.empty() || wanted > 1;
   rank_options.swap_blocks = options.engine.swap_blocks;
   rank_options.collect_activations = !options.activations.empty();
   rank_options.exchange = !options.without_exchange;
@@ -487,14 +487,18 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
     LLMIR_RETURN_IF_ERROR(world.Agree(measured.status()));
     bandwidth = *measured;
   }
-  LLMIR_ASSIGN_OR_RETURN(
-      const std::vector<std::string> reports,
-      rank->Collect(RankReport(*rank, world.rank(), world.host(), peak_bytes, bandwidth)));
+  LLMIR_ASSIGN_OR_RETURN(const auto arrivals, rank->CompareArrivals(world));
+  LLMIR_ASSIGN_OR_RETURN(const std::vector<std::string> reports,
+                         rank->Collect(RankReport(*rank, world.rank(), world.host(), arrivals,
+                                                  peak_bytes, bandwidth)));
   if (!driver) return world.Agree(Status());
   if (!options.report.empty()) {
     status = WriteReport(options.report, facts, statistics, reports);
   }
   if (measure) run.PrintClosingLine(statistics, TotalBandwidth(reports), facts.run_seconds);
+  if (talk && wanted > 1) {
+    std::fprintf(stderr, "%s\n", RankLine(CompareRanks(reports)).c_str());
+  }
   return world.Agree(status);
 }
 

@@ -71,6 +71,16 @@ void StepDescriptor::Resize(plan::ProgramKind program, int32_t tokens, int32_t s
   h.blocks = blocks;
 }
 
+Status StepDescriptor::ReadHeader() {
+  const StepHeader& h = header();
+  offsets_ = Layout(h.tokens, h.sequences, h.sampled, h.blocks, h.copies,
+                    program() == plan::ProgramKind::score);
+  if (h.bytes != offsets_.end || h.bytes > buffer_.size() || h.tokens > capacity_.tokens) {
+    return Internal("step descriptor {}: {} bytes, expected {}", h.number, h.bytes, offsets_.end);
+  }
+  return Status();
+}
+
 Status StepDescriptor::Broadcast(comm::Channel& channel) {
   if (channel.size() == 1) return Status();
   LLMIR_ASSIGN_OR_RETURN(comm::Request request,
@@ -79,12 +89,7 @@ Status StepDescriptor::Broadcast(comm::Channel& channel) {
     LLMIR_RETURN_IF_ERROR(channel.Wait(request));
   } else {
     LLMIR_RETURN_IF_ERROR(channel.WaitIdle(request));
-    const StepHeader& h = header();
-    offsets_ = Layout(h.tokens, h.sequences, h.sampled, h.blocks, h.copies,
-                      program() == plan::ProgramKind::score);
-    if (h.bytes != offsets_.end || h.bytes > buffer_.size() || h.tokens > capacity_.tokens) {
-      return Internal("step descriptor {}: {} bytes, expected {}", h.number, h.bytes, offsets_.end);
-    }
+    LLMIR_RETURN_IF_ERROR(ReadHeader());
   }
   const size_t bytes = header().bytes;
   if (bytes > kFirstMessageBytes) {
@@ -92,6 +97,30 @@ Status StepDescriptor::Broadcast(comm::Channel& channel) {
         channel.Broadcast(buffer_.data() + kFirstMessageBytes, bytes - kFirstMessageBytes, 0));
   }
   return Status();
+}
+
+Status StepDescriptor::StartSend(comm::Channel& channel, int peer, int tag,
+                                 std::vector<comm::Request>* requests) const {
+  LLMIR_ASSIGN_OR_RETURN(const comm::Request first,
+                         channel.StartSend(buffer_.data(), kFirstMessageBytes, peer, tag));
+  requests->push_back(first);
+  const size_t bytes = header().bytes;
+  if (bytes <= kFirstMessageBytes) return Status();
+  LLMIR_ASSIGN_OR_RETURN(const comm::Request rest,
+                         channel.StartSend(buffer_.data() + kFirstMessageBytes,
+                                           bytes - kFirstMessageBytes, peer, tag));
+  requests->push_back(rest);
+  return Status();
+}
+
+Status StepDescriptor::Receive(comm::Channel& channel, int peer, int tag) {
+  LLMIR_ASSIGN_OR_RETURN(const comm::Request request,
+                         channel.StartRecv(buffer_.data(), kFirstMessageBytes, peer, tag));
+  LLMIR_RETURN_IF_ERROR(channel.WaitIdle(request));
+  LLMIR_RETURN_IF_ERROR(ReadHeader());
+  const size_t bytes = header().bytes;
+  if (bytes <= kFirstMessageBytes) return Status();
+  return channel.Recv(buffer_.data() + kFirstMessageBytes, bytes - kFirstMessageBytes, peer, tag);
 }
 
 }  // namespace llmir::executor

@@ -83,6 +83,11 @@ class StepDescriptor {
 
   // Rank 0 of `channel` sends, the others receive (sleeping while the engine is idle).
   Status Broadcast(comm::Channel& channel);
+  // The same to one rank. What StartSend adds to `requests` is to be waited for; until then nothing
+  // may change.
+  Status StartSend(comm::Channel& channel, int peer, int tag,
+                   std::vector<comm::Request>* requests) const;
+  Status Receive(comm::Channel& channel, int peer, int tag);
 
   // Largest message, for sizing the channel.
   size_t capacity_bytes() const { return buffer_.size() * sizeof(buffer_[0]); }
@@ -94,6 +99,8 @@ class StepDescriptor {
   };
   static Offsets Layout(int32_t tokens, int32_t sequences, int32_t sampled, int32_t blocks,
                         int32_t copies, bool score);
+  // Takes note of where the arrays are that a received header speaks of.
+  Status ReadHeader();
   std::span<int32_t> Array(size_t offset, int32_t count) {
     return {reinterpret_cast<int32_t*>(buffer_.data() + offset), static_cast<size_t>(count)};
   }

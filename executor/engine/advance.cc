@@ -7,30 +7,34 @@
 
 namespace llmir::executor {
 
-Status Engine::Advance(const StepResult& result) {
+Status Engine::Advance(Replica& replica, const StepResult& result) {
   size_t draw = 0;
-  const size_t sequences = step_.size();
-  for (size_t s = 0; s < sequences; ++s) {
-    Sequence& sequence = *step_[s];
+  for (const Flight::Entry& entry : replica.front().entries) {
+    Sequence& sequence = *entry.sequence;
+    const size_t first = draw;
+    draw += static_cast<size_t>(entry.draws);
+    --sequence.flights;
+    if (sequence.job == nullptr) {
+      if (sequence.flights > 0) continue;
+      GiveBack(sequence);
+      std::erase_if(replica.left,
+                    [&](const SequencePointer& other) { return other.get() == &sequence; });
+      continue;
+    }
     sequence.taken.clear();
     sequence.taken_details.clear();
-    sequence.job->tenant->service += sequence.rows;
-    const auto drafted = static_cast<int32_t>(sequence.draft.size());
-    const bool drew = sequence.rows - drafted == sequence.pending();
-    const auto draws = static_cast<size_t>(drew ? 1 + sequence.followers + drafted : 0);
-    if (!drew) {
-      sequence.computed += sequence.rows;
-    } else {
-      LLMIR_RETURN_IF_ERROR(Take(sequence, result, draw));
+    if (entry.draws > 0) {
+      sequence.draws = false;
+      LLMIR_RETURN_IF_ERROR(Take(sequence, result, first));
+      drawn_.push_back(&sequence);
     }
-    if (options_.reuse_prefixes) {
-      pool_.Cache(sequence.id,
-                  std::span(sequence.ids).first(static_cast<size_t>(sequence.computed)),
-                  sequence.job->tenant->salt);
+    // The sequence may go on with equal blocks instead, so none of its own may be in use.
+    if (options_.reuse_prefixes && sequence.flights == 0) {
+      replica.pool.Cache(sequence.id,
+                         std::span(sequence.ids).first(static_cast<size_t>(sequence.computed)),
+                         sequence.job->tenant->salt);
     }
-    if (drew && sequence.followers > 0) ForkFollowers(sequence, result, draw);
-    sequence.rows = 0;
-    draw += draws;
+    if (entry.draws > 0 && sequence.followers > 0) ForkFollowers(sequence, result, first);
   }
   return Status();
 }
@@ -74,7 +78,7 @@ Status Engine::Take(Sequence& sequence, const StepResult& result, size_t draw) {
   sequence.draft.clear();
   // The last id isn't computed yet; keys and values of guesses that weren't drawn are forgotten.
   sequence.computed = static_cast<int32_t>(sequence.ids.size()) - 1;
-  pool_.Shrink(sequence.id, sequence.computed);
+  sequence.replica->pool.Shrink(sequence.id, sequence.computed);
   return Status();
 }
 
@@ -88,14 +92,16 @@ bool Engine::IsComplete(const Sequence& sequence, int32_t id) const {
 
 void Engine::ForkFollowers(Sequence& leader, const StepResult& result, size_t draw) {
   const int32_t followers = std::exchange(leader.followers, 0);
+  Replica& replica = *leader.replica;
   const auto at = std::ranges::find_if(
-      running_, [&](const SequencePointer& other) { return other.get() == &leader; });
+      replica.running, [&](const SequencePointer& other) { return other.get() == &leader; });
   std::vector<SequencePointer> forked;
   for (int32_t i = 1; i <= followers; ++i) {
     SequencePointer sequence = NewSequence(*leader.job, leader.candidate + i, 0);
     // Slots of the batch were kept for them.
-    sequence->id = pool_.Create().value();
-    pool_.Fork(sequence->id, leader.id);
+    sequence->replica = &replica;
+    sequence->id = replica.pool.Create().value();
+    replica.pool.Fork(sequence->id, leader.id);
     sequence->computed = leader.computed;
     const size_t own = draw + static_cast<size_t>(i);
     const int32_t id =
@@ -108,11 +114,11 @@ void Engine::ForkFollowers(Sequence& leader, const StepResult& result, size_t dr
     }
     sequence->first_token = sequence->last_token = leader.last_token;
     ++statistics_.generated_tokens;
-    step_.push_back(sequence.get());
+    drawn_.push_back(sequence.get());
     forked.push_back(std::move(sequence));
   }
-  running_.insert(at + 1, std::make_move_iterator(forked.begin()),
-                  std::make_move_iterator(forked.end()));
+  replica.running.insert(at + 1, std::make_move_iterator(forked.begin()),
+                         std::make_move_iterator(forked.end()));
 }
 
 }  // namespace llmir::executor

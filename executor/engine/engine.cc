@@ -74,6 +74,25 @@ constexpr size_t kKeptSteps = 4096;  // whose scheduler times are kept
 
 }  // namespace
 
+Engine::Replica::Replica(const plan::Plan& plan, int number, const EngineOptions& options)
+    : number(number),
+      pool(static_cast<int32_t>(plan.kv()->blocks()), static_cast<int32_t>(plan.kv()->block_size()),
+           static_cast<int32_t>(plan::RunningSequences(plan) + PrefixCount(plan)),
+           static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()),
+           // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
+           static_cast<int32_t>((plan.kv()->blocks() - plan::PinnedBlocks(plan)) /
+                                plan::RunningSequences(plan)),
+           options.tree) {
+  const StepCapacity capacity = CapacityOf(plan);
+  running.reserve(plan::RunningSequences(plan));
+  copies.reserve(static_cast<size_t>(capacity.copies));
+  for (int32_t place = options.swap_blocks - 1; place >= 0; --place) free_swap.push_back(place);
+  for (uint32_t i = 0; i < plan.limits()->steps_in_flight(); ++i) {
+    flights.emplace_back(capacity);
+    flights.back().entries.reserve(plan.limits()->max_batch());
+  }
+}
+
 Engine::Engine(const plan::Plan& plan, StepRunner& runner, EngineOptions options,
                const checkpoint::Tokenizer* tokenizer, std::vector<int32_t> end_ids,
                EngineEvents events)
@@ -84,28 +103,22 @@ Engine::Engine(const plan::Plan& plan, StepRunner& runner, EngineOptions options
       end_ids_(std::move(end_ids)),
       events_(std::move(events)),
       limits_(*plan.limits()),
-      pool_(static_cast<int32_t>(plan.kv()->blocks()),
-            static_cast<int32_t>(plan.kv()->block_size()),
-            static_cast<int32_t>(limits_.max_batch() + PrefixCount(plan)),
-            static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()),
-            // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
-            static_cast<int32_t>((plan.kv()->blocks() - plan::PinnedBlocks(plan)) /
-                                 limits_.max_batch()),
-            options_.tree),
       capacity_(CapacityOf(plan)),
-      descriptor_(capacity_),
+      most_running_(static_cast<int32_t>(plan::RunningSequences(plan))),
       window_(static_cast<int32_t>(plan::KvWindow(*plan.model()))),
       predicted_prefill_(PredictedPrefillSeconds(plan)),
       growth_(ContextGrowth(plan)) {
-  step_.reserve(2 * limits_.max_batch());
+  for (uint32_t r = 0; r < plan.replicas()->size(); ++r) {
+    replicas_.push_back(std::make_unique<Replica>(plan, static_cast<int>(r), options_));
+  }
+  candidates_.reserve(replicas_.size());
   step_ids_.reserve(limits_.max_batch());
-  running_.reserve(limits_.max_batch());
-  copies_.reserve(static_cast<size_t>(capacity_.copies));
+  drawn_.reserve(2 * limits_.max_batch());
   statistics_.scheduler_us.reserve(kKeptSteps);
-  for (int32_t place = options_.swap_blocks - 1; place >= 0; --place) free_swap_.push_back(place);
+  if (replicas_.size() > 1) runner_.set_meanwhile([this] { return Meanwhile(); });
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() { runner_.set_meanwhile({}); }
 
 int32_t WorstBlocks(const plan::Plan& plan, int64_t tokens, int32_t prefix) {
   const auto held = static_cast<int32_t>(
@@ -237,73 +250,143 @@ void Engine::Wait(SequencePointer sequence) {
 }
 
 Status Engine::Step() {
-  if (jobs_.empty()) return Status();
+  if (idle()) return Status();
   const auto begin = Clock::now();
-  step_.clear();
   LLMIR_RETURN_IF_ERROR(Admit());
-  LLMIR_RETURN_IF_ERROR(GiveDecodesTheirRows());
-  LLMIR_RETURN_IF_ERROR(GivePromptsTheirRows());
-  if (step_.empty()) {
-    return Internal("{} requests are there, {} sequences run, but none got a row", jobs_.size(),
-                    running_.size());
+  admission_ = Clock::now() - begin;
+  bool moved = false;
+  Replica* awaited = nullptr;  // whose result was asked for first
+  // Backwards: the first replica's step computes in this process, while the others compute theirs.
+  for (auto at = replicas_.rbegin(); at != replicas_.rend(); ++at) {
+    Replica& replica = **at;
+    LLMIR_ASSIGN_OR_RETURN(const bool started, StartStep(replica));
+    moved = moved || started;
+    if (replica.in_flight == 0 || (started && replica.in_flight < replica.flights.size())) continue;
+    if (replicas_.size() == 1) return TakeStep(replica);
+    LLMIR_ASSIGN_OR_RETURN(const bool finished, runner_.IsFinished(replica.number));
+    if (finished) {
+      LLMIR_RETURN_IF_ERROR(TakeStep(replica));
+      moved = true;
+    } else if (awaited == nullptr || replica.front().started < awaited->front().started) {
+      awaited = &replica;
+    }
   }
-  Compose();
-  const auto composed = Clock::now();
-  auto result = runner_.RunStep(descriptor_);
-  if (!result.ok()) return result.status();
+  if (moved) return Status();
+  if (awaited != nullptr) return TakeStep(*awaited);
+  return Internal("{} requests are there, but none got a row", jobs_.size());
+}
+
+StatusOr<bool> Engine::StartStep(Replica& replica) {
+  if (replica.in_flight == replica.flights.size() || replica.running.empty()) return false;
+  const auto begin = Clock::now();
+  Flight& flight = replica.composed();
+  flight.entries.clear();
+  LLMIR_RETURN_IF_ERROR(GiveDecodesTheirRows(replica));
+  LLMIR_RETURN_IF_ERROR(GivePromptsTheirRows(replica));
+  if (flight.entries.empty()) return false;
+  Compose(replica);
+  flight.started = Clock::now();
+  flight.scheduled = flight.started - begin + std::exchange(admission_, {});
+  ++replica.in_flight;
+  ++in_flight_;
+  computing_ = &replica;
+  LLMIR_RETURN_IF_ERROR(runner_.Start(replica.number, flight.descriptor));
+  computing_ = nullptr;
+  return true;
+}
+
+Status Engine::TakeStep(Replica& replica) {
+  LLMIR_ASSIGN_OR_RETURN(const StepResult result, runner_.Finish(replica.number));
   const auto done = Clock::now();
-  Measure(std::chrono::duration<double>(done - composed).count(), *result);
-  LLMIR_RETURN_IF_ERROR(Advance(*result));
-  const auto scheduled =
-      std::chrono::duration<float, std::micro>((composed - begin) + (Clock::now() - done));
+  Flight& flight = replica.front();
+  Measure(replica, result);
+  drawn_.clear();
+  LLMIR_RETURN_IF_ERROR(Advance(replica, result));
+  replica.oldest = (replica.oldest + 1) % replica.flights.size();
+  --replica.in_flight;
+  --in_flight_;
+  if (std::exchange(retry_, false)) blocked_ = false;
+  const float scheduled =
+      std::chrono::duration<float, std::micro>(flight.scheduled + (Clock::now() - done)).count();
   if (statistics_.scheduler_us.size() < kKeptSteps) {
-    statistics_.scheduler_us.push_back(scheduled.count());
+    statistics_.scheduler_us.push_back(scheduled);
   } else {
-    statistics_.scheduler_us[scheduled_++ % kKeptSteps] = scheduled.count();
+    statistics_.scheduler_us[scheduled_++ % kKeptSteps] = scheduled;
   }
-  for (Sequence* sequence : step_) {
-    if (!sequence->taken.empty()) Tell(*sequence);
-  }
+  for (Sequence* sequence : drawn_) Tell(*sequence);
   RemoveFinished();
   return Status();
 }
 
-void Engine::Measure(double seconds, const StepResult& result) {
-  ++statistics_.steps;
-  if (!descriptor_.copies().empty()) {
-    const auto copies = static_cast<double>(descriptor_.copies().size());
-    copy_seconds_.Add(result.copy_seconds / copies);
-    seconds -= result.copy_seconds;
+Status Engine::Meanwhile() {
+  bool any = false;
+  for (const auto& replica : replicas_) {
+    if (replica.get() == computing_ || replica->in_flight == 0) continue;
+    LLMIR_ASSIGN_OR_RETURN(const bool finished, runner_.IsFinished(replica->number));
+    if (finished) LLMIR_RETURN_IF_ERROR(TakeStep(*replica));
+    any = any || finished;
   }
-  const StepHeader& header = descriptor_.header();
-  if (descriptor_.program() == plan::ProgramKind::decode) {
-    statistics_.decode_seconds += seconds;
+  if (!any) return Status();
+  LLMIR_RETURN_IF_ERROR(Admit());
+  Replica* const computing = computing_;
+  for (const auto& replica : replicas_) {
+    if (replica.get() == computing) continue;
+    LLMIR_RETURN_IF_ERROR(StartStep(*replica).status());
+    computing_ = computing;
+  }
+  return Status();
+}
+
+void Engine::Measure(Replica& replica, const StepResult& result) {
+  Flight& flight = replica.front();
+  StepDescriptor& descriptor = flight.descriptor;
+  const auto now = Clock::now();
+  const auto since = [&](Clock::time_point taken) {
+    return std::chrono::duration<double>(now - std::max(flight.started, taken)).count() -
+           result.copy_seconds;
+  };
+  const double passed = since(taken_);          // that nobody else's step is charged with
+  const double seconds = since(replica.taken);  // between two results of this replica
+  taken_ = replica.taken = now;
+  ++statistics_.steps;
+  if (!descriptor.copies().empty()) {
+    replica.copy_seconds.Add(result.copy_seconds / static_cast<double>(descriptor.copies().size()));
+  }
+  const StepHeader& header = descriptor.header();
+  if (descriptor.program() == plan::ProgramKind::decode) {
+    statistics_.decode_seconds += passed;
     statistics_.decode_rows += static_cast<uint64_t>(header.tokens);
     ++statistics_.decode_steps;
-    for (const int32_t tokens : descriptor_.kv_tokens()) statistics_.decode_context += tokens;
-    decode_seconds_.Add(seconds);
+    for (const int32_t tokens : descriptor.kv_tokens()) statistics_.decode_context += tokens;
+    replica.decode_seconds.Add(seconds);
   } else {
-    statistics_.prefill_seconds += seconds;
+    statistics_.prefill_seconds += passed;
     int32_t prompt_rows = 0;
     bool decodes = false;
-    for (const Sequence* sequence : step_) {
-      const auto known = sequence->rows - static_cast<int32_t>(sequence->draft.size());
+    for (const Flight::Entry& entry : flight.entries) {
+      const int32_t known = entry.rows - entry.drafted;
       prompt_rows += known > 1 ? known : 0;
       decodes = decodes || known == 1;
     }
     // Of a few tokens the step's fixed time is most.
     if (prompt_rows >= 4) {
-      const double own = seconds - (decodes ? decode_seconds_.value() : 0);
-      prefill_seconds_.Add(std::max(own, 0.2 * seconds) / prompt_rows);
-      pool_.tree().SetRecomputeCost(prefill_seconds_.value() * pool_.block_size(), growth_);
+      const double own = seconds - (decodes ? replica.decode_seconds.value() : 0);
+      replica.prefill_seconds.Add(std::max(own, 0.2 * seconds) / prompt_rows);
+      replica.pool.tree().SetRecomputeCost(
+          replica.prefill_seconds.value() * replica.pool.block_size(), growth_);
     }
   }
-  const int32_t held = pool_.total_blocks() - pool_.available_blocks();
-  statistics_.peak_blocks = std::max(statistics_.peak_blocks, held);
-  statistics_.allocated_tokens += static_cast<double>(held) * pool_.block_size();
-  for (const SequencePointer& sequence : running_) {
-    const auto blocks = static_cast<int32_t>(pool_.blocks(sequence->id).size());
-    statistics_.unused_tokens += blocks * pool_.block_size() - pool_.tokens(sequence->id);
+  const auto held = [](const Replica& r) {
+    return r.pool.total_blocks() - r.pool.available_blocks();
+  };
+  int32_t all = 0;
+  for (const auto& other : replicas_) all += held(*other);
+  statistics_.peak_blocks = std::max(statistics_.peak_blocks, all);
+  statistics_.allocated_tokens += static_cast<double>(held(replica)) * replica.pool.block_size();
+  for (const SequencePointer& sequence : replica.running) {
+    const auto blocks = static_cast<int32_t>(replica.pool.blocks(sequence->id).size());
+    statistics_.unused_tokens +=
+        blocks * replica.pool.block_size() - replica.pool.tokens(sequence->id);
   }
 }
 
@@ -313,6 +396,7 @@ Status Engine::Run(const std::atomic<bool>& cancelled) {
   while (!idle()) {
     if (cancelled.load(std::memory_order_relaxed)) {
       while (!jobs_.empty()) Cancel(jobs_.begin()->first);
+      while (!idle()) LLMIR_RETURN_IF_ERROR(Step());  // what is in flight comes to its end
       return Cancelled("stopped by a signal");
     }
     LLMIR_RETURN_IF_ERROR(Step());
@@ -321,36 +405,64 @@ Status Engine::Run(const std::atomic<bool>& cancelled) {
 }
 
 const EngineStatistics& Engine::statistics() {
-  statistics_.evicted_blocks = pool_.evicted_blocks();
-  statistics_.held_blocks = pool_.total_blocks() - pool_.available_blocks();
+  statistics_.evicted_blocks = 0;
+  statistics_.held_blocks = 0;
+  for (const auto& replica : replicas_) {
+    statistics_.evicted_blocks += replica->pool.evicted_blocks();
+    statistics_.held_blocks += replica->pool.total_blocks() - replica->pool.available_blocks();
+  }
   return statistics_;
 }
 
 void Engine::CheckInvariants() const {
-  pool_.CheckInvariants();
   const auto check = [](bool condition, const char* what) {
     if (condition) return;
     std::fprintf(stderr, "Engine: %s\n", what);
     std::abort();
   };
-  int32_t slots = 0;
-  size_t swapped = free_swap_.size();
-  for (const SequencePointer& sequence : running_) {
-    slots += 1 + sequence->followers;
-    check(pool_.tokens(sequence->id) == sequence->computed, "a cache isn't as long as its ids");
-    check(sequence->swapped.empty(), "a running sequence is in swap memory");
+  size_t in_flight = 0;
+  std::map<const Replica*, size_t> swapped;
+  for (const auto& replica : replicas_) {
+    replica->pool.CheckInvariants();
+    in_flight += replica->in_flight;
+    std::map<const Sequence*, int32_t> flights;
+    for (size_t i = 0; i < replica->in_flight; ++i) {
+      const Flight& flight = replica->flights[(replica->oldest + i) % replica->flights.size()];
+      for (const Flight::Entry& entry : flight.entries) ++flights[entry.sequence];
+    }
+    int32_t slots = 0;
+    size_t known = 0;
+    for (const auto* sequences : {&replica->running, &replica->left}) {
+      for (const SequencePointer& sequence : *sequences) {
+        slots += 1 + sequence->followers;
+        const auto found = flights.find(sequence.get());
+        const int32_t expected = found == flights.end() ? 0 : found->second;
+        known += expected > 0;
+        check(sequence->flights == expected, "steps in flight are counted wrongly");
+        check(sequence->swapped.empty(), "a running sequence is in swap memory");
+        check(sequence->draws || replica->pool.tokens(sequence->id) == sequence->computed,
+              "a cache isn't as long as its ids");
+      }
+    }
+    check(known == flights.size(), "a step in flight has a sequence that is gone");
+    check(slots == replica->slots && slots <= most_running_, "slots are counted wrongly");
+    check(std::ranges::is_sorted(replica->running, {},
+                                 [](const SequencePointer& s) { return TurnOf(*s); }),
+          "running sequences are out of order");
+    swapped[replica.get()] = replica->free_swap.size();
   }
-  check(slots == slots_ && slots <= static_cast<int32_t>(limits_.max_batch()),
-        "slots are counted wrongly");
-  check(std::ranges::is_sorted(running_, {}, [](const SequencePointer& s) { return TurnOf(*s); }),
-        "running sequences are out of order");
+  check(in_flight == in_flight_, "steps in flight are counted wrongly");
   size_t waiting = 0;
   for (const auto& [tenant, entries] : waiting_) {
     waiting += entries.size();
-    for (const auto& [turn, sequence] : entries) swapped += sequence->swapped.size();
+    for (const auto& [turn, sequence] : entries) {
+      if (!sequence->swapped.empty()) swapped[sequence->replica] += sequence->swapped.size();
+    }
   }
   check(waiting == waiting_count_, "waiting sequences are counted wrongly");
-  check(swapped == static_cast<size_t>(options_.swap_blocks), "places in swap memory are lost");
+  for (const auto& [replica, places] : swapped) {
+    check(places == static_cast<size_t>(options_.swap_blocks), "places in swap memory are lost");
+  }
 }
 
 }  // namespace llmir::executor

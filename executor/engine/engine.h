@@ -1,7 +1,11 @@
-// The engine of a replica, on its rank 0: a queue of requests becomes steps. Each turn is a few
+// The engine of all replicas, on rank 0: a queue of requests becomes steps. Each turn is a few
 // small actions, one per file: admit (admit.cc), give decodes their rows (decode.cc) and prompts
 // theirs (prefill.cc) within the step's token budget, make room (preempt.cc), lay the step out
 // (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc).
+//
+// A replica has as many steps in flight as the plan says. A sequence that waits for the id that it
+// draws is in no other step, so what they draw from is disjoint; a prompt's chunks may follow each
+// other at once. Blocks come back when the last step that uses them has been taken.
 //
 // A sequence is its ids and how many of them are in the cache. The rest is computed in chunks; when
 // nothing is left, the next id is drawn. So a decode is a chunk of one, and a sequence that lost
@@ -67,12 +71,14 @@ struct EngineStatistics {
   uint64_t steps = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;
+  // From one step's end to the next one's, or from its start where nothing else was under way: they
+  // add up to the time that anything ran, however many steps were in flight.
   double prefill_seconds = 0;  // of steps with prefill rows
   double decode_seconds = 0;   // of steps with decodes only
   uint64_t decode_rows = 0;    // rows of those
   uint64_t decode_steps = 0;
   double decode_context = 0;   // sum over those rows of tokens attended to
-  int32_t peak_blocks = 0;     // held at a time
+  int32_t peak_blocks = 0;     // held at a time, all replicas
   uint64_t pinned_tokens = 0;  // of prefixes, computed before the first request
   double pin_seconds = 0;
   uint64_t prefix_hits = 0;    // admissions that found a cached prefix
@@ -112,9 +118,10 @@ class Engine {
   void Cancel(size_t request);
   // Computes the plan's pinned prefixes, once. CANCELLED when `cancelled` turns true meanwhile.
   Status Pin(const std::atomic<bool>& cancelled);
-  // One turn, if there is anything to do. After an error the engine can't go on.
+  // One turn, if there is anything to do: each replica starts a step or takes the result of one.
+  // After an error the engine can't go on.
   Status Step();
-  bool idle() const { return jobs_.empty(); }
+  bool idle() const { return jobs_.empty() && in_flight_ == 0; }
   size_t jobs() const { return jobs_.size(); }
 
   // Pin, and steps until the queue is empty or `cancelled` turns true: then all ends as kCancelled.
@@ -136,22 +143,26 @@ class Engine {
     Clock::time_point submitted;
   };
 
+  struct Replica;
+
   struct Sequence {
-    Job* job;
+    Job* job;  // null: cancelled, its blocks stay until the last step in flight with it is taken
     int32_t candidate;
     int32_t followers;         // candidates that fork from this one when its prompt is computed
     std::vector<int32_t> ids;  // prompt and answer; room for all
     TextStream text;
     SamplingOptions sampling;
+    Replica* replica = nullptr;  // where it runs, or whose swap memory it is in
     kvpool::SequenceId id = -1;  // while it runs
-    int32_t computed = 0;        // leading ids whose keys and values are in the cache
+    int32_t computed = 0;        // leading ids that the cache has when its steps have run
+    int32_t flights = 0;         // steps in flight with rows of it
+    bool draws = false;          // in one of them: nothing goes on before its id is there
     int32_t swapped_tokens = 0;  // the same in swap memory, from block swapped_from on
     int32_t swapped_from = 0;
     std::vector<int32_t> swapped{};  // its places
     int32_t recompute = 0;           // tokens that were in the cache when it was preempted
     int32_t overtaken = 0;           // times that a later one was admitted before it
-    int32_t rows = 0;                // in the step under way
-    std::vector<int32_t> draft{};    // guessed ids among them
+    std::vector<int32_t> draft{};    // guessed ids in the step that draws
     int32_t draft_limit = 0;
     NgramIndex ngrams{};
     Clock::time_point first_token{};
@@ -183,34 +194,97 @@ class Engine {
   }
   using Waiting = std::map<Turn, SequencePointer>;
 
+  // A step, from its composition until its result is taken.
+  struct Flight {
+    explicit Flight(const StepCapacity& capacity) : descriptor(capacity) {}
+    struct Entry {
+      Sequence* sequence;
+      int32_t rows;
+      int32_t drafted;  // of them, for guessed ids
+      int32_t draws;    // 0: there are more ids to compute
+    };
+    StepDescriptor descriptor;
+    std::vector<Entry> entries;  // decodes first
+    Clock::time_point started{};
+    Clock::duration scheduled{};  // what the engine did for it
+  };
+
+  // What runs where the blocks of one pool are.
+  struct Replica {
+    Replica(const plan::Plan& plan, int number, const EngineOptions& options);
+    Flight& composed() { return flights[(oldest + in_flight) % flights.size()]; }
+    Flight& front() { return flights[oldest]; }
+    int32_t rows_waiting() const;  // of running sequences, not in a step yet
+
+    int number;
+    kvpool::BlockPool pool;
+    std::vector<SequencePointer> running;  // in order of their turns
+    std::vector<SequencePointer> left;     // cancelled, with steps in flight
+    int32_t slots = 0;                     // running and left sequences and their followers
+    std::vector<Flight> flights;           // a ring
+    size_t oldest = 0;
+    size_t in_flight = 0;
+    uint64_t step_number = 0;
+    std::vector<kvpool::BlockCopy> copies;  // for the next step
+    std::vector<int32_t> free_swap;
+    RecentMedian prefill_seconds;  // per token
+    RecentMedian decode_seconds;   // per step
+    RecentMedian copy_seconds;     // per block
+    Clock::time_point taken{};     // when the last result was
+    int32_t cost = 0;              // of the sequence that a place is sought for
+  };
+
   SequencePointer NewSequence(Job& job, int32_t candidate, int32_t followers);
   void Wait(SequencePointer sequence);
   Status Admit();
   // The waiting sequence whose turn it is; null: none waits.
   Waiting* ChooseTenant();
   Waiting::iterator ChooseSequence(Waiting& waiting);
-  bool Fits(const Sequence& sequence, std::span<const int32_t> path) const;
-  Status Start(SequencePointer sequence, std::span<const int32_t> path);
-  Status GiveDecodesTheirRows();
-  Status GivePromptsTheirRows();
-  int32_t PromptBudget() const;
+  // Leaves in path_ what the replica has of its ids.
+  void Match(const Sequence& sequence, Replica& replica);
+  // The replicas where it may run, the best first.
+  std::span<Replica* const> ChooseReplicas(const Sequence& sequence);
+  bool Fits(const Sequence& sequence, const Replica& replica) const;
+  bool IsFull(const Replica& replica) const;
+  // The last running sequence that may give way to one of `priority`; running.size(): none.
+  size_t Displaced(const Replica& replica, int32_t priority) const;
+  Status Start(SequencePointer sequence, Replica& replica);
+  // Starts a step of the replica if it may have one more and there is work for it.
+  StatusOr<bool> StartStep(Replica& replica);
+  // Waits for the replica's oldest step and takes its result.
+  Status TakeStep(Replica& replica);
+  // While a step computes in this process, the other replicas go on.
+  Status Meanwhile();
+  Status GiveDecodesTheirRows(Replica& replica);
+  Status GivePromptsTheirRows(Replica& replica);
+  int32_t PromptBudget(Replica& replica) const;
+  // Sequences that a step should have, so that there is work for all that may be in flight.
+  int32_t SequencesOfAStep(const Replica& replica) const;
+  // Whether the step under composition has a place for the sequence and its draws.
+  bool HasPlace(Replica& replica, const Sequence& sequence) const;
+  // Draws that the step under composition may still have.
+  int32_t FreeDraws(Replica& replica) const;
+  // Draws that the step may have beyond those of its sequences' own ids.
+  int32_t SpareDraws(const Replica& replica) const;
   void Draft(Sequence& sequence, int32_t most);
-  // Makes room for `rows` more tokens of running_[index] at the cost of those after it; the tokens
+  // Makes room for `rows` more tokens of running[index] at the cost of those after it; the tokens
   // that it then has room for.
-  StatusOr<int32_t> MakeRoom(size_t index, int32_t rows);
-  void Preempt(size_t index);
+  StatusOr<int32_t> MakeRoom(Replica& replica, size_t index, int32_t rows);
+  void Preempt(Replica& replica, size_t index);
   bool SwapOut(Sequence& sequence);
   Status SwapIn(Sequence& sequence);
   void DropSwapped(Sequence& sequence);
-  double PrefillSeconds() const;  // per token, measured or as the plan predicts; 0: not known
-  void Compose();
-  void Measure(double seconds, const StepResult& result);
-  Status Advance(const StepResult& result);
+  double PrefillSeconds(const Replica& replica) const;  // per token, measured or as the plan
+                                                        // predicts; 0: not known
+  void Compose(Replica& replica);
+  void Measure(Replica& replica, const StepResult& result);
+  Status Advance(Replica& replica, const StepResult& result);
   Status Take(Sequence& sequence, const StepResult& result, size_t draw);
   bool IsComplete(const Sequence& sequence, int32_t id) const;
   void ForkFollowers(Sequence& leader, const StepResult& result, size_t draw);
   void Tell(Sequence& sequence);
   void Finish(Sequence& sequence, FinishReason reason);
+  void GiveBack(Sequence& sequence);
   void EndJob(Job& job);
   void RemoveFinished();
 
@@ -221,31 +295,29 @@ class Engine {
   std::vector<int32_t> end_ids_;
   EngineEvents events_;
   const plan::Limits& limits_;
-  kvpool::BlockPool pool_;
   StepCapacity capacity_;
-  StepDescriptor descriptor_;
+  int32_t most_running_;  // sequences of a replica at a time
+  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<Replica*> candidates_;
+  Replica* computing_ = nullptr;  // whose Start is under way
+  size_t in_flight_ = 0;          // steps, of all replicas
+  Clock::duration admission_{};   // of this turn
+  bool pinned_ = false;
   kvpool::PageTable page_table_;
-  std::vector<kvpool::BlockCopy> copies_;  // for the next step
+  std::vector<kvpool::SequenceId> step_ids_;
   std::map<size_t, Job> jobs_;
   Tenants tenants_;
   std::map<const Tenant*, Waiting> waiting_;
   size_t waiting_count_ = 0;
-  bool blocked_ = false;                  // nothing has changed since admission failed
-  std::vector<SequencePointer> running_;  // in order of their turns
-  int32_t slots_ = 0;                     // of the batch: running sequences and their followers
-  std::vector<Sequence*> step_;           // of the step under way, decodes first
-  std::vector<kvpool::SequenceId> step_ids_;
+  bool blocked_ = false;          // nothing has changed since admission failed
+  bool retry_ = false;            // but what may be displaced was in flight
+  std::vector<Sequence*> drawn_;  // of the step that is being taken: those with new ids
   std::vector<int32_t> path_;
-  std::vector<kvpool::SequenceId> pinned_;
-  std::vector<int32_t> free_swap_;
   int32_t window_;  // tokens that a sequence's cache must keep; 0: all
   size_t submitted_ = 0;
-  uint64_t step_number_ = 0;
   double predicted_prefill_ = 0;  // seconds per token, from the plan
   double growth_ = 0;             // of a block's computation with each block before it
-  RecentMedian prefill_seconds_;  // per token
-  RecentMedian decode_seconds_;   // per step
-  RecentMedian copy_seconds_;     // per block
+  Clock::time_point taken_{};     // when the last result was, of any replica
   size_t scheduled_ = 0;
   bool any_finished_ = false;
   std::vector<size_t> ended_;  // jobs that are complete, to be told of

@@ -46,10 +46,7 @@ void Engine::Finish(Sequence& sequence, FinishReason reason) {
     completion.ttft_ms = Milliseconds(sequence.first_token - job.submitted).count();
     completion.decode_ms = Milliseconds(sequence.last_token - sequence.first_token).count();
   }
-  if (sequence.id >= 0) {
-    pool_.Release(sequence.id);
-    slots_ -= 1 + sequence.followers;
-  }
+  if (sequence.id >= 0 && sequence.flights == 0) GiveBack(sequence);
   DropSwapped(sequence);
   sequence.finished = true;
   blocked_ = false;
@@ -57,6 +54,12 @@ void Engine::Finish(Sequence& sequence, FinishReason reason) {
   ended.unfinished -= 1 + sequence.followers;
   any_finished_ = true;
   if (ended.unfinished == 0) ended_.push_back(ended.number);
+}
+
+void Engine::GiveBack(Sequence& sequence) {
+  sequence.replica->pool.Release(sequence.id);
+  sequence.replica->slots -= 1 + sequence.followers;
+  blocked_ = false;
 }
 
 void Engine::EndJob(Job& job) {
@@ -78,8 +81,17 @@ void Engine::EndJob(Job& job) {
 
 void Engine::RemoveFinished() {
   if (ended_.empty() && !any_finished_) return;
-  std::erase_if(running_, [](const SequencePointer& sequence) { return sequence->finished; });
   any_finished_ = false;
+  for (const auto& replica : replicas_) {
+    for (SequencePointer& sequence : replica->running) {
+      if (!sequence->finished || sequence->flights == 0) continue;
+      sequence->job = nullptr;
+      replica->left.push_back(std::move(sequence));
+    }
+    std::erase_if(replica->running, [](const SequencePointer& sequence) {
+      return sequence == nullptr || sequence->finished;
+    });
+  }
   // What is told of may submit more.
   std::vector<size_t> ended;
   ended.swap(ended_);
@@ -90,8 +102,10 @@ void Engine::Cancel(size_t request) {
   const auto found = jobs_.find(request);
   if (found == jobs_.end()) return;
   Job& job = found->second;
-  for (const SequencePointer& sequence : running_) {
-    if (sequence->job == &job) Finish(*sequence, FinishReason::kCancelled);
+  for (const auto& replica : replicas_) {
+    for (const SequencePointer& sequence : replica->running) {
+      if (sequence->job == &job) Finish(*sequence, FinishReason::kCancelled);
+    }
   }
   Waiting& waiting = waiting_[job.tenant];
   for (auto entry = waiting.begin(); entry != waiting.end();) {

@@ -15,26 +15,27 @@ constexpr int32_t kLeastBudget = 4;
 
 }  // namespace
 
-int32_t Engine::PromptBudget() const {
+int32_t Engine::PromptBudget(Replica& replica) const {
   const auto chunk = static_cast<int32_t>(limits_.prefill_chunk());
-  if (step_.empty()) return chunk;
+  if (replica.composed().entries.empty()) return chunk;
   if (options_.step_tokens > 0) return std::min(options_.step_tokens, chunk);
-  const double per_token = PrefillSeconds();
-  if (per_token <= 0 || decode_seconds_.empty()) return chunk;
-  const double tokens = (kSlowdown - 1) * decode_seconds_.value() / per_token;
+  const double per_token = PrefillSeconds(replica);
+  if (per_token <= 0 || replica.decode_seconds.empty()) return chunk;
+  const double tokens = (kSlowdown - 1) * replica.decode_seconds.value() / per_token;
   return std::clamp(static_cast<int32_t>(std::min(tokens, 1e6)), std::min(kLeastBudget, chunk),
                     chunk);
 }
 
-Status Engine::GivePromptsTheirRows() {
-  int32_t budget = PromptBudget();
-  for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
-    Sequence& sequence = *running_[i];
-    if (sequence.rows > 0 || sequence.pending() <= 1) continue;
-    LLMIR_ASSIGN_OR_RETURN(sequence.rows, MakeRoom(i, std::min(budget, sequence.pending())));
-    if (sequence.rows == 0) break;
-    budget -= sequence.rows;
-    step_.push_back(&sequence);
+Status Engine::GivePromptsTheirRows(Replica& replica) {
+  int32_t budget = PromptBudget(replica);
+  for (size_t i = 0; i < replica.running.size() && budget > 0; ++i) {
+    Sequence& sequence = *replica.running[i];
+    if (sequence.pending() <= 1 || !HasPlace(replica, sequence)) continue;
+    LLMIR_ASSIGN_OR_RETURN(const int32_t rows,
+                           MakeRoom(replica, i, std::min(budget, sequence.pending())));
+    if (rows == 0) break;
+    budget -= rows;
+    replica.composed().entries.push_back({&sequence, rows, 0, 0});
   }
   return Status();
 }

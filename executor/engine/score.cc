@@ -38,32 +38,62 @@ Status Score(
     const std::atomic<bool>& cancelled,
     const std::function<Status(size_t text, const std::vector<float>& logprobs)>& on_scored) {
   const plan::Limits& limits = *plan.limits();
-  kvpool::BlockPool pool(static_cast<int32_t>(plan.kv()->blocks()),
-                         static_cast<int32_t>(plan.kv()->block_size()), 1,
-                         static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()));
   const auto window = static_cast<int32_t>(plan::KvWindow(*plan.model()));
+  const auto chunk = static_cast<int32_t>(limits.prefill_chunk());
+  // Each replica has a text of its own.
+  struct Place {
+    kvpool::BlockPool pool;
+    StepDescriptor descriptor;
+    std::vector<float> logprobs;
+    kvpool::SequenceId sequence = -1;
+    uint64_t number = 0;
+  };
+  std::vector<Place> places;
+  for (uint32_t r = 0; r < plan.replicas()->size(); ++r) {
+    places.push_back({kvpool::BlockPool(static_cast<int32_t>(plan.kv()->blocks()),
+                                        static_cast<int32_t>(plan.kv()->block_size()), 1,
+                                        static_cast<int32_t>(plan.kv()->max_blocks_per_sequence())),
+                      StepDescriptor(CapacityOf(plan)),
+                      {}});
+  }
   kvpool::PageTable table;
-  StepDescriptor descriptor(CapacityOf(plan));
-  std::vector<float> logprobs;
-  uint64_t number = 0;
-  for (size_t text = 0; text < texts.size(); ++text) {
-    const std::vector<int32_t>& ids = texts[text];
-    LLMIR_ASSIGN_OR_RETURN(const kvpool::SequenceId sequence, pool.Create());
-    logprobs.clear();
-    // The last id is only a target.
-    const auto inputs = static_cast<int32_t>(ids.size()) - 1;
-    for (int32_t first = 0; first < inputs; first += static_cast<int32_t>(limits.prefill_chunk())) {
-      if (cancelled.load(std::memory_order_relaxed)) return Cancelled("stopped by a signal");
-      const int32_t tokens = std::min<int32_t>(limits.prefill_chunk(), inputs - first);
-      LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::score, ids, first, tokens,
-                                              sequence, window, &pool, &table, &descriptor));
-      descriptor.header().number = number++;
-      std::copy_n(ids.begin() + first + 1, tokens, descriptor.targets().begin());
-      LLMIR_ASSIGN_OR_RETURN(const StepResult result, runner.RunStep(descriptor));
-      logprobs.insert(logprobs.end(), result.logprobs.begin(), result.logprobs.end());
+  for (size_t text = 0; text < texts.size(); text += places.size()) {
+    const size_t count = std::min(places.size(), texts.size() - text);
+    int32_t longest = 0;
+    for (size_t r = 0; r < count; ++r) {
+      LLMIR_ASSIGN_OR_RETURN(places[r].sequence, places[r].pool.Create());
+      places[r].logprobs.clear();
+      longest = std::max(longest, static_cast<int32_t>(texts[text + r].size()) - 1);
     }
-    pool.Release(sequence);
-    LLMIR_RETURN_IF_ERROR(on_scored(text, logprobs));
+    for (int32_t first = 0; first < longest; first += chunk) {
+      if (cancelled.load(std::memory_order_relaxed)) return Cancelled("stopped by a signal");
+      // The last id is only a target. Backwards: the first replica's step computes in this process.
+      const auto tokens_of = [&](size_t r) {
+        return std::min(chunk, static_cast<int32_t>(texts[text + r].size()) - 1 - first);
+      };
+      for (size_t r = count; r-- > 0;) {
+        Place& place = places[r];
+        const std::vector<int32_t>& ids = texts[text + r];
+        const int32_t tokens = tokens_of(r);
+        if (tokens <= 0) continue;
+        LLMIR_RETURN_IF_ERROR(ComposePromptStep(plan::ProgramKind::score, ids, first, tokens,
+                                                place.sequence, window, &place.pool, &table,
+                                                &place.descriptor));
+        place.descriptor.header().number = place.number++;
+        std::copy_n(ids.begin() + first + 1, tokens, place.descriptor.targets().begin());
+        LLMIR_RETURN_IF_ERROR(runner.Start(static_cast<int>(r), place.descriptor));
+      }
+      for (size_t r = 0; r < count; ++r) {
+        if (tokens_of(r) <= 0) continue;
+        LLMIR_ASSIGN_OR_RETURN(const StepResult result, runner.Finish(static_cast<int>(r)));
+        places[r].logprobs.insert(places[r].logprobs.end(), result.logprobs.begin(),
+                                  result.logprobs.end());
+      }
+    }
+    for (size_t r = 0; r < count; ++r) {
+      places[r].pool.Release(places[r].sequence);
+      LLMIR_RETURN_IF_ERROR(on_scored(text + r, places[r].logprobs));
+    }
   }
   return Status();
 }

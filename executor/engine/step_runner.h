@@ -1,8 +1,10 @@
-// What the engine needs of a replica's ranks: a descriptor goes in, drawn ids come out. Rank is
-// one; tests and benchmarks of the scheduler have others.
+// What the engine needs of the ranks: a descriptor goes in, drawn ids come out. Rank is one; tests
+// and benchmarks of the scheduler have others.
 #pragma once
 
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "executor/step_descriptor.h"
 #include "plan_schema/base/status.h"
@@ -15,7 +17,7 @@ struct DrawDetails {
   float margin;   // between the two best logits
 };
 
-// What a step gave. Valid until the next one.
+// What a step gave. Valid until its replica's next Start or Finish.
 struct StepResult {
   std::span<const int32_t> ids;          // one per sampled row
   std::span<const float> logits;         // [sampled][vocabulary], where asked for
@@ -24,11 +26,31 @@ struct StepResult {
   double copy_seconds = 0;               // that its block copies took here
 };
 
+// One thread. An error of any call ends the job.
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
-  // Runs the step on all ranks. An error ends the replica.
-  virtual StatusOr<StepResult> RunStep(StepDescriptor& descriptor) = 0;
+
+  // Starts a step on all ranks of the replica; its rank of this process, if there is one, has done
+  // its part when this returns. Every rank runs its steps in the order of their start. At most
+  // Plan.limits.steps_in_flight are unfinished. `descriptor` stays as it is until Finish.
+  virtual Status Start(int replica, StepDescriptor& descriptor) = 0;
+  // Whether the result of the replica's oldest unfinished step is there.
+  virtual StatusOr<bool> IsFinished(int replica) = 0;
+  // That result, waited for.
+  virtual StatusOr<StepResult> Finish(int replica) = 0;
+
+  // Called again and again while Start computes, between two operations.
+  void set_meanwhile(std::function<Status()> meanwhile) { meanwhile_ = std::move(meanwhile); }
+
+  // Both at once, with no other step in flight.
+  StatusOr<StepResult> RunStep(int replica, StepDescriptor& descriptor) {
+    LLMIR_RETURN_IF_ERROR(Start(replica, descriptor));
+    return Finish(replica);
+  }
+
+ protected:
+  std::function<Status()> meanwhile_;  // may be empty
 };
 
 }  // namespace llmir::executor

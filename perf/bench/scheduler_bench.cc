@@ -13,9 +13,13 @@ namespace {
 
 class NoModel : public StepRunner {
  public:
-  StatusOr<StepResult> RunStep(StepDescriptor& step) override {
+  Status Start(int, StepDescriptor& step) override {
     ids_.resize(static_cast<size_t>(step.header().sampled));
     for (int32_t& id : ids_) id = static_cast<int32_t>(random_() % 50000);
+    return Status();
+  }
+  StatusOr<bool> IsFinished(int) override { return true; }
+  StatusOr<StepResult> Finish(int) override {
     StepResult result;
     result.ids = ids_;
     return result;

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <random>
 #include <set>
@@ -32,6 +33,7 @@ int32_t NextId(std::span<const int32_t> ids, const SamplingOptions& sampling, in
   return static_cast<int32_t>(hash % kVocabulary);
 }
 
+// Runs steps when their results are asked for, as late as ranks may.
 class MemoryModel : public StepRunner {
  public:
   MemoryModel(const plan::Plan& plan, int32_t swap_blocks)
@@ -41,10 +43,73 @@ class MemoryModel : public StepRunner {
                                          : plan.model()->attention_windows()->Get(0))),
         max_sampled_(static_cast<int32_t>(plan.limits()->max_batch())),
         max_tokens_(static_cast<int32_t>(plan.limits()->max_tokens())),
-        blocks_(plan.kv()->blocks() + static_cast<size_t>(swap_blocks),
-                std::vector<int32_t>(static_cast<size_t>(block_size_), -1)) {}
+        depth_(plan.limits()->steps_in_flight()),
+        replicas_(plan.replicas()->size()) {
+    for (Memory& memory : replicas_) {
+      memory.blocks.assign(plan.kv()->blocks() + static_cast<size_t>(swap_blocks),
+                           std::vector<int32_t>(static_cast<size_t>(block_size_), -1));
+    }
+  }
 
-  StatusOr<StepResult> RunStep(StepDescriptor& step) override {
+  Status Start(int replica, StepDescriptor& step) override {
+    Memory& memory = replicas_[static_cast<size_t>(replica)];
+    EXPECT_LT(memory.steps.size(), depth_) << "more steps in flight than the plan allows";
+    EXPECT_EQ(step.header().number, memory.started++);
+    for (StepDescriptor& other : memory.steps) ExpectDisjoint(other, step);
+    memory.steps.push_back(step);
+    most_in_flight_ = std::max(most_in_flight_, memory.steps.size());
+    if (replica == 0 && meanwhile_) {
+      for (int i = 0; i < 3; ++i) LLMIR_RETURN_IF_ERROR(meanwhile_());
+    }
+    return Status();
+  }
+  StatusOr<bool> IsFinished(int replica) override {
+    EXPECT_FALSE(replicas_[static_cast<size_t>(replica)].steps.empty());
+    return random_() % 3 == 0;
+  }
+  StatusOr<StepResult> Finish(int replica) override {
+    Memory& memory = replicas_[static_cast<size_t>(replica)];
+    StepDescriptor step = std::move(memory.steps.front());
+    memory.steps.pop_front();
+    memory.rows += static_cast<size_t>(step.header().tokens);
+    return Run(memory, step);
+  }
+
+  size_t most_in_flight() const { return most_in_flight_; }
+  size_t rows(int replica) const { return replicas_[static_cast<size_t>(replica)].rows; }
+
+ private:
+  struct Memory {
+    std::vector<std::vector<int32_t>> blocks;
+    std::deque<StepDescriptor> steps;
+    uint64_t started = 0;
+    size_t rows = 0;
+    std::vector<int32_t> ids;
+    std::vector<DrawDetails> details;
+  };
+
+  // What `step` writes, a step in flight doesn't use, unless both are of one prompt: then `step`
+  // goes on where the other one ends.
+  void ExpectDisjoint(StepDescriptor& other, StepDescriptor& step) {
+    std::map<int32_t, std::pair<int32_t, int32_t>> used;  // block -> its place, tokens
+    for (int32_t s = 0; s < other.header().sequences; ++s) {
+      const int32_t begin = other.kv_indptr()[static_cast<size_t>(s)];
+      for (int32_t i = begin; i < other.kv_indptr()[static_cast<size_t>(s) + 1]; ++i) {
+        used[other.kv_indices()[static_cast<size_t>(i)]] = {
+            i - begin, other.kv_tokens()[static_cast<size_t>(s)]};
+      }
+    }
+    ForEachRow(step, [&](int32_t s, int32_t row) {
+      const int32_t position = step.positions()[static_cast<size_t>(row)];
+      const auto found = used.find(BlockOf(step, s, position));
+      if (found == used.end()) return;
+      EXPECT_EQ(found->second.first, position / block_size_) << "a block was given away too early";
+      EXPECT_LE(found->second.second, position) << "two steps in flight write one token";
+    });
+  }
+
+  StatusOr<StepResult> Run(Memory& memory, StepDescriptor& step) {
+    std::vector<std::vector<int32_t>>& blocks = memory.blocks;
     const StepHeader& header = step.header();
     EXPECT_LE(header.sampled, max_sampled_);
     EXPECT_LE(header.tokens, max_tokens_);
@@ -53,7 +118,7 @@ class MemoryModel : public StepRunner {
       EXPECT_EQ(header.tokens, header.sampled);
     }
     for (const kvpool::BlockCopy& copy : step.copies()) {
-      blocks_[static_cast<size_t>(copy.to)] = blocks_[static_cast<size_t>(copy.from)];
+      blocks[static_cast<size_t>(copy.to)] = blocks[static_cast<size_t>(copy.from)];
     }
     std::set<int32_t> written;
     ForEachRow(step, [&](int32_t s, int32_t row) {
@@ -63,11 +128,11 @@ class MemoryModel : public StepRunner {
       const int32_t block = BlockOf(step, s, position);
       EXPECT_TRUE(written.insert(block * block_size_ + position % block_size_).second)
           << "two rows write to one place";
-      blocks_[static_cast<size_t>(block)][static_cast<size_t>(position % block_size_)] =
+      blocks[static_cast<size_t>(block)][static_cast<size_t>(position % block_size_)] =
           step.token_ids()[static_cast<size_t>(row)];
     });
-    ids_.clear();
-    details_.clear();
+    memory.ids.clear();
+    memory.details.clear();
     int32_t draw = 0;
     ForEachRow(step, [&](int32_t s, int32_t row) {
       while (draw < header.sampled && step.sampled_rows()[static_cast<size_t>(draw)] == row) {
@@ -80,24 +145,23 @@ class MemoryModel : public StepRunner {
             ADD_FAILURE() << "token " << at << " was given back, but " << position << " reads it";
             continue;
           }
-          read.push_back(
-              blocks_[static_cast<size_t>(block)][static_cast<size_t>(at % block_size_)]);
+          read.push_back(blocks[static_cast<size_t>(block)][static_cast<size_t>(at % block_size_)]);
         }
         EXPECT_EQ(step.sampled_positions()[static_cast<size_t>(draw)], position + 1);
-        ids_.push_back(NextId(read, step.sampling()[static_cast<size_t>(draw)], position + 1));
-        details_.push_back({-0.01f * static_cast<float>(ids_.back()), 1});
+        memory.ids.push_back(
+            NextId(read, step.sampling()[static_cast<size_t>(draw)], position + 1));
+        memory.details.push_back({-0.01f * static_cast<float>(memory.ids.back()), 1});
         ++draw;
       }
     });
     EXPECT_EQ(draw, header.sampled);
     StepResult result;
-    result.ids = ids_;
-    if (header.return_details != 0) result.details = details_;
+    result.ids = memory.ids;
+    if (header.return_details != 0) result.details = memory.details;
     result.copy_seconds = 1e-9 * static_cast<double>(step.copies().size());
     return result;
   }
 
- private:
   template <typename Visit>
   void ForEachRow(StepDescriptor& step, const Visit& visit) {
     for (int32_t s = 0; s < step.header().sequences; ++s) {
@@ -116,9 +180,10 @@ class MemoryModel : public StepRunner {
   int32_t window_;
   int32_t max_sampled_;
   int32_t max_tokens_;
-  std::vector<std::vector<int32_t>> blocks_;
-  std::vector<int32_t> ids_;
-  std::vector<DrawDetails> details_;
+  size_t depth_;
+  std::vector<Memory> replicas_;
+  size_t most_in_flight_ = 0;
+  std::mt19937 random_{7};
 };
 
 struct Shape {
@@ -127,10 +192,17 @@ struct Shape {
   uint32_t max_batch = 4;
   uint32_t chunk = 24;
   uint32_t window = 0;
+  uint32_t in_flight = 1;
+  uint32_t replicas = 1;
 };
 
 plan::PlanFile MakePlan(const Shape& shape, int32_t pinned = 0) {
-  auto plan = plan::BuildPlan({});
+  plan::PlanShape layout;
+  layout.ranks.assign(shape.in_flight, 1);
+  layout.layers = std::max(2u, shape.in_flight);
+  layout.replicas = shape.replicas;
+  auto plan = plan::BuildPlan(layout);
+  plan->limits->steps_in_flight = shape.in_flight;
   plan->kv->blocks = shape.blocks;
   plan->kv->block_size = 16;
   plan->kv->max_blocks_per_sequence = shape.context / 16;
@@ -438,6 +510,61 @@ TEST_F(EngineTest, TooManyWaitingAreRefused) {
   ExpectRightAnswers();
 }
 
+TEST_F(EngineTest, SeveralSequencesKeepAsManyStepsInFlightAsThePlanAllows) {
+  Make({.blocks = 128, .max_batch = 4, .in_flight = 3});
+  for (uint32_t i = 0; i < 12; ++i) Submit(MakeRequest(Prompt(i, 20), 40));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(model_->most_in_flight(), 3u);
+  // All 12 run at once, four in a step.
+  EXPECT_LE(engine_->statistics().steps, 3u * 40 + 20);
+}
+
+TEST_F(EngineTest, OneAnswerHasOneStepInFlightAndOnePromptAllOfThem) {
+  Make({.in_flight = 3});
+  Submit(MakeRequest(Prompt(1, 20), 40));
+  RunAll();
+  EXPECT_EQ(model_->most_in_flight(), 1u);
+  Submit(MakeRequest(Prompt(2, 200), 2));
+  RunAll();
+  EXPECT_EQ(model_->most_in_flight(), 3u);
+  ExpectRightAnswers();
+}
+
+TEST_F(EngineTest, ACancelledRequestKeepsItsBlocksUntilItsStepIsTaken) {
+  Make({.in_flight = 2});
+  Submit(MakeRequest(Prompt(1, 20), 40));
+  Submit(MakeRequest(Prompt(2, 20), 40));
+  for (int i = 0; i < 6; ++i) ASSERT_TRUE(engine_->Step().ok());
+  engine_->Cancel(0);
+  engine_->CheckInvariants();
+  EXPECT_EQ(done_[0][0].finish_reason, FinishReason::kCancelled);
+  engine_->Cancel(1);
+  EXPECT_EQ(done_[1][0].finish_reason, FinishReason::kCancelled);
+  EXPECT_FALSE(engine_->idle()) << "a step is in flight";
+  EXPECT_GT(engine_->statistics().held_blocks, 0);
+  while (!engine_->idle()) {
+    ASSERT_TRUE(engine_->Step().ok());
+    engine_->CheckInvariants();
+  }
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, ARequestGoesWhereItsPrefixIsAndOthersWhereLessRuns) {
+  Make({.blocks = 64, .max_batch = 4, .replicas = 2});
+  Submit(MakeRequest(Prompt(1, 100, 96), 5));  // to the first, as both are empty
+  RunAll();
+  EXPECT_EQ(model_->rows(1), 0u);
+  Submit(MakeRequest(Prompt(2, 100, 96), 5));
+  RunAll();
+  EXPECT_EQ(model_->rows(1), 0u);
+  EXPECT_EQ(engine_->statistics().reused_tokens, 96u);
+  for (uint32_t i = 0; i < 8; ++i) Submit(MakeRequest(Prompt(10 + i, 30), 20));
+  RunAll();
+  EXPECT_EQ(model_->rows(1), 4u * (30 + 19));
+  ExpectRightAnswers();
+}
+
 // Everything at once, in pools that are too small for it.
 class EngineModel : public EngineTest, public testing::WithParamInterface<int> {};
 
@@ -453,9 +580,12 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
   options.draft_tokens = GetParam() % 3 == 0 ? 4 : 0;
   options.swap_blocks = GetParam() % 2 == 0 ? 10 + below(30) : 0;
   options.step_tokens = GetParam() % 5 == 0 ? 9 : 0;
+  shape.in_flight = 1 + static_cast<uint32_t>(GetParam() / 25 % 4);
+  shape.replicas = GetParam() < 75 ? 1 : 1 + static_cast<uint32_t>(below(3));
   Make(shape, options, GetParam() % 2 == 0 ? 32 : 0);
   ASSERT_TRUE(engine_->Pin(never_).ok());
   int submitted = 0;
+  std::set<size_t> cancelled;
   while (submitted < 120 || !engine_->idle()) {
     if (submitted < 120 && below(6) == 0) {
       ++submitted;
@@ -472,20 +602,32 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
       request.n = below(5) == 0 ? 1 + below(3) : 1;
       request.tenant = below(3) == 0 ? "other" : "";
       request.priority = below(8) == 0 ? 1 : 0;
-      Submit(request);
+      const size_t number = Submit(request);
+      if (GetParam() % 7 == 0 && below(4) == 0) cancelled.insert(number);
     }
     const Status status = engine_->Step();
     ASSERT_TRUE(status.ok()) << status.ToString();
     engine_->CheckInvariants();
+    if (!cancelled.empty() && below(30) == 0) {
+      const size_t number = *cancelled.begin();
+      cancelled.erase(number);
+      engine_->Cancel(number);
+      engine_->CheckInvariants();
+      if (done_[number][0].finish_reason == FinishReason::kCancelled) {
+        requests_.erase(number);
+        done_.erase(number);
+      }
+    }
   }
   ExpectRightAnswers();
   const EngineStatistics& s = engine_->statistics();
-  EXPECT_EQ(s.held_blocks, GetParam() % 2 == 0 ? 2 : 0);
+  EXPECT_EQ(s.held_blocks, GetParam() % 2 == 0 ? 2 * static_cast<int32_t>(shape.replicas) : 0);
   EXPECT_GT(s.reused_tokens, 0u);
   EXPECT_GT(s.evicted_blocks, 0u);
+  EXPECT_EQ(model_->most_in_flight(), shape.in_flight);
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, EngineModel, testing::Range(1, 25));
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineModel, testing::Range(1, 120));
 
 }  // namespace
 }  // namespace llmir::executor

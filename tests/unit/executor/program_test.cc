@@ -73,7 +73,7 @@ void NameKernels(PlanT& plan) {
 
 // One rank's part of a step that computes `ids` from an empty cache and samples after the last.
 Status RunRank(const plan::Plan& plan, int world_rank, const std::vector<int32_t>& ids,
-               std::vector<comm::Channel*> groups, comm::Channel* pipeline,
+               std::vector<comm::Channel*> groups, comm::Channel* messages,
                std::vector<float>* logits) {
   RankResources resources{};
   resources.plan = &plan;
@@ -100,7 +100,7 @@ Status RunRank(const plan::Plan& plan, int world_rank, const std::vector<int32_t
     resources.arenas.push_back(std::move(map));
   }
   resources.groups = std::move(groups);
-  resources.pipeline = pipeline;
+  resources.messages = messages;
   Sampler sampler(plan.model()->vocabulary(), kernels::FindVector(resources.isa));
   resources.sampler = &sampler;
 
@@ -124,8 +124,8 @@ Status RunRank(const plan::Plan& plan, int world_rank, const std::vector<int32_t
   step.sampled_positions()[0] = tokens;
   step.sampling()[0] = {};
   // Twice: what a step leaves behind must not disturb the next.
-  LLMIR_RETURN_IF_ERROR(program->Run(step));
-  LLMIR_RETURN_IF_ERROR(program->Run(step));
+  LLMIR_RETURN_IF_ERROR(program->Run(step, nullptr));
+  LLMIR_RETURN_IF_ERROR(program->Run(step, nullptr));
   const auto& stages = *plan.replicas()->Get(0)->stages();
   if (resources.stage == stages.Get(stages.size() - 1) && resources.stage_rank == 0) {
     const auto row = program->logits(0);

@@ -42,6 +42,19 @@ TEST(StepDescriptorTest, ArraysDoNotOverlap) {
   EXPECT_EQ(d.header().tokens, 600);
 }
 
+void ExpectSame(StepDescriptor& received, StepDescriptor& sent) {
+  EXPECT_EQ(received.header().bytes, sent.header().bytes);
+  EXPECT_TRUE(std::ranges::equal(received.token_ids(), sent.token_ids()));
+  EXPECT_TRUE(std::ranges::equal(received.kv_indices(), sent.kv_indices()));
+  EXPECT_TRUE(std::ranges::equal(received.sampled_positions(), sent.sampled_positions()));
+  ASSERT_EQ(received.copies().size(), sent.copies().size());
+  for (size_t i = 0; i < sent.copies().size(); ++i)
+    EXPECT_EQ(received.copies()[i].to, sent.copies()[i].to);
+  ASSERT_EQ(received.sampling().size(), sent.sampling().size());
+  for (size_t i = 0; i < sent.sampling().size(); ++i)
+    EXPECT_EQ(received.sampling()[i].seed, sent.sampling()[i].seed);
+}
+
 TEST(StepDescriptorTest, ShortAndLongOnesArriveWhole) {
   auto channels = comm::CreateLoopbackChannels(2, 64 << 10);
   StepDescriptor sent(kCapacity);
@@ -54,19 +67,25 @@ TEST(StepDescriptorTest, ShortAndLongOnesArriveWhole) {
     Fill(sent, plan::ProgramKind::mixed, shape.tokens, shape.sequences, shape.sampled,
          shape.blocks);
     Status status;
-    std::thread other([&] { status = received.Broadcast(*channels[1]); });
-    EXPECT_TRUE(sent.Broadcast(*channels[0]).ok());
-    other.join();
-    ASSERT_TRUE(status.ok()) << status.ToString();
-    EXPECT_EQ(received.header().bytes, sent.header().bytes);
-    EXPECT_TRUE(std::ranges::equal(received.token_ids(), sent.token_ids()));
-    EXPECT_TRUE(std::ranges::equal(received.kv_indices(), sent.kv_indices()));
-    EXPECT_TRUE(std::ranges::equal(received.sampled_positions(), sent.sampled_positions()));
-    ASSERT_EQ(received.copies().size(), sent.copies().size());
-    for (size_t i = 0; i < sent.copies().size(); ++i)
-      EXPECT_EQ(received.copies()[i].to, sent.copies()[i].to);
-    for (int32_t i = 0; i < shape.sampled; ++i)
-      EXPECT_EQ(received.sampling()[i].seed, sent.sampling()[i].seed);
+    // To all ranks, and to one.
+    for (const bool all : {true, false}) {
+      received.header().bytes = 0;
+      std::thread other([&] {
+        status = all ? received.Broadcast(*channels[1]) : received.Receive(*channels[1], 0, 7);
+      });
+      if (all) {
+        EXPECT_TRUE(sent.Broadcast(*channels[0]).ok());
+      } else {
+        std::vector<comm::Request> requests;
+        EXPECT_TRUE(sent.StartSend(*channels[0], 1, 7, &requests).ok());
+        for (const comm::Request request : requests) {
+          EXPECT_TRUE(channels[0]->Wait(request).ok());
+        }
+      }
+      other.join();
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      ExpectSame(received, sent);
+    }
   }
 }
 
