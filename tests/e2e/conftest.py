@@ -32,15 +32,15 @@ class Models:
 
         return self._once((words, seed, hf_type, gguf_type, part_bytes), make)
 
-    def job(self, model, *options, tp=1, pp=1):
+    def job(self, model, *options, tp=1, pp=1, dp=1):
         """A planned job for `model`."""
 
         def make(folder):
             folder.mkdir()
-            path = llmir.plan(model, folder / "plan.fb", "--tp", tp, "--pp", pp, *options)
-            return llmir.Job(path, tp * pp, folder)
+            path = llmir.plan(model, folder / "plan.fb", "--tp", tp, "--pp", pp, "--dp", dp, *options)
+            return llmir.Job(path, tp * pp * dp, folder)
 
-        return self._once((str(model), options, tp, pp), make)
+        return self._once((str(model), options, tp, pp, dp), make)
 
 
 @pytest.fixture(scope="session")
