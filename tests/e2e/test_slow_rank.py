@@ -10,7 +10,7 @@ import time
 import llmir
 import pytest
 
-SHAPE = ("tiny-test", "layers=6", "query_heads=4", "kv_heads=2", "hidden=256", "mlp_columns=1024", "vocabulary=512")
+SHAPE = ("tiny-test", "layers=6", "query_heads=4", "kv_heads=2", "hidden=256", "mlp_columns=1024", "vocabulary=512", "context=1024")
 
 
 def rank_process(mpirun, rank):
