@@ -9,16 +9,20 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <span>
 #include <vector>
 
+#include "executor/calibrate_links.h"
 #include "executor/commit.h"
 #include "executor/cores.h"
 #include "executor/memory_bandwidth.h"
 #include "executor/memory_map.h"
 #include "executor/output_files.h"
+#include "executor/report.h"
+#include "executor/sampler.h"
 #include "kernels/activations.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
@@ -31,9 +35,11 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 using kernels::ShareOf;
 
-constexpr int kCalibrationVersion = 1;
-// Figures that don't settle, on a busy machine, share what is left of this time.
-constexpr double kPatienceSeconds = 45;
+constexpr int kCalibrationVersion = 2;
+// Figures that don't settle, on a busy machine, share what is left of this time: of all threads'
+// figures, and of those of one thread alone.
+constexpr double kPatienceSeconds = 32;
+constexpr double kAlonePatienceSeconds = 16;
 constexpr int64_t kReadBytes = int64_t{32} << 20;  // of one pass of the memory's figure
 
 // Matrices: what a layer's overhead is shows in the small one, what a row and column cost in the
@@ -43,7 +49,7 @@ struct MatrixShape {
   int64_t columns;
 };
 constexpr MatrixShape kMatrices[] = {{1024, 512}, {2048, 2048}};
-constexpr int64_t kMatrixTokens[] = {1, 8, 128};
+constexpr int64_t kMatrixTokens[] = {1, 2, 4, 8, 32, 128};
 
 struct HeadShape {
   int64_t head_dim;
@@ -65,6 +71,7 @@ constexpr int64_t kLayers = 32;  // that lie side by side in a block, as in a mo
 
 constexpr int64_t kVectorColumns[] = {576, 2048, 4096};
 constexpr int64_t kVectorRows = 64;  // of each thread
+constexpr int64_t kSampledIds = 32768;
 
 constexpr std::pair<const char*, kernels::Activation> kActivations[] = {
     {"silu_mul_f32", kernels::Activation::kSilu},
@@ -98,6 +105,10 @@ constexpr FormName kForms[] = {{kernels::AttentionForm::kFlash, "flash", false},
                                {kernels::AttentionForm::kFusedSoftmax, "fused_softmax", false},
                                {kernels::AttentionForm::kMasked, "masked", false},
                                {kernels::AttentionForm::kStandard, "standard", false}};
+// Of one thread alone, beside the figures of all: enough to tell how many cores share the memory.
+constexpr bool IsMeasuredAlone(const FormName& form, int64_t block_size) {
+  return form.form == kernels::AttentionForm::kFlash && (block_size == 16 || block_size == 128);
+}
 constexpr bool IsMeasured(const FormName& form, const HeadShape& heads, const AttentionLoad& load) {
   if (form.fused) return load.tokens == 1;
   if (form.form == kernels::AttentionForm::kFlash) return true;
@@ -128,23 +139,29 @@ size_t ColdBytes() {
   return std::clamp(2 * static_cast<size_t>(std::max(cache, 0L)), kLeast, kMost);
 }
 
-class Calibration {
+// The figures of one number of threads.
+class Profile {
  public:
-  Calibration(const Options& options, kernels::Isa isa, const std::atomic<bool>& cancelled)
+  // `alone`: one thread while the other cores rest; fewer figures.
+  Profile(const Options& options, kernels::Isa isa, int threads, bool alone,
+          const std::atomic<bool>& cancelled)
       : options_(options),
         isa_(isa),
+        alone_(alone),
+        patience_(alone ? kAlonePatienceSeconds : kPatienceSeconds),
         cancelled_(cancelled),
-        cores_(AllowedCores()),
-        pool_(options.threads > 0 ? options.threads : cores_,
-              (options.threads > 0 ? options.threads : cores_) > cores_) {
-    PinThreads(pool_, 0, 1, cores_);
+        pool_(threads, threads > AllowedCores()) {
+    PinThreads(pool_, 0, 1, AllowedCores());
   }
 
-  StatusOr<Json> Run();
+  // Adds the figures to `json`.
+  Status Run(Json& json);
 
  private:
   void Say(const std::string& what) const {
-    if (!options_.quiet) std::fprintf(stderr, "calibrating %s\n", what.c_str());
+    if (!options_.quiet) {
+      std::fprintf(stderr, "calibrating %s%s\n", what.c_str(), alone_ ? ", one thread" : "");
+    }
   }
   bool Stopped() const { return cancelled_.load(std::memory_order_relaxed); }
 
@@ -152,9 +169,9 @@ class Calibration {
   template <typename Body>
   Figure Measure(Body&& body) {
     constexpr size_t kFewest = 7;
+    constexpr size_t kAtLeast = 4;  // however long they take
     constexpr double kAgree = 1.03;
-    const double limit =
-        std::max(0.0, kPatienceSeconds - Seconds(start_)) / std::max(1, figures_left_--);
+    const double limit = std::max(0.0, patience_ - Seconds(start_)) / std::max(1, figures_left_--);
     const auto start = Clock::now();
     body();
     std::vector<double> us;
@@ -165,7 +182,7 @@ class Calibration {
       if (us.size() < kFewest) continue;
       std::nth_element(us.begin(), us.begin() + 2, us.end());
       if (us[2] < kAgree * std::min(us[0], us[1])) break;
-    } while (Seconds(start) < limit && !Stopped());
+    } while ((Seconds(start) < limit || us.size() < kAtLeast) && !Stopped());
     std::sort(us.begin(), us.end());
     return {us[0], static_cast<int>(us.size()), (us[us.size() / 2] - us[0]) / us[0]};
   }
@@ -188,11 +205,14 @@ class Calibration {
   Status AttentionShape(const KvTypeName& type, const FormName& form, int64_t block_size,
                         const HeadShape& heads, const AttentionLoad& load, Json& json);
   Status Vector(Json& json);
+  // What a step takes beside its kernels: the rotation tables, a draw.
+  void StepParts(Json& json);
 
   const Options& options_;
   const kernels::Isa isa_;
+  const bool alone_;
+  const double patience_;
   const std::atomic<bool>& cancelled_;
-  const int cores_;
   kernels::WorkerPool pool_;
   const Clock::time_point start_ = Clock::now();
   // The next `bytes` of it.
@@ -208,7 +228,7 @@ class Calibration {
   int figures_left_ = 0;
 };
 
-Status Calibration::ReadMemory(Json& json) {
+Status Profile::ReadMemory(Json& json) {
   uint64_t sum = 0;
   const Figure read = Measure([&] { sum += ReadOnce(pool_, Cold(kReadBytes)); });
   if (sum == 0) return Internal("memory: what was written isn't there");
@@ -219,7 +239,7 @@ Status Calibration::ReadMemory(Json& json) {
   return Status();
 }
 
-Status Calibration::Memory(Json& json) {
+Status Profile::Memory(Json& json) {
   Say("memory and barriers");
   LLMIR_ASSIGN_OR_RETURN(cold_, MemoryMap::Create(ColdBytes(), "calibration"));
   pool_.Run([&](int thread) {
@@ -235,11 +255,14 @@ Status Calibration::Memory(Json& json) {
   });
   AddFigure(json["barrier"], barrier, "us", barrier.us / kBarriers);
   json["barrier_us"] = json["barrier"]["us"];
+  // What every figure below contains: the start of the threads' work and its end.
+  const Figure launch = Measure([&] { pool_.Run([](int) {}); });
+  json["launch_us"] = launch.us;
   return Status();
 }
 
-Status Calibration::LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape,
-                                Json& json) {
+Status Profile::LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape,
+                            Json& json) {
   const int64_t panels = shape.rows / kernels::kPanelRows;
   const int64_t weight_bytes = panels * kernel.panel_bytes(shape.columns);
   const int64_t most = *std::max_element(std::begin(kMatrixTokens), std::end(kMatrixTokens));
@@ -290,7 +313,7 @@ Status Calibration::LinearShape(const kernels::LinearKernel& kernel, const Matri
   return Status();
 }
 
-Status Calibration::Linear(Json& json) {
+Status Profile::Linear(Json& json) {
   for (const kernels::LinearKernel* kernel : Kernels()) {
     Say(kernel->name);
     for (const MatrixShape& shape : kMatrices) {
@@ -300,8 +323,8 @@ Status Calibration::Linear(Json& json) {
   return Status();
 }
 
-Status Calibration::AttentionShape(const KvTypeName& type, const FormName& form, int64_t block_size,
-                                   const HeadShape& heads, const AttentionLoad& load, Json& json) {
+Status Profile::AttentionShape(const KvTypeName& type, const FormName& form, int64_t block_size,
+                               const HeadShape& heads, const AttentionLoad& load, Json& json) {
   const kernels::AttentionKernels& attention = kernels::FindAttention(isa_);
   const int64_t query_heads = heads.kv_heads * heads.heads_per_kv;
   const int64_t head_bytes =
@@ -410,7 +433,7 @@ Status Calibration::AttentionShape(const KvTypeName& type, const FormName& form,
   return Status();
 }
 
-Status Calibration::Attention(Json& json) {
+Status Profile::Attention(Json& json) {
   for (const KvTypeName& type : kKvTypes) {
     Say(fmt::format("attention over {} keys and values", type.name));
     for (const FormName& form : kForms) {
@@ -419,6 +442,7 @@ Status Calibration::Attention(Json& json) {
           for (const AttentionLoad& load : kLoads) {
             if (Stopped()) return Status();
             if (!IsMeasured(form, heads, load)) continue;
+            if (alone_ && !IsMeasuredAlone(form, block_size)) continue;
             LLMIR_RETURN_IF_ERROR(AttentionShape(type, form, block_size, heads, load, json));
           }
         }
@@ -428,7 +452,7 @@ Status Calibration::Attention(Json& json) {
   return Status();
 }
 
-Status Calibration::Vector(Json& json) {
+Status Profile::Vector(Json& json) {
   Say("norms, sums and quantization");
   const kernels::VectorKernels& vector = kernels::FindVector(isa_);
   for (const int64_t columns : kVectorColumns) {
@@ -479,56 +503,153 @@ Status Calibration::Vector(Json& json) {
   return Status();
 }
 
-StatusOr<Json> Calibration::Run() {
-  Json json;
-  json["version"] = kCalibrationVersion;
-  json["machine"] = {{"cpu", ProcessorName()}, {"isa", kernels::IsaName(isa_)}, {"cores", cores_}};
-  json["commit"] = kCommit;
-  json["command"] = options_.command;
+void Profile::StepParts(Json& json) {
+  const kernels::AttentionKernels& attention = kernels::FindAttention(isa_);
+  constexpr int64_t kRotated = 64;  // of a head
+  std::vector<int32_t> positions(static_cast<size_t>(kVectorRows));
+  std::iota(positions.begin(), positions.end(), 1000);
+  const std::vector<float> frequencies(kRotated / 2, 0.01f);
+  std::vector<float> cosines(static_cast<size_t>(kVectorRows) * kRotated / 2), sines(cosines);
+  const kernels::RopeArgs rope{frequencies.data(), kRotated, false};
+  const Figure tables = Measure([&] {
+    attention.rope_tables(positions.data(), rope, 0, kVectorRows, cosines.data(), sines.data());
+  });
+  json["rope_us_per_element"] = tables.us / static_cast<double>(cosines.size());
+  Sampler sampler(kSampledIds, kernels::FindVector(isa_));
+  std::vector<float> logits(static_cast<size_t>(kSampledIds), 0.5f);
+  int32_t drawn = 0;
+  const Figure draw = Measure([&] {
+    logits[static_cast<size_t>(drawn)] += 1;
+    drawn = sampler.Sample(logits, SamplingOptions(), drawn);
+  });
+  json["sample_us_per_id"] = draw.us / static_cast<double>(kSampledIds);
+}
+
+Status Profile::Run(Json& json) {
   json["threads"] = pool_.threads();
   constexpr int kVectorKernels = 6 + static_cast<int>(std::size(kActivations));
   int attention_figures = 0;
   for (const FormName& form : kForms) {
     for (const HeadShape& heads : kHeads) {
       for (const AttentionLoad& load : kLoads) {
-        if (IsMeasured(form, heads, load)) attention_figures += form.fused ? 1 : 2;
+        for (const int64_t block_size : kBlockSizes) {
+          if (!IsMeasured(form, heads, load)) continue;
+          if (alone_ && !IsMeasuredAlone(form, block_size)) continue;
+          attention_figures += form.fused ? 1 : 2;
+        }
       }
     }
   }
   figures_left_ =
-      4 + static_cast<int>(Kernels().size() * std::size(kMatrices) * std::size(kMatrixTokens)) +
-      attention_figures * static_cast<int>(std::size(kKvTypes) * std::size(kBlockSizes)) +
+      7 + static_cast<int>(Kernels().size() * std::size(kMatrices) * std::size(kMatrixTokens)) +
+      attention_figures * static_cast<int>(std::size(kKvTypes)) +
       kVectorKernels * static_cast<int>(std::size(kVectorColumns));
   LLMIR_RETURN_IF_ERROR(Memory(json));
   LLMIR_RETURN_IF_ERROR(Linear(json["linear"] = Json::array()));
   LLMIR_RETURN_IF_ERROR(ReadMemory(json));
   LLMIR_RETURN_IF_ERROR(Attention(json["attention"] = Json::array()));
   LLMIR_RETURN_IF_ERROR(Vector(json["vector"] = Json::array()));
+  StepParts(json);
   LLMIR_RETURN_IF_ERROR(ReadMemory(json));
   if (Stopped()) return Cancelled("stopped by a signal; nothing was written");
-  json["seconds"] = Seconds(start_);
+  return Status();
+}
+
+// Known now rather than after a minute of measuring.
+Status CheckWritable(const std::string& path) {
+  std::string folder = std::filesystem::path(path).parent_path().string();
+  // Not `= "."`: GCC 12 warns of an overlap that isn't there.
+  if (folder.empty()) folder = std::string(".");
+  LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
+  if (access(folder.c_str(), W_OK) != 0) {
+    return InvalidArgument("{}: cannot be written: {}", path, std::strerror(errno));
+  }
+  return Status();
+}
+
+// Rank 0's part: everything but the messages between ranks.
+StatusOr<Json> MeasureHost(const Options& options, kernels::Isa isa, uint64_t process_bytes,
+                           const std::atomic<bool>& cancelled) {
+  const int cores = AllowedCores();
+  const int threads = options.threads > 0 ? options.threads : cores;
+  Json json;
+  json["version"] = kCalibrationVersion;
+  json["machine"] = {{"cpu", ProcessorName()}, {"isa", kernels::IsaName(isa)}, {"cores", cores}};
+  json["commit"] = kCommit;
+  json["command"] = options.command;
+  json["process_bytes"] = process_bytes;
+  {
+    const KeptCores kept;
+    LLMIR_RETURN_IF_ERROR(Profile(options, isa, threads, /*alone=*/false, cancelled).Run(json));
+  }
+  if (threads > 1) {
+    const KeptCores kept;
+    LLMIR_RETURN_IF_ERROR(Profile(options, isa, 1, /*alone=*/true, cancelled).Run(json["alone"]));
+  }
+  if (!options.quiet) std::fprintf(stderr, "calibrating messages within the host\n");
+  LLMIR_ASSIGN_OR_RETURN(json["links"], MeasureHostLinks(cores, cancelled));
   return json;
+}
+
+// Among the ranks of the job: over MPI, as between hosts.
+StatusOr<Json> MeasureJobLinks(comm::World& world, const std::atomic<bool>& cancelled) {
+  std::vector<int> all(static_cast<size_t>(world.size()));
+  std::iota(all.begin(), all.end(), 0);
+  constexpr size_t kMostBytes = size_t{2} << 20;
+  LLMIR_ASSIGN_OR_RETURN(const auto channel,
+                         world.CreateChannel(all, kMostBytes, comm::Backend::kMpi));
+  // The ranks of other hosts than the first: each host has one that is its first.
+  float hosts = world.local_rank() == 0 ? 1.0f : 0.0f;
+  LLMIR_RETURN_IF_ERROR(channel->AllReduce(&hosts, 1));
+  LLMIR_ASSIGN_OR_RETURN(Json operations, MeasureChannel(*channel, cancelled));
+  return Json{{"channel", "mpi"},
+              {"ranks", world.size()},
+              {"hosts", static_cast<int>(hosts)},
+              {"operations", std::move(operations)}};
 }
 
 }  // namespace
 
+// Rank 0 measures its host while the others sleep; then all exchange messages.
 Status Calibrate(comm::World& world, const Options& options, const std::atomic<bool>& cancelled) {
-  if (world.size() != 1) {
-    return InvalidArgument(
-        "--calibrate: started with {} ranks, expected one process; start it "
-        "without mpirun or with mpirun -n 1",
-        world.size());
+  const auto start = Clock::now();
+  const uint64_t process_bytes = PeakResidentBytes();
+  std::unique_ptr<comm::Channel> turn;
+  if (world.size() > 1) {
+    std::vector<int> all(static_cast<size_t>(world.size()));
+    std::iota(all.begin(), all.end(), 0);
+    LLMIR_ASSIGN_OR_RETURN(turn, world.CreateChannel(all, sizeof(int32_t)));
   }
-  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa isa, ChooseIsa());
-  // Known now rather than after a minute of measuring.
-  std::string folder = std::filesystem::path(options.calibrate).parent_path().string();
-  // Not `= "."`: GCC 12 warns of an overlap that isn't there.
-  if (folder.empty()) folder = std::string(".");
-  LLMIR_RETURN_IF_ERROR(CreateFolder(folder));
-  if (access(folder.c_str(), W_OK) != 0)
-    return InvalidArgument("{}: cannot be written: {}", options.calibrate, std::strerror(errno));
-  LLMIR_ASSIGN_OR_RETURN(const Json json, Calibration(options, isa, cancelled).Run());
-  return WriteWholeFile(options.calibrate, json.dump(1) + '\n');
+  Json json;
+  Status status;
+  int32_t go_on = 0;
+  if (world.rank() == 0) {
+    status = CheckWritable(options.calibrate);
+    if (status.ok()) {
+      auto isa = ChooseIsa();
+      auto measured = isa.ok() ? MeasureHost(options, *isa, process_bytes, cancelled)
+                               : StatusOr<Json>(isa.status());
+      status = measured.status();
+      if (measured.ok()) json = std::move(measured).value();
+    }
+    go_on = status.ok() ? 1 : 0;
+  }
+  if (turn == nullptr) {
+    LLMIR_RETURN_IF_ERROR(status);
+  } else {
+    LLMIR_ASSIGN_OR_RETURN(const comm::Request request,
+                           turn->StartBroadcast(&go_on, sizeof go_on, 0));
+    LLMIR_RETURN_IF_ERROR(turn->WaitIdle(request));
+    LLMIR_RETURN_IF_ERROR(world.Agree(status));
+    auto links = MeasureJobLinks(world, cancelled);
+    LLMIR_RETURN_IF_ERROR(world.Agree(links.status()));
+    if (world.rank() == 0) json["links"].push_back(std::move(links).value());
+  }
+  if (world.rank() == 0) {
+    json["seconds"] = Seconds(start);
+    status = WriteWholeFile(options.calibrate, json.dump(1) + '\n');
+  }
+  return turn == nullptr ? status : world.Agree(status);
 }
 
 }  // namespace llmir::executor

@@ -1,5 +1,5 @@
-// `llmir-exec --calibrate`: how fast this machine's kernels and memory are, as JSON that the
-// planner reads (docs/running.md, "Calibration").
+// `llmir-exec --calibrate`: how fast this machine's kernels, memory and messages are, as JSON that
+// llmir-plan and llmir-inspect read (plan_schema/cost/calibration.h; docs/running.md).
 #pragma once
 
 #include <atomic>
@@ -10,9 +10,10 @@
 
 namespace llmir::executor {
 
-// Measures on options.threads threads (0: one per core) and writes options.calibrate: the whole
-// file, or none where something fails or `cancelled` turns true. One process: INVALID_ARGUMENT in a
-// larger world. Takes less than a minute.
+// Collective over the world. Rank 0 measures kernels on options.threads threads (0: one per core),
+// then on one thread, and messages between threads of its host, while the other ranks sleep; then
+// all ranks exchange messages over MPI. Writes options.calibrate on rank 0: the whole file, or none
+// where something fails or `cancelled` turns true. Takes about a minute.
 Status Calibrate(comm::World& world, const Options& options, const std::atomic<bool>& cancelled);
 
 }  // namespace llmir::executor

@@ -57,6 +57,12 @@ bool PinThreads(kernels::WorkerPool& pool, int local_rank, int local_size, int c
   return all;
 }
 
+KeptCores::KeptCores() {
+  CPU_ZERO(&cores_);
+  sched_getaffinity(0, sizeof cores_, &cores_);
+}
+KeptCores::~KeptCores() { sched_setaffinity(0, sizeof cores_, &cores_); }
+
 std::string ProcessorName() {
   std::FILE* file = std::fopen("/proc/cpuinfo", "re");
   if (file == nullptr) return "unknown";

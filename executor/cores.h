@@ -1,6 +1,8 @@
 // The cores that a rank may run on.
 #pragma once
 
+#include <sched.h>
+
 #include <string>
 
 #include "kernels/worker_pool.h"
@@ -19,6 +21,19 @@ int AllowedCores();
 // fill its `cores` allowed cores exactly; `local_rank` chooses which. Otherwise other jobs may be
 // meant to run beside this one, and placing threads is left to the system. Returns whether it did.
 bool PinThreads(kernels::WorkerPool& pool, int local_rank, int local_size, int cores);
+
+// Gives this thread back the cores that it had when the object was made: pools pin the thread that
+// made them, and later ones would have no core but that.
+class KeptCores {
+ public:
+  KeptCores();
+  ~KeptCores();
+  KeptCores(const KeptCores&) = delete;
+  KeptCores& operator=(const KeptCores&) = delete;
+
+ private:
+  cpu_set_t cores_;
+};
 
 // The cores that this process may use, divided by its ranks on the host; at least 1.
 int DefaultThreads(int ranks_on_host);

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/MathExtras.h"
 
@@ -51,11 +51,11 @@ struct ModelBytes {
 class LayoutCosts {
 public:
   LayoutCosts(const checkpoint::ModelConfig &config, const ModelBytes &bytes,
-              const Calibration *calibration)
+              const plan::Calibration *calibration)
       : config(config), bytes(bytes) {
     if (calibration) {
-      usPerByte = calibration->getMemoryUs(1);
-      barrierUs = std::max(calibration->getBarrierUs(), 0.1);
+      usPerByte = calibration->all().MemoryUs(1);
+      barrierUs = std::max(calibration->all().barrier_us, 0.1);
     }
   }
 
@@ -176,8 +176,9 @@ int64_t llmir::getLargestTp(const checkpoint::ModelConfig &config) {
            llvm::divideCeil(config.vocabulary, kVocabularyLeaf))});
 }
 
-StatusOr<Layout> llmir::chooseLayout(const checkpoint::Checkpoint &checkpoint,
-                                     const LayoutRequest &request) {
+StatusOr<std::vector<Layout>>
+llmir::listLayouts(const checkpoint::Checkpoint &checkpoint,
+                   const LayoutRequest &request) {
   const checkpoint::ModelConfig &config = checkpoint.config();
   int64_t largestTp = getLargestTp(config);
   if (request.ranks < 1 || request.ranks > config.layers * largestTp)
@@ -188,7 +189,7 @@ StatusOr<Layout> llmir::chooseLayout(const checkpoint::Checkpoint &checkpoint,
   LLMIR_ASSIGN_OR_RETURN(ModelBytes bytes,
                          getModelBytes(checkpoint, request.weights));
   LayoutCosts costs(config, bytes, request.calibration);
-  std::optional<Layout> best;
+  std::vector<Layout> layouts;
   double least = 0; // memory that would do
   for (int64_t stages = 1; stages <= std::min(request.ranks, config.layers);
        ++stages) {
@@ -201,15 +202,23 @@ StatusOr<Layout> llmir::chooseLayout(const checkpoint::Checkpoint &checkpoint,
     Layout layout = costs.weigh(tp);
     least =
         least == 0 ? layout.largestRank : std::min(least, layout.largestRank);
-    if (request.rankMemory > 0 && layout.largestRank > request.rankMemory)
-      continue;
-    if (!best || layout.usPerToken < best->usPerToken)
-      best = std::move(layout);
+    if (request.rankMemory == 0 || layout.largestRank <= request.rankMemory)
+      layouts.push_back(std::move(layout));
   }
-  if (!best)
+  if (layouts.empty())
     return ResourceExhausted(
         "--ranks {}: the weights take at least {:.0f} bytes on one of them, "
         "--rank-memory allows {}: use more ranks or fewer bits",
         request.ranks, least, request.rankMemory);
-  return *best;
+  llvm::stable_sort(layouts, [](const Layout &a, const Layout &b) {
+    return a.usPerToken < b.usPerToken;
+  });
+  return layouts;
+}
+
+StatusOr<Layout> llmir::chooseLayout(const checkpoint::Checkpoint &checkpoint,
+                                     const LayoutRequest &request) {
+  LLMIR_ASSIGN_OR_RETURN(std::vector<Layout> layouts,
+                         listLayouts(checkpoint, request));
+  return layouts.front();
 }

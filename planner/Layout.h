@@ -9,7 +9,7 @@
 
 #include "plan_schema/base/status.h"
 #include "plan_schema/checkpoint/checkpoint.h"
-#include "planner/Calibration.h"
+#include "plan_schema/cost/calibration.h"
 
 namespace llmir {
 
@@ -19,18 +19,19 @@ int64_t getLargestTp(const checkpoint::ModelConfig &config);
 
 /// Stages of a job, and what they cost.
 struct Layout {
-  std::vector<int64_t> tp;  // ranks per stage
-  double usPerToken = 0;    // of one sequence's decode step
-  double bytesPerToken = 0; // weights that the slowest ranks read, all stages
-  double efficiency = 0;    // bytes of one rank / (bytesPerToken * ranks)
-  double largestRank = 0;   // bytes of weights on the rank that has most
+  std::vector<int64_t> tp;    // ranks per stage
+  double usPerToken = 0;      // of one sequence's decode step
+  double bytesPerToken = 0;   // weights that the slowest ranks read, all stages
+  double efficiency = 0;      // bytes of one rank / (bytesPerToken * ranks)
+  double largestRank = 0;     // bytes of weights on the rank that has most
+  bool isBestOfCount = false; // of those with as many ranks, by usPerToken
 };
 
 struct LayoutRequest {
   int64_t ranks = 1;
-  std::string weights = "keep";             // as --weights
-  uint64_t rankMemory = 0;                  // bytes of weights per rank; 0: any
-  const Calibration *calibration = nullptr; // may be null
+  std::string weights = "keep"; // as --weights
+  uint64_t rankMemory = 0;      // bytes of weights per rank; 0: any
+  const plan::Calibration *calibration = nullptr; // may be null
 };
 
 /// The layout of exactly `request.ranks` ranks whose decode step takes least
@@ -41,6 +42,13 @@ struct LayoutRequest {
 /// that many ranks can't be used.
 StatusOr<Layout> chooseLayout(const checkpoint::Checkpoint &checkpoint,
                               const LayoutRequest &request);
+
+/// All numbers of stages for exactly `request.ranks` ranks within
+/// `request.rankMemory`, the best first; the first error as chooseLayout gives
+/// it.
+StatusOr<std::vector<Layout>>
+listLayouts(const checkpoint::Checkpoint &checkpoint,
+            const LayoutRequest &request);
 
 } // namespace llmir
 

@@ -2,6 +2,7 @@
 
 #include "planner/Planner.h"
 
+#include <cmath>
 #include <filesystem>
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -11,14 +12,15 @@
 #include "llvm/ADT/StringExtras.h"
 
 #include "plan_schema/base/version.h"
+#include "plan_schema/cost/calibration.h"
 #include "plan_schema/plan_facts.h"
-#include "planner/Calibration.h"
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Frontend/ImportCheckpoint.h"
 #include "planner/Layout.h"
 #include "planner/Quantization/QuantizeModel.h"
 #include "planner/Replicas.h"
+#include "planner/Search.h"
 #include "planner/Target/Plan/ExportPlan.h"
 #include "planner/Target/Plan/StepTimes.h"
 #include "planner/Workload.h"
@@ -27,6 +29,9 @@ using namespace mlir;
 using namespace llmir;
 
 namespace {
+
+/// Longer contexts than this are planned for on demand only.
+constexpr int64_t kDefaultContext = 4096;
 
 /// K lies in groups of 16 tokens.
 constexpr int64_t kLeastBlockSize = 16;
@@ -109,6 +114,9 @@ Status checkOptions(const checkpoint::ModelConfig &config,
     return InvalidArgument("--overlap {}: expected none, halves, scatter or "
                            "auto",
                            options.overlap);
+  if (!llvm::is_contained({"", "latency", "throughput"}, options.goal))
+    return InvalidArgument("--goal {}: expected latency or throughput",
+                           options.goal);
   if (!options.packIsa.empty() && !kernels::ParseIsa(options.packIsa))
     return InvalidArgument("--pack-isa {}: expected portable, avx2 or avx512",
                            options.packIsa);
@@ -184,6 +192,8 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("steps-in-flight={}", getStepsInFlight(options)),
           fmt::format("ranks={}", options.ranks),
           fmt::format("rank-memory={}", options.rankMemory.value_or(0)),
+          fmt::format("cluster={}", getFileName(options.cluster)),
+          fmt::format("goal={}", options.goal),
           fmt::format("weights={}", options.weights),
           fmt::format("method={}", options.method),
           "types=" + llvm::join(options.types, ","),
@@ -201,6 +211,51 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("workload={}", getFileName(options.workload)),
           fmt::format("disable={}", llvm::join(options.disabled, ",")),
           fmt::format("calibration={}", getFileName(options.calibration))};
+}
+
+/// What a search plans for: the workload's mean request, or one request at a
+/// time with a prompt of one chunk.
+plan::ForecastLoad getLoad(const checkpoint::ModelConfig &config,
+                           const PlannerOptions &options,
+                           const std::optional<Workload> &workload) {
+  int64_t context = options.context.value_or(
+      std::min<int64_t>(config.context, kDefaultContext));
+  plan::ForecastLoad load;
+  load.prompt = std::min(options.prefillChunk, (context + 1) / 2);
+  load.answer = 128;
+  load.batch = options.goal == "throughput" ? options.maxBatch : 1;
+  if (workload) {
+    double prompt = 0, answer = 0;
+    for (const Workload::Request &request : workload->requests) {
+      prompt += request.prompt;
+      answer += request.answer;
+    }
+    load.prompt = std::llround(prompt / workload->requests.size());
+    load.answer = std::llround(answer / workload->requests.size());
+    load.batch = std::min(workload->batch, options.maxBatch);
+  }
+  load.prompt = std::clamp<int64_t>(load.prompt, 1, context);
+  load.context = std::min<double>(context, load.prompt + load.answer / 2.0);
+  return load;
+}
+
+/// Of each rank the part of its node's memory bandwidth that it gets, which is
+/// what decoding goes at; empty where all are alike.
+SmallVector<double> getSpeeds(const plan::Cluster &cluster,
+                              const PlannerOptions &options) {
+  int64_t ranks = 0;
+  for (int64_t stage = 0; stage < options.pp; ++stage)
+    ranks += options.tp[options.tp.size() == 1 ? 0 : stage];
+  std::vector<int> places = plan::PlaceRanks(cluster, ranks);
+  SmallVector<double> speeds;
+  for (int place : places) {
+    const plan::Node &node = cluster.nodes[place];
+    speeds.push_back(node.device.read_bytes_per_s /
+                     (node.accelerators > 0 ? 1 : llvm::count(places, place)));
+  }
+  if (llvm::all_equal(speeds))
+    speeds.clear();
+  return speeds;
 }
 
 void explainLayout(ModuleOp module, const Layout &layout) {
@@ -352,9 +407,35 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
                       const PlannerOptions &given) {
   const checkpoint::ModelConfig &config = checkpoint.config();
   PlannerOptions options = given;
-  std::optional<Calibration> calibration;
+  std::optional<plan::Calibration> calibration;
   if (!options.calibration.empty()) {
-    LLMIR_ASSIGN_OR_RETURN(calibration, Calibration::read(options.calibration));
+    LLMIR_ASSIGN_OR_RETURN(calibration,
+                           plan::Calibration::Read(options.calibration));
+  }
+  std::optional<Workload> workload;
+  if (!options.workload.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(workload, readWorkload(options.workload));
+  }
+  std::optional<plan::Cluster> cluster;
+  if (!options.cluster.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(cluster, plan::ReadCluster(options.cluster));
+  }
+  std::optional<SearchResult> found;
+  if (cluster && !options.goal.empty()) {
+    LLMIR_RETURN_IF_ERROR(checkOptions(config, options));
+    LLMIR_ASSIGN_OR_RETURN(
+        found, searchLayout(checkpoint, tokenizer, options, *cluster,
+                            calibration ? &*calibration : nullptr,
+                            getLoad(config, options, workload)));
+    const Candidate &chosen = found->candidates.front();
+    options.tp = chosen.tp;
+    options.pp = chosen.tp.size();
+    options.overlap = chosen.overlap;
+    options.blockSize = chosen.blockSize;
+    options.ranks = 0;
+    if (options.found)
+      options.found(formatCandidates(*found, options.goal == "throughput"),
+                    found->reason);
   }
   std::optional<Layout> layout;
   if (options.ranks != 0) {
@@ -375,15 +456,10 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
     return InvalidArgument("--pack: {} is a shape, which has no weights: plan "
                            "a checkpoint, or leave it out",
                            checkpoint.path());
-  std::optional<Workload> workload;
-  if (!options.workload.empty()) {
-    LLMIR_ASSIGN_OR_RETURN(workload, readWorkload(options.workload));
-  }
   if (tokenizer && tokenizer->vocabulary() > config.vocabulary)
     return InvalidArgument("{}: the tokenizer has {} ids, the model {} rows",
                            tokenizer->file(), tokenizer->vocabulary(),
                            config.vocabulary);
-  constexpr int64_t kDefaultContext = 4096;
   int64_t context =
       options.context.value_or(std::min(config.context, kDefaultContext));
   std::string kvType = options.kvType;
@@ -428,6 +504,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
 
   if (layout)
     explainLayout(*module, *layout);
+  if (found)
+    llm::explain(*module, "--goal " + given.goal, found->reason, "");
 
   llm::PipelineOptions pipeline;
   LLMIR_RETURN_IF_ERROR(parseAttention(options.attention, pipeline));
@@ -436,6 +514,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
     recordTypes(*module, calibrated->model);
   pipeline.stages = options.pp;
   pipeline.ranks.assign(options.tp.begin(), options.tp.end());
+  if (cluster)
+    pipeline.speeds = getSpeeds(*cluster, options);
   pipeline.maxBatch = options.maxBatch;
   pipeline.stepsInFlight = getStepsInFlight(options);
   pipeline.prefillChunk = options.prefillChunk;
@@ -467,6 +547,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   if (workload)
     exportOptions.provenance.workload_file = workload->file;
   exportOptions.threads = options.threads;
+  exportOptions.isHashed = !options.isTrial;
   exportOptions.pack = options.pack;
   exportOptions.packIsa = options.packIsa.empty()
                               ? kernels::DetectIsa()
@@ -481,14 +562,15 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   LLMIR_ASSIGN_OR_RETURN(
       auto plan, exportPlan(*module, *source, tokenizer, exportOptions));
   if (calibration) {
-    plan->provenance->calibration_file = calibration->getFile();
-    plan->provenance->calibration_hash = calibration->getHash();
+    plan->provenance->calibration_file = calibration->file();
+    plan->provenance->calibration_hash = calibration->hash();
     // Without a workload sequences are half full on average.
     ExpectedLoad load{static_cast<double>(options.maxBatch), context / 2.0};
     if (workload)
       load = {static_cast<double>(workload->batch),
               std::min<double>(context, workload->getMeanContext())};
-    predictTimes(*plan, *calibration, load);
+    LLMIR_RETURN_IF_ERROR(
+        predictTimes(*plan, cluster ? &*cluster : nullptr, *calibration, load));
   }
   addReplicas(*plan, options.dp);
   return plan;

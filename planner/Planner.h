@@ -29,8 +29,11 @@ struct PlannerOptions {
   std::vector<int64_t> tp = {1}; // ranks per stage, or one number for all
   int64_t ranks = 0;             // of the job: tp and pp are chosen; 0: given
   std::optional<uint64_t> rankMemory; // bytes of weights per rank, for `ranks`
-  int64_t pp = 1;                     // stages
-  int64_t dp = 1;                     // replicas of all of it
+  std::string cluster; // file as in configs/clusters; empty: none. With it and
+                       // a goal the layout is searched for, with up to `ranks`
+  std::string goal;    // latency or throughput; empty: tp and pp are given
+  int64_t pp = 1;      // stages
+  int64_t dp = 1;      // replicas of all of it
   std::optional<int64_t> stepsInFlight; // of a replica; else as many as stages
   std::string weights = "keep";         // --weights; "auto:4.5bpw": a budget
   std::string method;                   // rtn, awq, gptq, awq+gptq; empty: rtn,
@@ -54,11 +57,15 @@ struct PlannerOptions {
   std::string calibration; // file of llmir-exec --calibrate; empty: none
   std::string workload;    // file as in configs/workloads; empty: none
   std::string command;     // for the plan's provenance
+  bool isTrial = false;    // only to be simulated: weights aren't hashed
   std::string planFolder;  // paths in the plan are relative to it
   /// Called with how far quantization is, for people.
   std::function<void(const std::string &)> progress;
   /// Called with each remark of the planner, for people.
   std::function<void(const std::string &)> note;
+  /// Called with a table of what a search weighed and why it chose, for people.
+  std::function<void(const std::string &table, const std::string &reason)>
+      found;
   /// Called with the pass manager before it runs, to print IR or time passes;
   /// false: its options are wrong.
   std::function<bool(mlir::PassManager &)> configure;

@@ -1,5 +1,5 @@
-// llmir-inspect: shows what a plan says, checks that it may be run, and holds its predictions
-// against a run.
+// llmir-inspect: shows what a plan says, checks that it may be run, simulates it on a cluster, and
+// holds its predictions against a run.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -12,6 +12,7 @@
 #include "plan_schema/plan_printer.h"
 #include "plan_schema/plan_verifier.h"
 #include "plan_schema/tools/report_comparison.h"
+#include "plan_schema/tools/simulation_report.h"
 
 namespace llmir::plan {
 namespace {
@@ -59,6 +60,13 @@ Status Compare(const std::string& path, const std::string& report, bool json) {
   return Status();
 }
 
+Status SimulatePlan(const std::string& path, const SimulateOptions& options) {
+  LLMIR_ASSIGN_OR_RETURN(const PlanFile file, ReadVerified(path));
+  LLMIR_ASSIGN_OR_RETURN(const std::string report, SimulateToReport(file, options));
+  fmt::print("{}", report);
+  return Status();
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Shows and checks LLMIR execution plans.", "llmir-inspect");
   app.set_version_flag("--version", fmt::format("llmir-inspect {}", kVersion));
@@ -92,6 +100,39 @@ int Main(int argc, char** argv) {
   compare->add_option("REPORT", report, "What llmir-exec --report wrote")->required();
   compare->add_flag("--json", json, "As JSON");
 
+  SimulateOptions simulated;
+  CLI::App* simulate = app.add_subcommand(
+      "simulate", "Plays a plan's programs on a cluster: times, waits, bytes per link, memory.");
+  simulate->add_option("PLAN", path, "Plan file")->required();
+  simulate->add_option("--cluster", simulated.cluster,
+                       "Hardware, as in configs/clusters (default: the calibrated host)");
+  simulate->add_option("--calibration", simulated.calibration,
+                       "What llmir-exec --calibrate measured on the cluster's first node");
+  simulate->add_option("--batch", simulated.batch, "Sequences that decode (default: the plan's)")
+      ->check(CLI::PositiveNumber);
+  simulate
+      ->add_option("--prompt", simulated.prompt, "Tokens of a prompt (default: one chunk of them)")
+      ->check(CLI::PositiveNumber);
+  simulate->add_option("--answer", simulated.answer, "Tokens of an answer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  simulate
+      ->add_option("--context", simulated.context,
+                   "Tokens that decoding sequences have (default: the prompt and half the answer)")
+      ->check(CLI::PositiveNumber);
+  simulate
+      ->add_option("--in-flight", simulated.in_flight,
+                   "Steps under way at a time, each with its part of the batch")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  simulate
+      ->add_option("--threads", simulated.threads,
+                   "Of each rank (default: the node's cores divided by its ranks)")
+      ->check(CLI::Range(1, 1024));
+  CLI::Option* simulate_json = simulate->add_flag("--json", simulated.json, "As JSON, every step");
+  simulate->add_flag("--steps", simulated.steps, "Also each step of each rank")
+      ->excludes(simulate_json);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -101,9 +142,10 @@ int Main(int argc, char** argv) {
   }
   if (*program_option) options.program = program;
 
-  const Status status = *verify    ? Verify(path)
-                        : *compare ? Compare(path, report, json)
-                                   : Show(path, json, explain, options);
+  const Status status = *verify     ? Verify(path)
+                        : *compare  ? Compare(path, report, json)
+                        : *simulate ? SimulatePlan(path, simulated)
+                                    : Show(path, json, explain, options);
   if (status.ok()) return 0;
   fmt::print(stderr, "llmir-inspect: {}\n", status.ToString());
   return 1;

@@ -40,9 +40,21 @@ cl::list<int64_t> tp("tp", cl::CommaSeparated, cl::value_desc("n[,n...]"),
                      cl::desc("Ranks that divide a stage's matrices: one "
                               "number, or one per stage (default 1)"),
                      cl::cat(category));
-cl::opt<int64_t> ranks("ranks", cl::value_desc("n"), cl::init(0),
-                       cl::desc("Ranks of the job: chooses --tp and --pp"),
-                       cl::cat(category));
+cl::opt<std::string>
+    ranks("ranks", cl::value_desc("n|auto"),
+          cl::desc("Ranks of the job: chooses --tp and --pp; with --cluster at "
+                   "most so many, auto: as many as it has places"),
+          cl::cat(category));
+cl::opt<std::string>
+    cluster("cluster", cl::value_desc("file"),
+            cl::desc("Hardware, as in configs/clusters: plans for it are "
+                     "simulated and the best is taken"),
+            cl::cat(category));
+cl::opt<std::string>
+    goal("goal", cl::value_desc("what"), cl::init("latency"),
+         cl::desc("With --cluster and --ranks: latency (shortest requests, the "
+                  "default) or throughput (most tokens per second)"),
+         cl::cat(category));
 cl::opt<std::string>
     rankMemory("rank-memory", cl::value_desc("bytes"),
                cl::desc("With --ranks: weights that a rank may hold"),
@@ -294,11 +306,23 @@ Status run(int argc, char **argv) {
   if (ranks.getNumOccurrences() > 0) {
     if (tp.getNumOccurrences() > 0 || pp.getNumOccurrences() > 0)
       return InvalidArgument("--ranks chooses --tp and --pp: give it alone");
-    if (ranks < 1)
-      return InvalidArgument("--ranks {}: expected 1 or more",
+    if (ranks == "auto") {
+      if (cluster.empty())
+        return InvalidArgument("--ranks auto: --cluster FILE is missing, which "
+                               "says how many there could be");
+    } else if (llvm::StringRef(ranks).getAsInteger(10, options.ranks) ||
+               options.ranks < 1) {
+      return InvalidArgument("--ranks {}: expected 1 or more, or auto",
                              ranks.getValue());
-    options.ranks = ranks;
+    }
+    if (!cluster.empty())
+      options.goal = goal;
+  } else if (goal.getNumOccurrences() > 0) {
+    return InvalidArgument("--goal {}: is for a search: give --ranks N or auto "
+                           "and --cluster FILE",
+                           goal.getValue());
   }
+  options.cluster = cluster;
   if (rankMemory.getNumOccurrences() > 0) {
     LLMIR_ASSIGN_OR_RETURN(options.rankMemory,
                            parseBytes("--rank-memory", rankMemory));
@@ -331,6 +355,9 @@ Status run(int argc, char **argv) {
   options.command = getCommand(argc, argv);
   options.planFolder = std::filesystem::path(output.getValue()).parent_path();
   options.progress = reportProgress;
+  options.found = [](const std::string &table, const std::string &reason) {
+    fmt::print("{}{}\n", table, reason);
+  };
   options.note = [](const std::string &text) {
     fmt::print(stderr, "llmir-plan: note: {}\n", text);
   };

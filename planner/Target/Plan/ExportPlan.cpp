@@ -128,7 +128,7 @@ public:
       for (func::FuncOp function : programs.functions)
         for (auto weight : function.getOps<WeightOp>())
           LLMIR_RETURN_IF_ERROR(exportWeight(weight));
-    if (checkpoint.has_weights())
+    if (checkpoint.has_weights() && options.isHashed)
       hashLeaves(checkpoint, sources, *plan, options.threads);
 
     auto replica = std::make_unique<plan::ReplicaT>();

@@ -31,7 +31,8 @@ struct ExportOptions {
     double error;
   };
   std::map<std::string, Quantized> quantized;
-  int threads = 2; // that hash and pack the checkpoint
+  int threads = 2;      // that hash and pack the checkpoint
+  bool isHashed = true; // else the plan can't run, and is made sooner
   /// Where the weights are written as kernels of `packIsa` read them; empty:
   /// they are packed at load.
   std::string pack;

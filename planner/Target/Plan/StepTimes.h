@@ -3,8 +3,10 @@
 #ifndef LLMIR_TARGET_PLAN_STEPTIMES_H
 #define LLMIR_TARGET_PLAN_STEPTIMES_H
 
+#include "plan_schema/base/status.h"
+#include "plan_schema/cost/calibration.h"
+#include "plan_schema/cost/cluster.h"
 #include "plan_schema/plan_generated.h"
-#include "planner/Calibration.h"
 
 namespace llmir {
 
@@ -16,12 +18,12 @@ struct ExpectedLoad {
 
 /// Fills predicted_us of every step and rank, and predicted_tokens of every
 /// program: decode with `load.batch` sequences, the other kinds with one
-/// sequence's largest step. A step takes the measured time of its kernel; one
-/// whose kernel wasn't measured, the time of its bytes at the measured memory
-/// bandwidth and a barrier; a message goes through memory once on each side and
-/// meets two barriers. Costs must be filled.
-void predictTimes(plan::PlanT &plan, const Calibration &calibration,
-                  const ExpectedLoad &load);
+/// sequence's largest step; times as plan::CostModel gives them, of exchanges
+/// with their transfer, without what ranks wait for each other. `cluster` may
+/// be null: all ranks are on the calibrated host. Costs must be filled.
+Status predictTimes(plan::PlanT &plan, const plan::Cluster *cluster,
+                    const plan::Calibration &calibration,
+                    const ExpectedLoad &load);
 
 } // namespace llmir
 

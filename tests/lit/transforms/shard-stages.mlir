@@ -3,6 +3,9 @@
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages=stages=2 --llm-shard-stages=ranks=3,2 | FileCheck %s --check-prefix=UNEQUAL
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=4 2>&1 | FileCheck %s --check-prefix=MANY
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=1,1 2>&1 | FileCheck %s --check-prefix=COUNT
+// RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=2 speeds=1,2" | FileCheck %s --check-prefix=SPEEDS
+// RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=3 speeds=100,1,1" | FileCheck %s --check-prefix=LEAST
+// RUN: not llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=2 speeds=1" 2>&1 | FileCheck %s --check-prefix=SPEED-COUNT
 
 // 2 heads and 1, the KV head on both; 128 MLP columns and the short rest; 128 rows of the vocabulary and the rest.
 // CHECK: func.func @stage0
@@ -41,3 +44,8 @@
 
 // MANY: 4 ranks for 3 leaves of query_head
 // COUNT: one number of ranks for all stages or one per stage; got 2 for 1 stages
+
+// Leaves follow the ranks' speeds, one at least on each.
+// SPEEDS: query_head = [0, 1, 3], kv_head = [0, 1, 0, 1], mlp_column = [0, 1, 3], vocabulary = [0, 1, 4]
+// LEAST: query_head = [0, 1, 2, 3], kv_head = [0, 1, 0, 1, 0, 1], mlp_column = [0, 1, 2, 3], vocabulary = [0, 2, 3, 4]
+// SPEED-COUNT: 1 speeds for 2 ranks: expected one above 0 for each

@@ -663,7 +663,8 @@ TEST_F(PlannerTest, WhatCannotBeQuantizedIsNoted) {
 
 // A block of attention in 20 us; a matrix in a tenth of a nanosecond per element and token.
 constexpr const char* kCalibration =
-    R"({"version": 1, "threads": 1, "memory_bytes_per_s": 1e9, "barrier_us": 0.5,
+    R"({"version": 2, "threads": 1, "memory_bytes_per_s": 1e9, "barrier_us": 0.5,
+  "launch_us": 0, "rope_us_per_element": 0, "sample_us_per_id": 0,
   "linear": [{"kernel": "linear_q8_q4_1", "rows": 100, "columns": 100, "tokens": [{"tokens": 1, "us": 1}, {"tokens": 2, "us": 2}]}],
   "attention": [
     {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 32, "heads_per_kv": 3, "fused": true,
@@ -696,23 +697,30 @@ TEST_F(PlannerTest, CalibrationPredictsTheTimeOfEachStep) {
   };
   EXPECT_FLOAT_EQ(us(decode, "layers.1.append_attention"), 20);
   EXPECT_FLOAT_EQ(us(decode, "layers.1.qkv"), 4 * 1e-4f * 96 * (96 + 2 * 32));
-  EXPECT_FLOAT_EQ(us(decode, "layers.1.attention_norm"), 4 * 0.25f + 0.5f);
-  // Not measured: bytes at 1000 a microsecond, and a barrier.
+  EXPECT_FLOAT_EQ(us(decode, "layers.1.attention_norm"), 4 * 0.25f);
+  // Not measured: bytes at 1000 a microsecond. One thread waits for no other.
   const plan::StepT& quantize = FindStep(decode, "layers.1.gate_up.quantize");
   EXPECT_FLOAT_EQ(quantize.ranks[0]->predicted_us,
-                  0.5 + 4 * quantize.ranks[0]->cost->bytes_per_token / 1000);
+                  4 * quantize.ranks[0]->cost->bytes_per_token / 1000);
   const plan::ProgramT& mixed = FindProgram(*plan, ProgramKind::mixed);
   EXPECT_EQ(mixed.predicted_tokens, 36u);
   EXPECT_FLOAT_EQ(us(mixed, "layers.1.qkv"), 9 * us(decode, "layers.1.qkv"));
 
-  // Messages go through memory on both sides.
+  // Messages that weren't measured go through memory on both sides, and pass in the wait; here two
+  // ranks share a core.
   options.tp = {2};
   options.overlap = "none";
   const auto two = Plan(options);
   ASSERT_NE(two, nullptr);
-  const plan::StepT& start =
-      FindStep(FindProgram(*two, ProgramKind::decode), "layers.1.o.all_reduce_start");
-  EXPECT_FLOAT_EQ(start.ranks[1]->predicted_us, 2 * 4 * kHidden * 4 / 1000.0 + 2 * 0.5);
+  const plan::ProgramT& shared = FindProgram(*two, ProgramKind::decode);
+  const plan::StepT& start = FindStep(shared, "layers.1.o.all_reduce_start");
+  EXPECT_EQ(start.ranks[1]->predicted_us, 0);
+  const auto wait = std::find_if(shared.steps.begin(), shared.steps.end(), [&](const auto& step) {
+    return step->kind == plan::StepKind::wait &&
+           step->waits[0] == static_cast<uint32_t>(start.signals);
+  });
+  ASSERT_NE(wait, shared.steps.end());
+  EXPECT_FLOAT_EQ((*wait)->ranks[1]->predicted_us, 2 * (2 * 4 * kHidden * 4 / 1000.0 + 2 * 0.5));
 
   options.calibration = folder_ / "none.json";
   EXPECT_EQ(Refusal(options).code(), StatusCode::kNotFound);

@@ -5,8 +5,8 @@
 
 #include "llvm/ADT/SetVector.h"
 
+#include "plan_schema/cost/calibration.h"
 #include "plan_schema/plan_facts.h"
-#include "planner/Calibration.h"
 #include "planner/Target/Plan/PlanTypes.h"
 
 namespace llmir::llm {
@@ -17,6 +17,8 @@ namespace llmir::llm {
 using namespace mlir;
 using namespace llmir;
 using namespace llmir::llm;
+using llmir::plan::AttentionShape;
+using llmir::plan::Calibration;
 
 namespace {
 
@@ -39,16 +41,16 @@ AttentionShape getShape(func::FuncOp program, ProgramAttr kind,
   bool isDecode = kind.getKind() == ProgramKind::Decode;
   AttentionShape shape;
   shape.kv = plan::DTypeName(getKvDType(cache));
-  shape.blockSize = cache.getBlockSize();
-  shape.headDim = cache.getHeadDim();
-  shape.kvHeads = cache.getNumHeads();
+  shape.block_size = cache.getBlockSize();
+  shape.head_dim = cache.getHeadDim();
+  shape.kv_heads = cache.getNumHeads();
   if (auto stage = program->getAttrOfType<StageAttr>("llm.stage"))
-    shape.kvHeads = stage.getLeaves(Unit::KvHead, 0).second -
-                    stage.getLeaves(Unit::KvHead, 0).first;
+    shape.kv_heads = stage.getLeaves(Unit::KvHead, 0).second -
+                     stage.getLeaves(Unit::KvHead, 0).first;
   if (auto model =
           program->getParentOfType<ModuleOp>()->getAttrOfType<ModelAttr>(
               "llm.model"))
-    shape.headsPerKv = model.getHeadsPerKv();
+    shape.heads_per_kv = model.getHeadsPerKv();
   shape.batch = isDecode ? kind.getMaxTokens() : 1;
   shape.tokens = isDecode ? 1 : kind.getMaxTokens();
   shape.context = std::max<double>(cache.getMaxSeqLen() / 2, shape.tokens);
@@ -77,7 +79,7 @@ struct ChooseAttentionPass
     }
     std::optional<Calibration> measured;
     if (!calibration.empty() && !given) {
-      StatusOr<Calibration> read = Calibration::read(calibration);
+      StatusOr<Calibration> read = Calibration::Read(calibration);
       if (!read.ok()) {
         getOperation().emitError() << read.status().message();
         return signalPassFailure();
@@ -136,7 +138,7 @@ struct ChooseAttentionPass
     double least = 0;
     for (AttentionForm form : kForms) {
       shape.form = stringifyAttentionForm(form).str();
-      std::optional<double> us = measured.getAttentionUs(shape);
+      std::optional<double> us = measured.all().AttentionUs(shape);
       if (!us)
         continue;
       if (times.empty() || *us < least) {

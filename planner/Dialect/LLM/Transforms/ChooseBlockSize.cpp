@@ -3,8 +3,8 @@
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
+#include "plan_schema/cost/calibration.h"
 #include "plan_schema/plan_facts.h"
-#include "planner/Calibration.h"
 #include "planner/Target/Plan/PlanTypes.h"
 
 namespace llmir::llm {
@@ -15,6 +15,8 @@ namespace llmir::llm {
 using namespace mlir;
 using namespace llmir;
 using namespace llmir::llm;
+using llmir::plan::AttentionShape;
+using llmir::plan::Calibration;
 
 namespace {
 
@@ -55,7 +57,7 @@ struct ChooseBlockSizePass
     }
     std::optional<Calibration> measured;
     if (!calibration.empty()) {
-      StatusOr<Calibration> read = Calibration::read(calibration);
+      StatusOr<Calibration> read = Calibration::Read(calibration);
       if (!read.ok()) {
         module.emitError() << read.status().message();
         return signalPassFailure();
@@ -69,7 +71,7 @@ private:
   void choose(ModuleOp module, PagedKVCacheType cache, DictionaryAttr workload,
               const std::optional<Calibration> &measured) {
     double rate = wasteRate > 0 ? wasteRate
-                  : measured    ? 1 / measured->getMemoryUs(1)
+                  : measured    ? 1 / measured->all().MemoryUs(1)
                                 : kDefaultBytesPerUs;
     SmallVector<Alternative> all;
     for (int64_t size : kCandidates)
@@ -133,13 +135,13 @@ private:
       auto model = getOperation()->getAttrOfType<ModelAttr>("llm.model");
       AttentionShape shape;
       shape.kv = plan::DTypeName(getKvDType(cache));
-      shape.blockSize = size;
-      shape.headDim = cache.getHeadDim();
-      shape.headsPerKv = model ? model.getHeadsPerKv() : 1;
-      shape.kvHeads = llvm::divideCeil(cache.getNumHeads(), ranks);
+      shape.block_size = size;
+      shape.head_dim = cache.getHeadDim();
+      shape.heads_per_kv = model ? model.getHeadsPerKv() : 1;
+      shape.kv_heads = llvm::divideCeil(cache.getNumHeads(), ranks);
       shape.batch = batch;
       shape.context = std::max(1.0, tokens / prompts.size());
-      result.attentionUs = measured->getAttentionUs(shape);
+      result.attentionUs = measured->all().AttentionUs(shape);
       if (result.attentionUs)
         *result.attentionUs *= llvm::divideCeil(cache.getNumLayers(), stages);
     }

@@ -31,6 +31,7 @@ struct PipelineOptions {
   std::string weights = "keep"; // as of llm-choose-precision
   int64_t stages = 1;
   mlir::SmallVector<int64_t> ranks = {1}; // per stage, or one for all
+  mlir::SmallVector<double> speeds; // of all ranks, by any unit; empty: alike
   int64_t maxBatch = 8;
   int64_t stepsInFlight = 1;
   int64_t prefillChunk = 512;

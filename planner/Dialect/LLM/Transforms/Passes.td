@@ -171,6 +171,8 @@ def SplitStages : Pass<"llm-split-stages", "::mlir::ModuleOp"> {
     Option<"stages", "stages", "int64_t", "1", "number of stages">,
     ListOption<"ranks", "ranks", "int64_t",
                "ranks that share each stage, if not equally many">,
+    ListOption<"speeds", "speeds", "double",
+               "of the ranks of all stages, if not alike; by any unit">,
     Option<"calibration", "calibration", "std::string", "\"\"",
            "what llmir-exec --calibrate measured; empty: bytes and operations">,
     Option<"flopsPerByte", "flops-per-byte", "double", "16",
@@ -184,14 +186,17 @@ def SplitStages : Pass<"llm-split-stages", "::mlir::ModuleOp"> {
 def ShardStages : Pass<"llm-shard-stages", "::mlir::ModuleOp"> {
   let summary = "Divide the weights of each stage among its ranks, by leaves";
   let description = [{
-    Gives each rank contiguous ranges of leaves, as even as they allow, and
+    Gives each rank contiguous ranges of leaves, as even as they allow or, with
+    speeds, in proportion to them, at least one leaf each, and
     turns types into `!llm.sharded_tensor`. Partial sums (embedding, weights
     divided by columns) go through `llm.all_reduce`, logits and parts of scores
     through `llm.gather`.
   }];
   let options = [
     ListOption<"ranks", "ranks", "int64_t",
-               "ranks of each stage, or one number for all stages">
+               "ranks of each stage, or one number for all stages">,
+    ListOption<"speeds", "speeds", "double",
+               "of the ranks of all stages, if not alike; by any unit">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }

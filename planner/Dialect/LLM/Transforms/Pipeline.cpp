@@ -138,10 +138,12 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   SplitStagesOptions splitting;
   splitting.stages = options.stages;
   splitting.ranks.assign(options.ranks.begin(), options.ranks.end());
+  splitting.speeds.assign(options.speeds.begin(), options.speeds.end());
   splitting.calibration = options.calibration;
   pipeline.need(createSplitStages(splitting));
   ShardStagesOptions sharding;
   sharding.ranks.assign(options.ranks.begin(), options.ranks.end());
+  sharding.speeds.assign(options.speeds.begin(), options.speeds.end());
   pipeline.need(createShardStages(sharding));
   // What no reduction stands in the way of, joins its linear.
   pipeline.family("fusion");

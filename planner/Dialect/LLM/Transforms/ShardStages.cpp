@@ -1,5 +1,8 @@
 //===- ShardStages.cpp - Divide the weights of stages among ranks ---------===//
 
+#include <algorithm>
+#include <cmath>
+
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 
@@ -23,6 +26,24 @@ SmallVector<int64_t> divide(int64_t leaves, int64_t ranks) {
   for (int64_t rank = 0; rank < ranks; ++rank)
     boundaries.push_back(boundaries.back() + leaves / ranks +
                          (rank < leaves % ranks ? 1 : 0));
+  return boundaries;
+}
+
+/// The same in proportion to `speeds`, at least one leaf each.
+SmallVector<int64_t> divide(int64_t leaves, ArrayRef<double> speeds) {
+  double all = 0;
+  for (double speed : speeds)
+    all += speed;
+  int64_t ranks = speeds.size();
+  SmallVector<int64_t> boundaries = {0};
+  double sum = 0;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    sum += speeds[rank];
+    int64_t end = std::llround(leaves * sum / all);
+    // Room for one leaf on each rank after this one, and one here.
+    end = std::min(end, leaves - (ranks - 1 - rank));
+    boundaries.push_back(std::max(end, boundaries.back() + 1));
+  }
   return boundaries;
 }
 
@@ -165,7 +186,17 @@ struct ShardStagesPass
                          << " for " << stages.size() << " stages";
       return signalPassFailure();
     }
-    int64_t firstRank = 0;
+    int64_t firstRank = 0, allRanks = 0;
+    for (size_t index = 0; index < stages.size(); ++index)
+      allRanks += ranks.size() == 1 ? ranks[0] : ranks[index];
+    bool positive = llvm::all_of(speeds, [](double s) { return s > 0; });
+    if (!speeds.empty() &&
+        (static_cast<int64_t>(speeds.size()) != allRanks || !positive)) {
+      module.emitError() << speeds.size() << " speeds for " << allRanks
+                         << " ranks: expected one above 0 for each";
+      return signalPassFailure();
+    }
+    SmallVector<double> rankSpeeds(speeds.begin(), speeds.end());
     SmallVector<std::string> cuts;
     for (auto [index, function] : llvm::enumerate(stages)) {
       int64_t count = ranks.size() == 1 ? ranks[0] : ranks[index];
@@ -177,25 +208,36 @@ struct ShardStagesPass
           return signalPassFailure();
         }
       auto whole = function->getAttrOfType<StageAttr>("llm.stage");
-      SmallVector<int64_t> heads =
-          divide(model.getLeafCount(Unit::QueryHead), count);
+      auto divideUnit = [&](Unit unit) {
+        int64_t leaves = model.getLeafCount(unit);
+        if (speeds.empty())
+          return divide(leaves, count);
+        return divide(leaves, ArrayRef(rankSpeeds).slice(firstRank, count));
+      };
+      SmallVector<int64_t> heads = divideUnit(Unit::QueryHead);
       auto stage = StageAttr::get(
           &getContext(), whole.getIndex(), firstRank, whole.getLayers(), heads,
           followHeads(heads, model.getHeadsPerKv()),
-          divide(model.getLeafCount(Unit::MlpColumn), count),
-          divide(model.getLeafCount(Unit::Vocabulary), count));
+          divideUnit(Unit::MlpColumn), divideUnit(Unit::Vocabulary));
       function->setAttr("llm.stage", stage);
       firstRank += count;
-      // The rank with most heads holds up the others.
+      // The rank with most leaves holds up the others that are as fast.
+      auto getMost = [&](Unit unit) {
+        int64_t most = 0;
+        for (int64_t rank = 0; rank < count; ++rank) {
+          auto [begin, end] = stage.getLeaves(unit, rank);
+          most = std::max(most, end - begin);
+        }
+        return most;
+      };
       if (count > 1)
         cuts.push_back(fmt::format(
             "stage {} over {} ranks, at most {} of {} query heads, {} of {} "
-            "MLP leaves on one",
-            whole.getIndex(), count,
-            llvm::divideCeil(model.getLeafCount(Unit::QueryHead), count),
-            model.getLeafCount(Unit::QueryHead),
-            llvm::divideCeil(model.getLeafCount(Unit::MlpColumn), count),
-            model.getLeafCount(Unit::MlpColumn)));
+            "MLP leaves on one{}",
+            whole.getIndex(), count, getMost(Unit::QueryHead),
+            model.getLeafCount(Unit::QueryHead), getMost(Unit::MlpColumn),
+            model.getLeafCount(Unit::MlpColumn),
+            speeds.empty() ? "" : ", in proportion to the ranks' speeds"));
       if (count > 1 && failed(StageSharder(model, stage).shard(function)))
         return signalPassFailure();
     }

@@ -1,6 +1,6 @@
 //===- SplitStages.cpp - Cut the model between layers ---------------------===//
 
-#include "planner/Calibration.h"
+#include "plan_schema/cost/calibration.h"
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
 #include "planner/Target/Plan/PlanTypes.h"
@@ -15,8 +15,8 @@ namespace llmir::llm {
 
 using namespace mlir;
 using namespace llmir::llm;
-using llmir::Calibration;
 using llmir::getLinearKernel;
+using llmir::plan::Calibration;
 
 namespace {
 
@@ -37,8 +37,8 @@ double getCost(Type weight, double flopsPerByte,
   if (measured) {
     std::optional<double> us;
     if (isMatrix)
-      us = measured->getLinearUs(getLinearKernel(weight), rows, columns, 1);
-    return us.value_or(measured->getMemoryUs(bytes));
+      us = measured->all().LinearUs(getLinearKernel(weight), rows, columns, 1);
+    return us.value_or(measured->all().MemoryUs(bytes));
   }
   return bytes + (isMatrix ? 2 * rows * columns / flopsPerByte : 0);
 }
@@ -56,7 +56,7 @@ Costs getCosts(func::FuncOp model, int64_t layers, double flopsPerByte,
       Type type = weight.getType();
       if (isa<EmbeddingOp>(op)) {
         double bytes = getWeightBytes(type) / getRows(type);
-        costs.before += measured ? measured->getMemoryUs(bytes) : bytes;
+        costs.before += measured ? measured->all().MemoryUs(bytes) : bytes;
         continue;
       }
       if (!seen.insert(weight.getSymName()).second)
@@ -72,10 +72,10 @@ Costs getCosts(func::FuncOp model, int64_t layers, double flopsPerByte,
 }
 
 /// Boundaries [0, ..., layers] of stages of which the costliest per rank costs
-/// least (`ranks`: of each stage, or one number for all);
+/// least (`speeds`: of each stage; empty: alike);
 /// among those the ones with the least sum of squares, the most even.
 SmallVector<int64_t> balance(const Costs &costs, int64_t stages,
-                             ArrayRef<int64_t> ranks) {
+                             ArrayRef<double> speeds) {
   int64_t layers = costs.layers.size();
   SmallVector<double> sums = {0};
   for (double cost : costs.layers)
@@ -94,8 +94,8 @@ SmallVector<int64_t> balance(const Costs &costs, int64_t stages,
         double cost = sums[end] - sums[begin];
         cost += begin == 0 ? costs.before : 0;
         cost += end == layers ? costs.after : 0;
-        if (ranks.size() > 1)
-          cost /= ranks[stage];
+        if (!speeds.empty())
+          cost /= speeds[stage];
         Cost candidate = {std::max(best[begin].first, cost),
                           best[begin].second + cost * cost};
         if (candidate < next[end]) {
@@ -146,7 +146,7 @@ struct SplitStagesPass
     }
     std::optional<Calibration> measured;
     if (!calibration.empty()) {
-      llmir::StatusOr<Calibration> read = Calibration::read(calibration);
+      llmir::StatusOr<Calibration> read = Calibration::Read(calibration);
       if (!read.ok()) {
         module.emitError() << read.status().message();
         return signalPassFailure();
@@ -154,9 +154,10 @@ struct SplitStagesPass
       measured = std::move(read).value();
     }
     Costs costs = getCosts(model, shape.getLayers(), flopsPerByte, measured);
-    SmallVector<int64_t> cuts = balance(costs, stages, ranks);
+    SmallVector<double> stageSpeeds = getStageSpeeds();
+    SmallVector<int64_t> cuts = balance(costs, stages, stageSpeeds);
     if (stages > 1)
-      explainCuts(costs, cuts, measured.has_value());
+      explainCuts(costs, cuts, stageSpeeds, measured.has_value());
 
     OpBuilder builder(&getContext());
     builder.setInsertionPoint(model);
@@ -168,7 +169,30 @@ struct SplitStagesPass
     model.erase();
   }
 
-  void explainCuts(const Costs &costs, ArrayRef<int64_t> cuts, bool areTimes) {
+  /// Of each stage the sum of its ranks'; empty: all stages are alike. In units
+  /// of a rank on average.
+  SmallVector<double> getStageSpeeds() {
+    SmallVector<double> result;
+    if (ranks.size() <= 1 && speeds.empty())
+      return result;
+    double all = 0;
+    for (double speed : speeds)
+      all += speed;
+    size_t rank = 0;
+    for (int64_t stage = 0; stage < stages; ++stage) {
+      int64_t count = ranks.empty()       ? 1
+                      : ranks.size() == 1 ? ranks[0]
+                                          : ranks[stage];
+      double sum = 0;
+      for (int64_t i = 0; i < count; ++i, ++rank)
+        sum += rank < speeds.size() ? speeds[rank] * speeds.size() / all : 1;
+      result.push_back(sum);
+    }
+    return result;
+  }
+
+  void explainCuts(const Costs &costs, ArrayRef<int64_t> cuts,
+                   ArrayRef<double> stageSpeeds, bool areTimes) {
     std::string layers;
     double slowest = 0, all = costs.before + costs.after;
     for (int64_t i = 0; i < stages; ++i) {
@@ -178,8 +202,8 @@ struct SplitStagesPass
         cost += costs.layers[layer];
         all += costs.layers[layer];
       }
-      if (ranks.size() > 1)
-        cost /= ranks[i];
+      if (!stageSpeeds.empty())
+        cost /= stageSpeeds[i];
       slowest = std::max(slowest, cost);
       layers += fmt::format("{}{}", i > 0 ? ", " : "", cuts[i + 1] - cuts[i]);
     }
