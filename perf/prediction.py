@@ -210,7 +210,7 @@ def main():
         if "bound_at_calibration" not in result:
             # Right after the calibration: on an idle machine they are the same.
             result = {
-                "command": " ".join(["perf/prediction.py", *sys.argv[1:]]),
+                "command": f"perf/prediction.py --seed {arguments.seed} --count {arguments.count}",
                 "commit": subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
                 "machine": calibration["machine"],
                 "seed": arguments.seed,

@@ -77,7 +77,7 @@ def main():
     arguments = parser.parse_args()
     result = {
         "what": "simulation",
-        "command": " ".join(["perf/table3.py", *sys.argv[1:]]),
+        "command": f"perf/table3.py --batch {arguments.batch} --context {arguments.context} --weights {arguments.weights}",
         "commit": subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "cluster": arguments.cluster.name,
         "weights": arguments.weights,
