@@ -75,6 +75,8 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
   std::vector<int> on_node(cluster_.nodes.size(), 0);
   for (const int node : nodes) ++on_node[static_cast<size_t>(node)];
   places_.resize(static_cast<size_t>(ranks));
+  const int in_flight = options.in_flight > 0 ? options.in_flight
+                                              : static_cast<int>(plan.limits()->steps_in_flight());
   for (const Replica* replica : *plan.replicas()) {
     for (const Stage* stage : *replica->stages()) {
       // The ranks of a stage compute at once; stages do where several steps are under way, and
@@ -86,7 +88,7 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
         place.node = nodes[rank->world_rank()];
         const Node& node = cluster_.nodes[static_cast<size_t>(place.node)];
         const int all = on_node[static_cast<size_t>(place.node)];
-        const bool others = options.in_flight > 1 || plan.replicas()->size() > 1;
+        const bool others = in_flight > 1 || plan.replicas()->size() > 1;
         const int active = others ? all : beside[place.node];
         if (node.accelerators > 0) {
           place.shared_by = std::max(1.0, static_cast<double>(all) / node.accelerators);

@@ -14,13 +14,11 @@
 
 namespace llmir::plan {
 
-// Steps of the engine that are under way at a time, as the executor runs them. More fill the stages
-// of a pipeline.
-inline constexpr int kStepsInFlight = 1;
-
 struct CostOptions {
-  int in_flight = kStepsInFlight;  // how many ranks compute at once follows from it
-  int threads = 0;                 // of a rank; 0: the node's cores divided by its ranks
+  // Steps of the engine that are under way at a time: how many ranks compute at once follows from
+  // it. 0: the plan's.
+  int in_flight = 0;
+  int threads = 0;  // of a rank; 0: the node's cores divided by its ranks
 };
 
 class CostModel final : public CostSource {

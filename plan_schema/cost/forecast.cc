@@ -38,6 +38,7 @@ StatusOr<Forecast> MakeForecast(const Plan& plan, const CostModel& costs, const 
   }
   Forecast forecast;
   forecast.load = load;
+  if (in_flight == 0) in_flight = static_cast<int>(limits.steps_in_flight());
   forecast.in_flight = std::clamp(in_flight, 1, static_cast<int>(load.batch));
   // A prompt's chunks follow each other: each reads what the one before it appended.
   LLMIR_ASSIGN_OR_RETURN(forecast.prompt, Simulate(plan, PromptSteps(plan, load.prompt), 1, costs));

@@ -33,9 +33,10 @@ struct Forecast {
   double counted_us = 0;
 };
 
-// Simulates on `costs`. Of more than one step in flight the batch is divided among them.
+// Simulates on `costs`. Of more than one step in flight the batch is divided among them; 0: as many
+// as the plan allows.
 // INVALID_ARGUMENT where the plan's limits don't allow the load.
 StatusOr<Forecast> MakeForecast(const Plan& plan, const CostModel& costs, const ForecastLoad& load,
-                                int in_flight = kStepsInFlight);
+                                int in_flight = 0);
 
 }  // namespace llmir::plan

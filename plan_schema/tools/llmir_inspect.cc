@@ -121,9 +121,9 @@ int Main(int argc, char** argv) {
                    "Tokens that decoding sequences have (default: the prompt and half the answer)")
       ->check(CLI::PositiveNumber);
   simulate
-      ->add_option("--in-flight", simulated.in_flight,
-                   "Steps under way at a time, each with its part of the batch")
-      ->capture_default_str()
+      ->add_option(
+          "--in-flight", simulated.in_flight,
+          "Steps under way at a time, each with its part of the batch (default: the plan's)")
       ->check(CLI::Range(1, 1024));
   simulate
       ->add_option("--threads", simulated.threads,

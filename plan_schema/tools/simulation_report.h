@@ -16,8 +16,8 @@ struct SimulateOptions {
   uint32_t prompt = 0;      // tokens; 0: one chunk, or as much as the context allows
   uint32_t answer = 128;    // tokens
   double context = 0;  // tokens that decoding sequences have; 0: the prompt and half the answer
-  int in_flight = kStepsInFlight;
-  int threads = 0;  // of a rank; 0: the node's cores divided by its ranks
+  int in_flight = 0;   // 0: the plan's
+  int threads = 0;     // of a rank; 0: the node's cores divided by its ranks
   bool steps = false;
   bool json = false;
 };
