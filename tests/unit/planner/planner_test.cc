@@ -818,7 +818,8 @@ TEST_F(PlannerTest, PassesExplainWhatTheyDid) {
   EXPECT_THAT(texts["llm-fuse-gate-up"], HasSubstr("8 fewer steps, 10.2 kB less memory traffic"));
   EXPECT_THAT(texts["llm-split-stages"], HasSubstr("2 stages of 2, 2 layers"));
   EXPECT_THAT(texts["llm-shard-stages"], HasSubstr("at most 2 of 3 query heads"));
-  EXPECT_THAT(texts["llm-allocate-blocks"], HasSubstr("64 blocks per rank"));
+  // Two steps in flight of 4 sequences each.
+  EXPECT_THAT(texts["llm-allocate-blocks"], HasSubstr("128 blocks per rank"));
   for (const std::string pass :
        {"llm-choose-block-size", "llm-choose-precision", "llm-insert-quantize",
         "llm-fuse-norm-quantize", "llm-split-collectives", "llm-make-programs",
