@@ -30,8 +30,9 @@ def test_logits_have_the_same_bits_with_and_without_a_hit(models, tiny, layout):
     first = {"prompt_ids": ids(1, 70), "force_ids": ids(2, 30)}
     goes_on = {"prompt_ids": first["prompt_ids"] + first["force_ids"] + ids(3, 9), "force_ids": ids(4, 12)}
     sibling = {"prompt_ids": first["prompt_ids"][:50] + ids(5, 30), "force_ids": ids(6, 12)}
-    # One after the other: enough before it to fill the batch until the first has ended.
-    prompts = [first, *({"prompt_ids": ids(10 + i, 20), "force_ids": ids(20 + i, 60)} for i in range(4)), goes_on, sibling]
+    # One after the other: enough before it to fill the batch of each step in flight until the first has ended.
+    others = ({"prompt_ids": ids(10 + i, 20), "force_ids": ids(20 + i, 60)} for i in range(4 * layout.get("pp", 1)))
+    prompts = [first, *others, goes_on, sibling]
     report = job.new_folder() / "report.json"
     _, got = job.generate_with_logits(prompts, "--report", report)
     _, expected = job.generate_with_logits(prompts, "--forget-prefixes")
