@@ -9,8 +9,9 @@
 // operation has been waited for; `counts` may go at once. No operation may be open when a Channel
 // is destroyed.
 //
-// Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., on every backend: the
-// result is the same, bit for bit, on all ranks and for all backends.
+// Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., or in that of a tree
+// (comm/sum_tree.h), on every backend: the result is the same, bit for bit, on all ranks and for
+// all backends.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +19,7 @@
 #include <span>
 #include <string_view>
 
+#include "comm/sum_tree.h"
 #include "plan_schema/base/status.h"
 
 namespace llmir::comm {
@@ -53,6 +55,16 @@ class Channel {
   // `out`, the same bits as StartAllReduce gives. `out` may be where the part lies in `data`.
   virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
                                                float* out) = 0;
+  // The same two for ranks that contribute nodes of a sum: this rank's node i is where
+  // StartAllReduce and StartReduceScatter have its data, i * node_stride floats further on. The
+  // result is the root of `tree`, which stays in place until the operation has been waited for.
+  // With more than one node, `out` overlaps none but the first.
+  virtual StatusOr<Request> StartTreeAllReduce(float* data, size_t count, size_t node_stride,
+                                               const SumTree& tree) = 0;
+  virtual StatusOr<Request> StartTreeReduceScatter(const float* data,
+                                                   std::span<const size_t> counts,
+                                                   size_t node_stride, const SumTree& tree,
+                                                   float* out) = 0;
   // `root`'s bytes to everyone.
   virtual StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) = 0;
   // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an

@@ -36,6 +36,7 @@ HierarchicalChannel::HierarchicalChannel(Parts parts, HostRanks hosts, int rank,
       parts_(std::move(parts)),
       hosts_(std::move(hosts)),
       counts_(static_cast<size_t>(hosts_.ranks(hosts_.own))),
+      all_counts_(static_cast<size_t>(size)),
       sources_(static_cast<size_t>(size)) {
   const size_t piece = RoundUp(std::min(max_bytes, kPiece), sizeof(float));
   for (Round& round : rounds_) {
@@ -87,23 +88,49 @@ Request HierarchicalChannel::Take(StatusOr<Request> request) {
 
 void HierarchicalChannel::Begin(int slot) {
   const Operation& operation = table().operations[static_cast<size_t>(slot)];
+  const size_t place = static_cast<size_t>(slot);
   if (operation.IsMessage()) {
-    const bool near = hosts_.HostOf(operation.peer) == hosts_.own;
-    Channel& channel = near ? *parts_.host_messages : *parts_.messages;
-    const int peer = near ? operation.peer - hosts_.first(hosts_.own) : operation.peer;
-    message_requests_[static_cast<size_t>(slot)] =
+    Channel& channel = ChannelOf(operation);
+    const int peer = IsNear(operation) ? operation.peer - hosts_.first(hosts_.own) : operation.peer;
+    whole_requests_[place] =
         Take(operation.kind == OperationKind::kSend
                  ? channel.StartSend(operation.in, operation.bytes, peer, operation.tag)
                  : channel.StartRecv(operation.out, operation.bytes, peer, operation.tag));
-    is_message_[static_cast<size_t>(slot)] = true;
+    is_whole_[place] = true;
+  } else if (operation.tree != nullptr) {
+    // Its nodes are added across hosts in no order that a prefix could go along.
+    whole_requests_[place] = Take(StartTreeSum(operation));
+    is_whole_[place] = true;
   } else {
     const size_t piece = PieceBytes(operation);
     const size_t rounds = (operation.bytes + piece - 1) / piece;
-    round_counts_[static_cast<size_t>(slot)] = rounds;
-    rounds_left_[static_cast<size_t>(slot)] = rounds;
+    round_counts_[place] = rounds;
+    rounds_left_[place] = rounds;
     queue_[begun_++ % kMaxRequests] = slot;
   }
   Progress();
+}
+
+bool HierarchicalChannel::IsNear(const Operation& operation) const {
+  return operation.IsMessage() && hosts_.HostOf(operation.peer) == hosts_.own;
+}
+
+Channel& HierarchicalChannel::ChannelOf(const Operation& operation) const {
+  return IsNear(operation) ? *parts_.host_messages : *parts_.messages;
+}
+
+StatusOr<Request> HierarchicalChannel::StartTreeSum(const Operation& operation) {
+  const size_t stride = operation.node_stride / sizeof(float);
+  auto* const out = reinterpret_cast<float*>(operation.out);
+  if (operation.kind == OperationKind::kAllReduce) {
+    return parts_.messages->StartTreeAllReduce(out, operation.bytes / sizeof(float), stride,
+                                               *operation.tree);
+  }
+  for (int peer = 0; peer < size(); ++peer) {
+    all_counts_[static_cast<size_t>(peer)] = operation.PartBytes(peer) / sizeof(float);
+  }
+  return parts_.messages->StartTreeReduceScatter(reinterpret_cast<const float*>(operation.in),
+                                                 all_counts_, stride, *operation.tree, out);
 }
 
 bool HierarchicalChannel::StartNextRound() {
@@ -452,19 +479,18 @@ bool HierarchicalChannel::Progress() {
   for (Round& round : rounds_) {
     while (round.slot >= 0 && table().failure.ok() && ProgressRound(&round)) moved = true;
   }
-  for (size_t slot = 0; slot < is_message_.size() && table().failure.ok(); ++slot) {
-    if (!is_message_[slot]) continue;
+  for (size_t slot = 0; slot < is_whole_.size() && table().failure.ok(); ++slot) {
+    if (!is_whole_[slot]) continue;
     Operation& operation = table().operations[slot];
-    const bool near = hosts_.HostOf(operation.peer) == hosts_.own;
-    Channel& channel = near ? *parts_.host_messages : *parts_.messages;
-    const StatusOr<bool> finished = channel.Test(message_requests_[slot]);
+    const StatusOr<bool> finished = ChannelOf(operation).Test(whole_requests_[slot]);
     if (finished.ok() && !*finished) continue;
-    is_message_[slot] = false;
+    is_whole_[slot] = false;
     moved = true;
     if (finished.ok()) {
       operation.Finish();
     } else {
-      operation.Finish(near ? InGroupRanks(finished.status(), operation.peer) : finished.status());
+      operation.Finish(IsNear(operation) ? InGroupRanks(finished.status(), operation.peer)
+                                         : finished.status());
     }
   }
   return moved;

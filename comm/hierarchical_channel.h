@@ -2,7 +2,8 @@
 // data goes through shared memory; between hosts one rank of each, the leader, exchanges for all
 // of it by MPI. A host's ranks follow each other in the group, so that sums keep the order of the
 // ranks: a prefix of the sum goes from host to host, and the total comes back; little data is
-// exchanged as it is and summed by every leader, in one message each way.
+// exchanged as it is and summed by every leader, in one message each way. Sums over a tree and
+// messages between hosts go from rank to rank by MPI.
 //
 // As in the other backends a collective is cut into rounds, numbered the same on all ranks, of
 // which a few are under way at a time. A round goes through four stages: up to the leader, out to
@@ -39,8 +40,8 @@ class HierarchicalChannel final : public OperationChannel {
     std::unique_ptr<Channel> up;
     std::unique_ptr<Channel> down;
     std::unique_ptr<Channel> host_messages;
-    std::unique_ptr<Channel> between;  // what leaders exchange
-    std::unique_ptr<Channel> messages;
+    std::unique_ptr<Channel> between;   // what leaders exchange
+    std::unique_ptr<Channel> messages;  // and sums over a tree
   };
   static size_t InnerBytes(const HostRanks& hosts, size_t max_bytes);
 
@@ -95,6 +96,11 @@ class HierarchicalChannel final : public OperationChannel {
   // The part of the round's data that belongs to the ranks [first, last), as begin and end in it.
   std::pair<size_t, size_t> PartOf(const Round& round, int first, int last);
 
+  // Operations that another channel carries as a whole: messages, and sums over a tree.
+  bool IsNear(const Operation& operation) const;
+  Channel& ChannelOf(const Operation& operation) const;
+  StatusOr<Request> StartTreeSum(const Operation& operation);
+
   bool StartNextRound();
   bool ProgressRound(Round* round);
   void StartUp(Round* round);
@@ -127,11 +133,12 @@ class HierarchicalChannel final : public OperationChannel {
   uint64_t begun_ = 0;
   uint64_t starting_ = 0;
   size_t starting_index_ = 0;
-  std::array<size_t, kMaxRequests> round_counts_{};       // by slot
-  std::array<size_t, kMaxRequests> rounds_left_{};        // by slot
-  std::array<Request, kMaxRequests> message_requests_{};  // by slot
-  std::array<bool, kMaxRequests> is_message_{};           // by slot: under way
+  std::array<size_t, kMaxRequests> round_counts_{};     // by slot
+  std::array<size_t, kMaxRequests> rounds_left_{};      // by slot
+  std::array<Request, kMaxRequests> whole_requests_{};  // by slot
+  std::array<bool, kMaxRequests> is_whole_{};           // by slot: under way in another channel
   std::vector<size_t> counts_;
+  std::vector<size_t> all_counts_;
   std::vector<const float*> sources_;
 };
 

@@ -24,13 +24,16 @@ MpiCollectives::MpiCollectives(MPI_Comm communicator, int rank, int size, size_t
       rank_(rank),
       size_(size),
       round_bytes_(std::max(RoundUp(std::min(max_bytes, kMpiRoundBytes), kLine), kLine)),
-      sources_(static_cast<size_t>(size)) {
+      sources_(static_cast<size_t>(size) * SumTree::kMaxNodes) {
   const size_t peers = static_cast<size_t>(size - 1);
   const size_t part =
       std::max(SliceStride(round_bytes_), RoundUp(std::min(round_bytes_, kDirectBytes), kLine));
+  // A node's slice is rounded up to a line.
+  const size_t rounding = SumTree::kMaxNodes * kLine;
   for (Round& round : rounds_) {
     round.requests.assign(2 * peers, MPI_REQUEST_NULL);
-    round.scratch.resize(peers * part);
+    round.scratch.resize(peers * (part + rounding));
+    round.packed = std::make_unique_for_overwrite<std::byte[]>((peers + 1) * (part + rounding));
   }
 }
 
@@ -57,11 +60,13 @@ std::pair<size_t, size_t> MpiCollectives::Slice(int rank, size_t bytes) const {
 }
 
 bool MpiCollectives::IsSliced(const Operation& operation, size_t bytes) const {
-  return operation.kind == OperationKind::kAllReduce && bytes > kDirectBytes;
+  const size_t nodes = operation.tree != nullptr ? operation.tree->MostNodes() : 1;
+  return operation.kind == OperationKind::kAllReduce && bytes * nodes > kDirectBytes;
 }
 
 size_t MpiCollectives::PieceBytes(const Operation& operation) const {
-  return operation.kind == OperationKind::kReduceScatter ? SliceStride(round_bytes_) : round_bytes_;
+  return operation.NodePiece(
+      operation.kind == OperationKind::kReduceScatter ? SliceStride(round_bytes_) : round_bytes_);
 }
 
 size_t MpiCollectives::RoundCount(const Operation& operation) const {
@@ -105,6 +110,24 @@ void MpiCollectives::PostReceive(Round* round, std::byte* data, size_t bytes, in
   if (!status.ok()) table_->Fail(status);
 }
 
+void MpiCollectives::PostSendNodes(Round* round, const std::byte* data, size_t bytes, int peer) {
+  const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
+  const size_t nodes = operation.Nodes(rank_);
+  if (nodes > 1) {
+    std::byte* const message = round->packed.get() + round->packed_bytes;
+    for (size_t node = 0; node < nodes; ++node) {
+      std::memcpy(message + node * bytes, data + node * operation.node_stride, bytes);
+    }
+    round->packed_bytes += nodes * bytes;
+    data = message;
+  }
+  PostSend(round, data, nodes * bytes, peer);
+}
+
+size_t MpiCollectives::ScratchBytes(const Operation& operation, size_t bytes, int peer) {
+  return RoundUp(operation.Nodes(peer) * bytes, kLine);
+}
+
 void MpiCollectives::PostFirstPhase(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
   const size_t piece = PieceBytes(operation);
@@ -116,6 +139,7 @@ void MpiCollectives::PostFirstPhase(Round* round) {
   const bool is_root = rank_ == operation.peer;
   // Where the next peer's data goes to in the scratch memory.
   std::byte* scratch = round->scratch.data();
+  round->packed_bytes = 0;
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     const size_t other = static_cast<size_t>(peer);
@@ -125,22 +149,24 @@ void MpiCollectives::PostFirstPhase(Round* round) {
         if (IsSliced(operation, bytes)) {
           const auto [own_begin, own_end] = Slice(rank_, bytes);
           const auto [peer_begin, peer_end] = Slice(peer, bytes);
-          PostReceive(round, scratch, own_end - own_begin, peer);
-          PostSend(round, operation.in + begin + peer_begin, peer_end - peer_begin, peer);
-          scratch += SliceStride(bytes);
+          PostReceive(round, scratch, operation.Nodes(peer) * (own_end - own_begin), peer);
+          PostSendNodes(round, operation.in + begin + peer_begin, peer_end - peer_begin, peer);
+          scratch += ScratchBytes(operation, own_end - own_begin, peer);
         } else {
-          PostReceive(round, scratch, bytes, peer);
-          PostSend(round, operation.in + begin, bytes, peer);
-          scratch += RoundUp(bytes, kLine);
+          PostReceive(round, scratch, operation.Nodes(peer) * bytes, peer);
+          PostSendNodes(round, operation.in + begin, bytes, peer);
+          scratch += ScratchBytes(operation, bytes, peer);
         }
         break;
       }
-      case OperationKind::kReduceScatter:
-        PostReceive(round, scratch, piece_of(operation.PartBytes(rank_)), peer);
-        PostSend(round, operation.in + operation.offsets[other] + begin,
-                 piece_of(operation.PartBytes(peer)), peer);
-        scratch += piece;
+      case OperationKind::kReduceScatter: {
+        const size_t bytes = piece_of(operation.PartBytes(rank_));
+        PostReceive(round, scratch, operation.Nodes(peer) * bytes, peer);
+        PostSendNodes(round, operation.in + operation.offsets[other] + begin,
+                      piece_of(operation.PartBytes(peer)), peer);
+        scratch += ScratchBytes(operation, bytes, peer);
         break;
+      }
       case OperationKind::kGather:
       case OperationKind::kAllGather: {
         const bool all = operation.kind == OperationKind::kAllGather;
@@ -171,8 +197,9 @@ void MpiCollectives::PostFirstPhase(Round* round) {
 
 void MpiCollectives::PostSecondPhase(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
-  const size_t begin = round->index * round_bytes_;
-  const size_t bytes = std::min(round_bytes_, operation.bytes - begin);
+  const size_t piece = PieceBytes(operation);
+  const size_t begin = round->index * piece;
+  const size_t bytes = std::min(piece, operation.bytes - begin);
   const auto [own_begin, own_end] = Slice(rank_, bytes);
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
@@ -182,18 +209,25 @@ void MpiCollectives::PostSecondPhase(Round* round) {
   }
 }
 
-void MpiCollectives::Sum(const Round& round, const std::byte* own, size_t stride, size_t bytes,
-                         std::byte* out) {
+void MpiCollectives::Sum(const Round& round, const std::byte* own, size_t bytes, std::byte* out) {
+  const Operation& operation = table_->operations[static_cast<size_t>(round.slot)];
   const std::byte* other = round.scratch.data();
+  size_t count = 0;
   for (int rank = 0; rank < size_; ++rank) {
-    const std::byte* source = own;
-    if (rank != rank_) {
-      source = other;
-      other += stride;
+    const std::byte* source = rank == rank_ ? own : other;
+    const size_t stride = rank == rank_ ? operation.node_stride : bytes;
+    for (size_t node = 0; node < operation.Nodes(rank); ++node, source += stride) {
+      sources_[count++] = reinterpret_cast<const float*>(source);
     }
-    sources_[static_cast<size_t>(rank)] = reinterpret_cast<const float*>(source);
+    if (rank != rank_) other += ScratchBytes(operation, bytes, rank);
   }
-  SumInRankOrder(sources_, bytes / sizeof(float), reinterpret_cast<float*>(out));
+  const std::span<const float* const> sources(sources_.data(), count);
+  auto* const result = reinterpret_cast<float*>(out);
+  if (operation.tree != nullptr) {
+    SumInTreeOrder(sources, *operation.tree, bytes / sizeof(float), result);
+  } else {
+    SumInRankOrder(sources, bytes / sizeof(float), result);
+  }
 }
 
 void MpiCollectives::EndPhase(Round* round) {
@@ -206,15 +240,15 @@ void MpiCollectives::EndPhase(Round* round) {
     std::byte* const data = operation.out + begin;
     if (IsSliced(operation, bytes)) {
       const auto [own_begin, own_end] = Slice(rank_, bytes);
-      Sum(*round, data + own_begin, SliceStride(bytes), own_end - own_begin, data + own_begin);
+      Sum(*round, data + own_begin, own_end - own_begin, data + own_begin);
       round->phase = 1;
       PostSecondPhase(round);
       return;
     }
-    Sum(*round, data, RoundUp(bytes, kLine), bytes, data);
+    Sum(*round, data, bytes, data);
   } else if (operation.kind == OperationKind::kReduceScatter &&
              operation.PartBytes(rank_) > begin) {
-    Sum(*round, operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin, piece,
+    Sum(*round, operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin,
         std::min(piece, operation.PartBytes(rank_) - begin), operation.out + begin);
   }
   EndRound(round);

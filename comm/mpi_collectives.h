@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "comm/mpi_support.h"
@@ -40,10 +41,13 @@ class MpiCollectives {
     int request_count = 0;
     std::vector<MPI_Request> requests;
     std::vector<std::byte> scratch;  // what others send, to be summed
+    // What goes out of several nodes, side by side; touched only by sums of nodes.
+    std::unique_ptr<std::byte[]> packed;
+    size_t packed_bytes = 0;
   };
 
   size_t RoundCount(const Operation& operation) const;
-  // The bytes of each rank's part that a round of `operation` carries.
+  // The bytes of each rank's part, or of each of its nodes, that a round of `operation` carries.
   size_t PieceBytes(const Operation& operation) const;
   bool IsSliced(const Operation& operation, size_t bytes) const;
   size_t SliceStride(size_t bytes) const;
@@ -57,9 +61,13 @@ class MpiCollectives {
   void EndRound(Round* round);
   void PostSend(Round* round, const std::byte* data, size_t bytes, int peer);
   void PostReceive(Round* round, std::byte* data, size_t bytes, int peer);
+  // Of a sum: `bytes` bytes of each node of this rank, which begin at `data`, as one message.
+  void PostSendNodes(Round* round, const std::byte* data, size_t bytes, int peer);
+  // The scratch memory that a peer's message of `bytes` bytes per node takes.
+  static size_t ScratchBytes(const Operation& operation, size_t bytes, int peer);
   int Tag(const Round& round) const;
-  // The sum over ranks of `bytes` bytes; others' lie in the round's scratch, `stride` bytes apart.
-  void Sum(const Round& round, const std::byte* own, size_t stride, size_t bytes, std::byte* out);
+  // The sum over ranks of `bytes` bytes (per node); others' lie in the round's scratch.
+  void Sum(const Round& round, const std::byte* own, size_t bytes, std::byte* out);
 
   const MPI_Comm communicator_;
   OperationTable* const table_;
@@ -76,7 +84,7 @@ class MpiCollectives {
   size_t starting_index_ = 0;                        // and the next of them
   std::array<size_t, kMaxRequests> rounds_left_{};   // by slot: to be finished
   std::array<size_t, kMaxRequests> round_counts_{};  // by slot
-  std::vector<const float*> sources_;
+  std::vector<const float*> sources_;                // room for as many nodes as ranks can have
 };
 
 inline constexpr int kMpiCollectiveTags = 8192;

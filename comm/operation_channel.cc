@@ -42,6 +42,13 @@ Status SizeMismatch(const Operation& operation, size_t peer_bytes) {
       operation.tag, sending ? "receiver" : "sender", peer_bytes);
 }
 
+size_t Operation::NodePiece(size_t bytes) const {
+  if (tree == nullptr) return bytes;
+  constexpr size_t kLine = 64;
+  const size_t piece = bytes / tree->MostNodes();
+  return piece >= kLine ? piece / kLine * kLine : piece / sizeof(float) * sizeof(float);
+}
+
 OperationChannel::OperationChannel(int rank, int size, size_t max_bytes, std::string_view backend)
     : rank_(rank), size_(size), max_bytes_(max_bytes), backend_(backend) {
   for (Operation& operation : table_.operations) {
@@ -89,6 +96,7 @@ StatusOr<int> OperationChannel::TakeSlot(OperationKind kind) {
     operation.state = Operation::State::kOpen;
     operation.peer = 0;
     operation.tag = 0;
+    operation.tree = nullptr;
     return slot;
   }
   return ResourceExhausted("{}: {} operations are open already; wait for one of them first",
@@ -105,23 +113,48 @@ Request OperationChannel::Launch(int slot) {
   return Request{slot};
 }
 
+Status OperationChannel::CheckTree(OperationKind kind, const SumTree& tree, size_t bytes) const {
+  if (!tree.IsValid(static_cast<size_t>(size_))) {
+    return InvalidArgument("{}: the tree of sums isn't one for {} ranks", OperationName(kind),
+                           size_);
+  }
+  size_t all = 0;
+  if (__builtin_mul_overflow(bytes, tree.MostNodes(), &all)) all = SIZE_MAX;
+  return CheckBytes(kind, all);
+}
+
 StatusOr<Request> OperationChannel::StartAllReduce(float* data, size_t count) {
+  return StartSum(data, count, 0, nullptr);
+}
+
+StatusOr<Request> OperationChannel::StartTreeAllReduce(float* data, size_t count,
+                                                       size_t node_stride, const SumTree& tree) {
+  return StartSum(data, count, node_stride, &tree);
+}
+
+StatusOr<Request> OperationChannel::StartSum(float* data, size_t count, size_t node_stride,
+                                             const SumTree* tree) {
   const size_t bytes =
       count > SIZE_MAX / sizeof(float) ? SIZE_MAX : count * sizeof(float);  // refused below
   LLMIR_RETURN_IF_ERROR(CheckBytes(OperationKind::kAllReduce, bytes));
+  if (tree != nullptr) LLMIR_RETURN_IF_ERROR(CheckTree(OperationKind::kAllReduce, *tree, bytes));
   LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(OperationKind::kAllReduce));
   Operation& operation = table_.operations[static_cast<size_t>(slot)];
   operation.out = reinterpret_cast<std::byte*>(data);
   operation.in = operation.out;
   operation.bytes = bytes;
+  operation.tree = tree;
+  operation.node_stride = node_stride * sizeof(float);
   return Launch(slot);
 }
 
 StatusOr<Request> OperationChannel::StartWithCounts(OperationKind kind, const float* in,
                                                     std::span<const size_t> counts, float* out,
-                                                    int root) {
+                                                    int root, size_t node_stride,
+                                                    const SumTree* tree) {
   LLMIR_RETURN_IF_ERROR(CheckPeer(kind, root));
   LLMIR_ASSIGN_OR_RETURN(const size_t bytes, TotalBytes(kind, counts));
+  if (tree != nullptr) LLMIR_RETURN_IF_ERROR(CheckTree(kind, *tree, bytes));
   const bool gathers =
       kind == OperationKind::kAllGather || (kind == OperationKind::kGather && root == rank_);
   if (gathers && out == nullptr && bytes > 0) {
@@ -134,6 +167,8 @@ StatusOr<Request> OperationChannel::StartWithCounts(OperationKind kind, const fl
   operation.in = reinterpret_cast<const std::byte*>(in);
   operation.out = reinterpret_cast<std::byte*>(out);
   operation.bytes = bytes;
+  operation.tree = tree;
+  operation.node_stride = node_stride * sizeof(float);
   operation.offsets[0] = 0;
   for (size_t rank = 0; rank < counts.size(); ++rank) {
     operation.offsets[rank + 1] = operation.offsets[rank] + counts[rank] * sizeof(float);
@@ -160,6 +195,13 @@ StatusOr<Request> OperationChannel::StartGather(const float* in, std::span<const
 StatusOr<Request> OperationChannel::StartReduceScatter(const float* data,
                                                        std::span<const size_t> counts, float* out) {
   return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0);
+}
+
+StatusOr<Request> OperationChannel::StartTreeReduceScatter(const float* data,
+                                                           std::span<const size_t> counts,
+                                                           size_t node_stride, const SumTree& tree,
+                                                           float* out) {
+  return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0, node_stride, &tree);
 }
 
 StatusOr<Request> OperationChannel::StartBroadcast(void* data, size_t bytes, int root) {

@@ -39,14 +39,20 @@ struct Operation {
   std::byte* out = nullptr;
   size_t bytes = 0;  // of all data: of the message, or of all ranks' parts together
   std::vector<size_t>
-      offsets;    // [size + 1] where each rank's part begins; for the kinds that take counts
-  Status status;  // of a finished operation
+      offsets;  // [size + 1] where each rank's part begins; for the kinds that take counts
+  const SumTree* tree = nullptr;  // of a sum of nodes; null: one summand per rank, in rank order
+  size_t node_stride = 0;         // from one node of this rank to its next
+  Status status;                  // of a finished operation
 
   bool IsMessage() const { return kind == OperationKind::kSend || kind == OperationKind::kReceive; }
   size_t PartBytes(int rank) const {
     const size_t part = static_cast<size_t>(rank);
     return offsets[part + 1] - offsets[part];
   }
+  size_t Nodes(int rank) const { return tree ? tree->nodes[static_cast<size_t>(rank)] : 1; }
+  // What a round that has room for `bytes` of a rank carries of each of its nodes: whole lines
+  // where they fit.
+  size_t NodePiece(size_t bytes) const;
   void Finish() { state = State::kFinished; }
   void Finish(Status why) {
     state = State::kFinished;
@@ -80,6 +86,11 @@ class OperationChannel : public Channel {
                                 int root) final;
   StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
                                        float* out) final;
+  StatusOr<Request> StartTreeAllReduce(float* data, size_t count, size_t node_stride,
+                                       const SumTree& tree) final;
+  StatusOr<Request> StartTreeReduceScatter(const float* data, std::span<const size_t> counts,
+                                           size_t node_stride, const SumTree& tree,
+                                           float* out) final;
   StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) final;
   StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) final;
   StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) final;
@@ -102,8 +113,11 @@ class OperationChannel : public Channel {
   Status CheckPeer(OperationKind kind, int peer) const;
   StatusOr<size_t> TotalBytes(OperationKind kind, std::span<const size_t> counts) const;
   StatusOr<int> TakeSlot(OperationKind kind);
+  Status CheckTree(OperationKind kind, const SumTree& tree, size_t bytes) const;
+  StatusOr<Request> StartSum(float* data, size_t count, size_t node_stride, const SumTree* tree);
   StatusOr<Request> StartWithCounts(OperationKind kind, const float* in,
-                                    std::span<const size_t> counts, float* out, int root);
+                                    std::span<const size_t> counts, float* out, int root,
+                                    size_t node_stride = 0, const SumTree* tree = nullptr);
   StatusOr<Request> StartMessage(OperationKind kind, const void* in, void* out, size_t bytes,
                                  int peer, int tag);
   Request Launch(int slot);

@@ -39,7 +39,7 @@ SharedMemoryCollectives::SharedMemoryCollectives(SharedSegment* segment, int ran
       contributed_(static_cast<size_t>(size_)),
       reduced_(static_cast<size_t>(size_)),
       consumed_(static_cast<size_t>(size_)),
-      sources_(static_cast<size_t>(size_)) {}
+      sources_(static_cast<size_t>(size_) * SumTree::kMaxNodes) {}
 
 void SharedMemoryCollectives::Begin(int slot) {
   const size_t place = begun_ % kMaxRequests;
@@ -49,9 +49,10 @@ void SharedMemoryCollectives::Begin(int slot) {
 }
 
 size_t SharedMemoryCollectives::PieceBytes(const Operation& operation) const {
-  if (operation.bytes <= kWholeBytes || operation.bytes > kSlicedBytes) return round_bytes_;
+  const size_t most = operation.NodePiece(round_bytes_);
+  if (operation.bytes <= kWholeBytes || operation.bytes > kSlicedBytes) return most;
   const size_t half = (operation.bytes + 1) / 2;
-  return std::min((half + kLine - 1) / kLine * kLine, round_bytes_);
+  return std::min((half + kLine - 1) / kLine * kLine, most);
 }
 
 size_t SharedMemoryCollectives::RoundCount(const Operation& operation) const {
@@ -114,7 +115,8 @@ bool SharedMemoryCollectives::SameOperation(int peer, uint64_t round, const Oper
 }
 
 bool SharedMemoryCollectives::IsSliced(const Operation& operation, size_t bytes) const {
-  return operation.kind == OperationKind::kAllReduce && size_ > 2 && bytes > kSlicedBytes;
+  const size_t nodes = operation.tree != nullptr ? operation.tree->MostNodes() : 1;
+  return operation.kind == OperationKind::kAllReduce && size_ > 2 && bytes * nodes > kSlicedBytes;
 }
 
 std::pair<size_t, size_t> SharedMemoryCollectives::Slice(int rank, size_t bytes) const {
@@ -130,13 +132,36 @@ void SharedMemoryCollectives::CopyAround(std::byte* to, const std::byte* data, s
   std::memcpy(to + skip_end, data + skip_end, bytes - skip_end);
 }
 
-void SharedMemoryCollectives::Sum(uint64_t round, const std::byte* own, size_t begin, size_t end,
-                                  std::byte* out) {
+void SharedMemoryCollectives::CopyNodes(const Operation& operation, uint64_t round, size_t begin,
+                                        size_t bytes, size_t skip_begin, size_t skip_end) {
+  std::byte* place = segment_->round_data(rank_, round);
+  const std::byte* data = operation.in + begin;
+  for (size_t node = 0; node < operation.Nodes(rank_); ++node) {
+    CopyAround(place, data, bytes, skip_begin, skip_end);
+    place += PieceBytes(operation);
+    data += operation.node_stride;
+  }
+}
+
+void SharedMemoryCollectives::Sum(const Operation& operation, uint64_t round, const std::byte* own,
+                                  size_t begin, size_t end, std::byte* out) {
+  const size_t piece = PieceBytes(operation);
+  size_t count = 0;
   for (int rank = 0; rank < size_; ++rank) {
     const std::byte* data = rank == rank_ ? own : segment_->round_data(rank, round);
-    sources_[static_cast<size_t>(rank)] = reinterpret_cast<const float*>(data + begin);
+    const size_t stride = rank == rank_ ? operation.node_stride : piece;
+    for (size_t node = 0; node < operation.Nodes(rank); ++node, data += stride) {
+      sources_[count++] = reinterpret_cast<const float*>(data + begin);
+    }
   }
-  SumInRankOrder(sources_, (end - begin) / sizeof(float), reinterpret_cast<float*>(out));
+  const std::span<const float* const> sources(sources_.data(), count);
+  const size_t floats = (end - begin) / sizeof(float);
+  auto* const result = reinterpret_cast<float*>(out);
+  if (operation.tree != nullptr) {
+    SumInTreeOrder(sources, *operation.tree, floats, result);
+  } else {
+    SumInRankOrder(sources, floats, result);
+  }
 }
 
 bool SharedMemoryCollectives::Contribute() {
@@ -149,22 +174,23 @@ bool SharedMemoryCollectives::Contribute() {
     return false;
   }
   const Operation& operation = At(contribute_);
-  const size_t begin = contribute_.index * PieceBytes(operation);
+  const size_t piece = PieceBytes(operation);
+  const size_t begin = contribute_.index * piece;
   std::byte* const place = segment_->round_data(rank_, round);
   switch (operation.kind) {
     case OperationKind::kAllReduce: {
-      const size_t bytes = std::min(PieceBytes(operation), operation.bytes - begin);
+      const size_t bytes = std::min(piece, operation.bytes - begin);
       const auto [skip_begin, skip_end] =
           IsSliced(operation, bytes) ? Slice(rank_, bytes) : std::pair<size_t, size_t>(0, 0);
-      CopyAround(place, operation.in + begin, bytes, skip_begin, skip_end);
+      CopyNodes(operation, round, begin, bytes, skip_begin, skip_end);
       break;
     }
     case OperationKind::kReduceScatter: {
-      const size_t bytes = std::min(PieceBytes(operation), operation.bytes - begin);
+      const size_t bytes = std::min(piece, operation.bytes - begin);
       const size_t own = static_cast<size_t>(rank_);
       const size_t skip_begin = std::clamp(operation.offsets[own], begin, begin + bytes) - begin;
       const size_t skip_end = std::clamp(operation.offsets[own + 1], begin, begin + bytes) - begin;
-      CopyAround(place, operation.in + begin, bytes, skip_begin, skip_end);
+      CopyNodes(operation, round, begin, bytes, skip_begin, skip_end);
       break;
     }
     case OperationKind::kGather:
@@ -172,13 +198,12 @@ bool SharedMemoryCollectives::Contribute() {
       [[fallthrough]];
     case OperationKind::kAllGather:
       if (const size_t part = operation.PartBytes(rank_); begin < part) {
-        std::memcpy(place, operation.in + begin, std::min(PieceBytes(operation), part - begin));
+        std::memcpy(place, operation.in + begin, std::min(piece, part - begin));
       }
       break;
     case OperationKind::kBroadcast:
       if (rank_ == operation.peer) {
-        std::memcpy(place, operation.in + begin,
-                    std::min(PieceBytes(operation), operation.bytes - begin));
+        std::memcpy(place, operation.in + begin, std::min(piece, operation.bytes - begin));
       }
       break;
     case OperationKind::kSend:
@@ -197,9 +222,9 @@ bool SharedMemoryCollectives::Reduce() {
   if (reduce_.rounds == contribute_.rounds) return false;
   const Operation& operation = At(reduce_);
   const uint64_t round = reduce_.rounds;
-  const size_t begin = reduce_.index * PieceBytes(operation);
-  const size_t bytes =
-      std::min(PieceBytes(operation), operation.bytes - std::min(operation.bytes, begin));
+  const size_t piece = PieceBytes(operation);
+  const size_t begin = reduce_.index * piece;
+  const size_t bytes = std::min(piece, operation.bytes - std::min(operation.bytes, begin));
   if (!IsSliced(operation, bytes)) {
     Advance(&reduce_);
     return true;
@@ -212,7 +237,7 @@ bool SharedMemoryCollectives::Reduce() {
   }
   const auto [slice_begin, slice_end] = Slice(rank_, bytes);
   std::byte* const data = operation.out + begin;
-  Sum(round, data, slice_begin, slice_end, data + slice_begin);
+  Sum(operation, round, data, slice_begin, slice_end, data + slice_begin);
   std::memcpy(segment_->round_data(rank_, round) + slice_begin, data + slice_begin,
               slice_end - slice_begin);
   Advance(&reduce_);
@@ -224,9 +249,9 @@ bool SharedMemoryCollectives::Complete() {
   if (complete_.rounds == reduce_.rounds) return false;
   Operation& operation = At(complete_);
   const uint64_t round = complete_.rounds;
-  const size_t begin = complete_.index * PieceBytes(operation);
-  const size_t bytes =
-      std::min(PieceBytes(operation), operation.bytes - std::min(operation.bytes, begin));
+  const size_t piece = PieceBytes(operation);
+  const size_t begin = complete_.index * piece;
+  const size_t bytes = std::min(piece, operation.bytes - std::min(operation.bytes, begin));
   const bool sliced = IsSliced(operation, bytes);
 
   // From whom this rank reads.
@@ -252,7 +277,7 @@ bool SharedMemoryCollectives::Complete() {
   switch (operation.kind) {
     case OperationKind::kAllReduce:
       if (!sliced) {
-        Sum(round, operation.out + begin, 0, bytes, operation.out + begin);
+        Sum(operation, round, operation.out + begin, 0, bytes, operation.out + begin);
         break;
       }
       for (int peer = 0; peer < size_; ++peer) {
@@ -268,7 +293,7 @@ bool SharedMemoryCollectives::Complete() {
       const size_t own_end =
           std::clamp(operation.offsets[static_cast<size_t>(rank_) + 1], begin, begin + bytes);
       if (own_begin < own_end) {
-        Sum(round, operation.in + begin, own_begin - begin, own_end - begin,
+        Sum(operation, round, operation.in + begin, own_begin - begin, own_end - begin,
             operation.out + (own_begin - own));
       }
       break;
@@ -280,8 +305,7 @@ bool SharedMemoryCollectives::Complete() {
         const size_t part = operation.PartBytes(peer);
         if (peer == rank_ || begin >= part) continue;
         std::memcpy(operation.out + operation.offsets[static_cast<size_t>(peer)] + begin,
-                    segment_->round_data(peer, round),
-                    std::min(PieceBytes(operation), part - begin));
+                    segment_->round_data(peer, round), std::min(piece, part - begin));
       }
       break;
     case OperationKind::kBroadcast:

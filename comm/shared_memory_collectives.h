@@ -34,7 +34,8 @@ class SharedMemoryCollectives {
   using Seen = std::vector<uint64_t>;
 
   Operation& At(const Cursor& cursor);
-  // The bytes that a round of `operation` carries of a rank's data, or of its part.
+  // The bytes that a round of `operation` carries of a rank's data, or of its part; of a sum of
+  // nodes, of each node. In a rank's place they lie one after the other.
   size_t PieceBytes(const Operation& operation) const;
   size_t RoundCount(const Operation& operation) const;
   void Advance(Cursor* cursor);
@@ -55,9 +56,13 @@ class SharedMemoryCollectives {
   // Copies [begin, end) of `data` without [skip_begin, skip_end).
   static void CopyAround(std::byte* to, const std::byte* data, size_t bytes, size_t skip_begin,
                          size_t skip_end);
+  // The same for `bytes` bytes from `begin` of each node of this rank, to its place in the round.
+  void CopyNodes(const Operation& operation, uint64_t round, size_t begin, size_t bytes,
+                 size_t skip_begin, size_t skip_end);
   // The sum over ranks of [begin, end) of the round's data; this rank's own comes from `own`, which
   // is where the round begins.
-  void Sum(uint64_t round, const std::byte* own, size_t begin, size_t end, std::byte* out);
+  void Sum(const Operation& operation, uint64_t round, const std::byte* own, size_t begin,
+           size_t end, std::byte* out);
   bool SameOperation(int peer, uint64_t round, const Operation& operation);
 
   SharedSegment* const segment_;
@@ -76,7 +81,7 @@ class SharedMemoryCollectives {
   Seen contributed_;
   Seen reduced_;
   Seen consumed_;
-  std::vector<const float*> sources_;
+  std::vector<const float*> sources_;  // room for as many nodes as ranks can have
 };
 
 }  // namespace llmir::comm

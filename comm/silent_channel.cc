@@ -21,6 +21,13 @@ class SilentChannel final : public Channel {
   StatusOr<Request> StartReduceScatter(const float*, std::span<const size_t>, float*) override {
     return Request{0};
   }
+  StatusOr<Request> StartTreeAllReduce(float*, size_t, size_t, const SumTree&) override {
+    return Request{0};
+  }
+  StatusOr<Request> StartTreeReduceScatter(const float*, std::span<const size_t>, size_t,
+                                           const SumTree&, float*) override {
+    return Request{0};
+  }
   StatusOr<Request> StartBroadcast(void*, size_t, int) override { return Request{0}; }
   StatusOr<Request> StartSend(const void*, size_t, int, int) override { return Request{0}; }
   StatusOr<Request> StartRecv(void*, size_t, int, int) override { return Request{0}; }

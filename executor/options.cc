@@ -169,4 +169,32 @@ StatusOr<kernels::Isa> ChooseIsa() {
   return *isa;
 }
 
+StatusOr<kernels::Isa> ChooseIsaFor(const plan::Plan& plan) {
+  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa chosen, ChooseIsa());
+  if (!plan.reproducible()) return chosen;
+  const std::string_view name = plan.isa()->string_view();
+  const auto bound = kernels::ParseIsa(name);
+  if (!bound.has_value()) {
+    return Incompatible(
+        "the plan is reproducible with the {} kernels, which this runtime doesn't know: it has "
+        "portable, avx2 and avx512",
+        name);
+  }
+  const char* wanted = std::getenv("LLMIR_CPU_ISA");
+  if (wanted != nullptr && *wanted != '\0' && chosen != *bound) {
+    return Incompatible(
+        "the plan is reproducible with the {} kernels, but LLMIR_CPU_ISA={}: unset it, or plan "
+        "with "
+        "--reproducible={}",
+        name, wanted, wanted);
+  }
+  if (!kernels::IsaAvailable(*bound)) {
+    return Incompatible(
+        "the plan is reproducible with the {} kernels, which this processor doesn't have (its best "
+        "are {}): run it on one that has them, or plan with --reproducible={}",
+        name, kernels::IsaName(chosen), kernels::IsaName(chosen));
+  }
+  return *bound;
+}
+
 }  // namespace llmir::executor

@@ -9,6 +9,7 @@
 #include "executor/request.h"
 #include "kernels/isa.h"
 #include "plan_schema/base/status.h"
+#include "plan_schema/plan_generated.h"
 
 namespace llmir::executor {
 
@@ -43,5 +44,8 @@ StatusOr<Options> ParseOptions(int argc, char** argv);
 
 // The best ISA family of this machine, or what LLMIR_CPU_ISA asks for: portable, avx2, avx512.
 StatusOr<kernels::Isa> ChooseIsa();
+// The family that runs `plan`: the one that a reproducible plan is bound to, which this machine
+// must have and LLMIR_CPU_ISA must not contradict (INCOMPATIBLE), else as ChooseIsa().
+StatusOr<kernels::Isa> ChooseIsaFor(const plan::Plan& plan);
 
 }  // namespace llmir::executor

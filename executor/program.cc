@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "plan_schema/plan_facts.h"
+#include "plan_schema/sum_tree.h"
 
 namespace llmir::executor {
 namespace {
@@ -22,6 +23,7 @@ struct BoundBuffer {
   int64_t columns = 0;
   int64_t row_bytes = 0;
   plan::Rows rows{};
+  int64_t node_stride = 0;  // floats from a node's rows to the next one's; 0: there is one
   float* floats() const { return reinterpret_cast<float*>(data); }
   float* floats(int64_t row) const { return floats() + row * stride(); }
   std::byte* at(int64_t row) const { return data + row * row_bytes; }
@@ -54,10 +56,12 @@ struct BoundStep {
   bool barrier = true;         // what it wrote, other threads read in the next step
   int64_t prefetch_bytes = 0;  // per thread
   kernels::Activation activation{};
-  float softcap = 0;           // of the scores, or of softcap's rows
-  MemoryMap gather_space;      // the ranks' columns, before they are put in rows
-  double flops_per_token = 0;  // planned, of this rank
-  int start = -1;              // of a wait: what it waits for, in Program::State::steps
+  float softcap = 0;               // of the scores, or of softcap's rows
+  std::vector<int64_t> node_ends;  // of a linear that makes nodes of a tree: their last columns
+  const comm::SumTree* tree = nullptr;  // of a sum over nodes
+  MemoryMap gather_space;               // the ranks' columns, before they are put in rows
+  double flops_per_token = 0;           // planned, of this rank
+  int start = -1;                       // of a wait: what it waits for, in Program::State::steps
   ActivationCollector::Input* collected = nullptr;  // what the input is recorded as
   std::string name;
   int32_t layer = -1;
@@ -87,6 +91,9 @@ struct Program::State {
   comm::Channel* collectives = nullptr;    // of the stage's ranks
   int started = 0;                         // operations of it that have not been waited for
   std::array<uint64_t, 6> rows_in_runs{};  // rows of a buffer over the runs, by plan::Rows
+
+  // By the unit whose leaves they are over. Without entries where no step needs one.
+  std::array<comm::SumTree, static_cast<size_t>(plan::Unit::MAX) + 1> trees;
 
   BoundBuffer ids, logits, logprobs;
   int32_t sampled = 0;
@@ -239,6 +246,9 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
     args.residual = step.in[1].floats(first);
     args.residual_stride = step.in[1].stride();
   }
+  args.parts = static_cast<int64_t>(step.node_ends.size());
+  args.part_ends = step.node_ends.data();
+  args.part_stride = y.node_stride;
   const auto share =
       kernels::ShareOf(step.weight->panels, step.silu_mul ? 2 : 1, thread, run.threads);
   if (args.tokens == 0) return;
@@ -387,7 +397,7 @@ void RunSample(const BoundStep& step, RunContext& run, int) {
 }
 
 // The head over the step's rows in chunks that fit the chunk buffer; of each row only three numbers
-// remain.
+// remain, or three for each leaf of the vocabulary.
 void RunScore(const BoundStep& step, RunContext& run, int thread) {
   const BoundBuffer& x = step.in[0];
   const BoundBuffer& parts = step.out[0];
@@ -395,6 +405,9 @@ void RunScore(const BoundStep& step, RunContext& run, int thread) {
   const PackedWeight& head = *step.weight;
   const auto targets = run.descriptor.targets();
   const int64_t chunk_rows = chunk.columns / head.rows;
+  const int64_t part_count = parts.columns / 3;
+  const int64_t part_size =
+      part_count == 1 ? head.rows : int64_t{run.resources.plan->model()->vocabulary_leaf()};
   const auto panels = kernels::ShareOf(head.panels, 1, thread, run.threads);
   for (int64_t first = 0; first < run.tokens; first += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, run.tokens - first);
@@ -404,14 +417,18 @@ void RunScore(const BoundStep& step, RunContext& run, int thread) {
     run.resources.pool->Barrier();
     const auto share = kernels::ShareOf(rows, 1, thread, run.threads);
     for (int64_t r = share.begin; r < share.end; ++r) {
-      const int64_t target = targets[first + r] - head.first_row;
-      const kernels::ScorePart part =
-          run.state.vector->score_part(chunk.floats() + r * head.rows, head.rows,
-                                       target >= 0 && target < head.rows ? target : -1);
       float* out = parts.floats() + (first + r) * parts.stride();
-      out[0] = part.maximum;
-      out[1] = part.sum;
-      out[2] = part.target;
+      for (int64_t p = 0; p < part_count; ++p, out += 3) {
+        const int64_t begin = p * part_size;
+        const int64_t size = std::min(part_size, head.rows - begin);
+        const int64_t target = targets[first + r] - head.first_row - begin;
+        const kernels::ScorePart part =
+            run.state.vector->score_part(chunk.floats() + r * head.rows + begin, size,
+                                         target >= 0 && target < size ? target : -1);
+        out[0] = part.maximum;
+        out[1] = part.sum;
+        out[2] = part.target;
+      }
     }
     run.resources.pool->Barrier();
   }
@@ -440,7 +457,10 @@ using Started = StatusOr<comm::Request>;
 
 Started StartAllReduce(const BoundStep& step, RunContext& run) {
   const BoundBuffer& x = step.in[0];
-  return step.channel->StartAllReduce(x.floats(run.FirstRow(x)), run.Rows(x) * x.columns);
+  float* data = x.floats(run.FirstRow(x));
+  const size_t count = run.Rows(x) * x.columns;
+  if (step.tree == nullptr) return step.channel->StartAllReduce(data, count);
+  return step.channel->StartTreeAllReduce(data, count, x.node_stride, *step.tree);
 }
 
 // Four-byte words of each rank's share of the rows.
@@ -456,8 +476,13 @@ std::span<const size_t> ShareCounts(const BoundBuffer& buffer, RunContext& run) 
 
 Started StartReduceScatter(const BoundStep& step, RunContext& run) {
   const BoundBuffer& share = step.out[0];
-  return step.channel->StartReduceScatter(step.in[0].floats(), ShareCounts(share, run),
-                                          share.floats(run.FirstRow(share)));
+  const std::span<const size_t> counts = ShareCounts(share, run);
+  float* out = share.floats(run.FirstRow(share));
+  if (step.tree == nullptr) {
+    return step.channel->StartReduceScatter(step.in[0].floats(), counts, out);
+  }
+  return step.channel->StartTreeReduceScatter(step.in[0].floats(), counts, step.in[0].node_stride,
+                                              *step.tree, out);
 }
 
 Started StartAllGather(const BoundStep& step, RunContext& run) {
@@ -716,6 +741,22 @@ int64_t PrefetchBytes() {
   return bytes > 0 ? bytes / 2 : 0;
 }
 
+// Where the nodes of the tree that cover the rank's leaves end, in columns of its part of the
+// weight.
+std::vector<int64_t> NodeEnds(const plan::Plan& plan, const plan::Weight& weight,
+                              const plan::Rank& rank) {
+  const plan::Leaves own = plan::RankLeaves(rank, weight.unit());
+  const plan::Tensor& tensor = *plan.tensors()->Get(weight.pieces()->Get(0));
+  std::vector<int64_t> ends;
+  for (const plan::Leaves& node :
+       plan::CoveringNodes(own, plan::LeafCount(*plan.model(), weight.unit()))) {
+    const plan::Extent columns =
+        plan::LeafExtent({own.begin, node.end}, tensor.leaf_size(), tensor.columns());
+    ends.push_back(static_cast<int64_t>(columns.size()));
+  }
+  return ends;
+}
+
 kernels::Activation ActivationOf(plan::Activation activation) {
   switch (activation) {
     case plan::Activation::gelu:
@@ -798,6 +839,9 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     bound.row_bytes = static_cast<int64_t>(plan::RowBytes(buffer->dtype(), bound.columns));
     bound.rows = buffer->rows();
     bound.data = resources->arenas[buffer->arena()].data() + buffer->offsets()->Get(rank);
+    if (buffer->nodes() != nullptr && buffer->nodes()->size() > 0) {
+      bound.node_stride = buffer->max_rows() * bound.columns;
+    }
     buffers.push_back(bound);
   }
 
@@ -901,6 +945,17 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     if (step.signals() >= 0) {
       bound.event = step.signals();
       started_by[bound.event] = static_cast<int>(state->steps.size());
+    }
+    if (step.kind() == plan::StepKind::linear && bound.out[0].node_stride > 0) {
+      bound.node_ends = NodeEnds(plan, *plan.weights()->Get(step.weight()), *resources->rank);
+    }
+    if (step.tree() != plan::Unit::whole) {
+      comm::SumTree& tree = state->trees[static_cast<size_t>(step.tree())];
+      if (tree.nodes.empty()) {
+        plan::StageTree all = plan::TreeOf(model, *resources->stage, step.tree());
+        tree = {std::move(all.nodes_of), std::move(all.sums_after)};
+      }
+      bound.tree = &tree;
     }
     if (step.group() >= 0) bound.channel = resources->groups[step.group()];
     if (step.kind() == plan::StepKind::wait) {
@@ -1080,6 +1135,9 @@ std::vector<Program::StepReport> Program::report() const {
         rows *= step.channel->size() - 1;
       }
       bytes = rows * buffer.row_bytes;
+      if (step.tree != nullptr) {
+        bytes *= step.tree->nodes[static_cast<size_t>(step.channel->rank())];
+      }
     }
     result.push_back({step.name, plan::EnumNameStepKind(step.kind), step.layer,
                       IsCommunication(step.kind), step.flops_per_token, &state_->times[i], bytes});

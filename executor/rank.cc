@@ -10,6 +10,7 @@
 #include "comm/silent_channel.h"
 #include "executor/cores.h"
 #include "plan_schema/plan_facts.h"
+#include "plan_schema/sum_tree.h"
 
 namespace llmir::executor {
 namespace {
@@ -227,6 +228,14 @@ Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
   std::iota(all.begin(), all.end(), 0);
   const size_t row_bytes = static_cast<size_t>(model.hidden()) * sizeof(float);
   const size_t hidden_bytes = plan.limits()->max_tokens() * row_bytes;
+  size_t nodes = 1;  // of the rank of the plan that has most: a channel's ranks name one size
+  if (plan.reproducible()) {
+    for (const plan::Replica* replica : *plan.replicas()) {
+      for (const plan::Stage* each : *replica->stages()) {
+        nodes = std::max<size_t>(nodes, plan::MostNodes(model, *each));
+      }
+    }
+  }
   const size_t logits_bytes =
       static_cast<size_t>(plan.limits()->max_batch()) * model.vocabulary() * sizeof(float);
   const size_t descriptor_bytes = descriptor->capacity_bytes();
@@ -241,8 +250,8 @@ Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
     const auto own = std::find(ranks.begin(), ranks.end(), world_rank);
     if (own == ranks.end()) continue;
     LLMIR_ASSIGN_OR_RETURN(
-        groups[g],
-        world.CreateChannel(ranks, std::max({descriptor_bytes, hidden_bytes, logits_bytes})));
+        groups[g], world.CreateChannel(
+                       ranks, std::max({descriptor_bytes, nodes * hidden_bytes, logits_bytes})));
     if (!exchange) {
       silent.push_back(comm::CreateSilentChannel(static_cast<int>(own - ranks.begin()),
                                                  static_cast<int>(ranks.size())));

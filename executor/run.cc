@@ -405,7 +405,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.swap_blocks = options.engine.swap_blocks;
   rank_options.collect_activations = !options.activations.empty();
   rank_options.exchange = !options.without_exchange;
-  auto isa = ChooseIsa();
+  auto isa = ChooseIsaFor(file->plan());
   LLMIR_RETURN_IF_ERROR(world.Agree(isa.status()));
   rank_options.isa = *isa;
 

@@ -41,8 +41,11 @@ struct SourceRow {
 // leaves are added as a binary counter adds carries: combine(i) merges equal-sized neighbours as
 // soon as both exist, and at the end the remaining subtrees are added from the last (smallest) to
 // the first: ((s_small + ...) is added to the one before it: total = s_big + (s_mid + (s_small))).
-// Leaves count from the first column given: a rank that holds leaves [b, e) of a matrix cut along K
-// makes the tree of its own leaves.
+// In other words: the sum of L leaves is that of the first m plus that of the others, m being the
+// largest power of two below L. Leaves count from the first column given: a rank that holds leaves
+// [b, e) of a matrix cut along K makes the tree of its own leaves, or, with `parts`, one tree for
+// each part of them. Where the parts are subtrees of the tree over all leaves of the matrix, they
+// can be added up to that tree's very bits (plan_schema/sum_tree.h).
 struct LinearArgs {
   const std::byte* weights;  // packed panels, 64-byte aligned
   int64_t panel_stride;      // bytes from a panel to the next; 0: panel_bytes(columns). More where
@@ -64,7 +67,17 @@ struct LinearArgs {
   int64_t panel_begin;  // this call's share of the panels, [begin, end); even when silu_mul
   int64_t panel_end;
   std::byte* scratch;  // scratch_bytes(), 64-byte aligned, this thread's own
+  // A sum in parts: part i has the leaves between part_ends[i - 1] and part_ends[i], columns that
+  // are multiples of leaf_columns or `columns`, ascending. Its sums go to output + i * part_stride;
+  // neither residual nor silu_mul. 0: one part, all of K. At most MaxParts(columns).
+  int64_t parts;
+  const int64_t* part_ends;
+  int64_t part_stride;  // floats
 };
+
+// The most parts of a sum of `columns` columns: a range of a tree's leaves is made of no more
+// subtrees than two for each level.
+int64_t MaxParts(int64_t columns);
 
 struct LinearKernel {
   const char* name;  // as in plans: "linear_<activation>_<weight>", e.g. "linear_q8_q4_1"

@@ -23,6 +23,7 @@ uint64_t UsedFeatures(const Plan& plan) {
         for (const Step* step : *program->steps()) {
           use(IsSplitCollective(step->kind()), Feature::split_collectives);
           use(IsOtherLayer(step->kind()), Feature::other_layers);
+          use(step->tree() != Unit::whole, Feature::reproducible);
           const AttentionChoice* choice = step->attention();
           use(choice != nullptr &&
                   (choice->form() != AttentionForm::flash || choice->softcap() != 0),
@@ -43,6 +44,7 @@ uint64_t UsedFeatures(const Plan& plan) {
   for (uint32_t layer = 0; layer < plan.model()->layers(); ++layer) {
     use(AttentionWindow(*plan.model(), layer) > 0, Feature::attention_window);
   }
+  use(plan.reproducible(), Feature::reproducible);
   use(plan.kv()->dtype() == DType::bf16, Feature::bf16_kv_cache);
   use(Count(plan.prefixes()) > 0, Feature::pinned_prefixes);
   use(plan.kv()->dtype() == DType::i8, Feature::int8_kv_cache);

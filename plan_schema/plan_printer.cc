@@ -161,6 +161,10 @@ class TextPrinter {
          LeafCount(model, Unit::query_head), LeafCount(model, Unit::mlp_column), model.mlp_leaf(),
          LeafCount(model, Unit::vocabulary), model.vocabulary_leaf());
     Line("  needs: {}", features.empty() ? "no special feature" : features);
+    if (plan_.reproducible()) {
+      Line("  reproducible with the {} kernels: results don't depend on batch, chunks, tp or pp",
+           Text(plan_.isa()));
+    }
     Line("  numerics {:016x}: plans with this number give the same answers", plan_.numerics());
   }
 
@@ -350,6 +354,7 @@ class TextPrinter {
       if (!choice->share_kv()) kind += "+no_share_kv";
       if (choice->softcap() > 0) kind += fmt::format("+softcap {}", choice->softcap());
     }
+    if (step.tree() != Unit::whole) kind += fmt::format("+tree {}", EnumNameUnit(step.tree()));
     if (step.epilogue() != Epilogue::none) {
       kind += fmt::format("+{}", EnumNameEpilogue(step.epilogue()));
     }
@@ -466,6 +471,13 @@ class TextPrinter {
     PrintBuffers(program, shown);
   }
 
+  // " x3": what a rank has of each row, where these are nodes of a tree.
+  static std::string NodesText(const Buffer& buffer) {
+    if (Count(buffer.nodes()) == 0) return "";
+    std::vector<uint32_t> nodes(buffer.nodes()->begin(), buffer.nodes()->end());
+    return fmt::format(" x{}", Span(nodes));
+  }
+
   void PrintBuffers(const Program& program, const std::set<uint32_t>& shown) {
     TextTable table({"buffer", "name", "type", "columns", "rows", "KiB", "at, rank 0", "live"}, 3);
     for (const uint32_t b : shown) {
@@ -474,7 +486,7 @@ class TextPrinter {
       std::vector<uint64_t> bytes(buffer.bytes()->begin(), buffer.bytes()->end());
       const uint64_t most = *std::max_element(bytes.begin(), bytes.end());
       table.Add({fmt::format("{}", b), std::string(Text(buffer.name())), DTypeName(buffer.dtype()),
-                 Span(columns),
+                 Span(columns) + NodesText(buffer),
                  fmt::format("{} {}", buffer.max_rows(), EnumNameRows(buffer.rows())),
                  fmt::format("{:.1f}", static_cast<double>(most) / 1024),
                  fmt::format("{}:{}", buffer.arena(), buffer.offsets()->Get(0)),

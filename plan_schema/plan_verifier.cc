@@ -591,6 +591,46 @@ Status VerifyPrefixes(const Plan& plan) {
   return Status();
 }
 
+// A reproducible plan names its family of kernels, and a layer attends alike in all programs:
+// whether a token was a prompt's or was drawn must not matter.
+Status VerifyReproducible(const Plan& plan) {
+  if (!plan.reproducible()) {
+    if (Empty(plan.isa())) return Status();
+    return InvalidArgument("isa: \"{}\", but only a reproducible plan is bound to a family",
+                           plan.isa()->string_view());
+  }
+  if (Empty(plan.isa())) {
+    return InvalidArgument("isa: missing, but a reproducible plan is bound to a family of kernels");
+  }
+  std::vector<const Step*> first(plan.model()->layers(), nullptr);
+  for (const Replica* replica : *plan.replicas()) {
+    for (const Stage* stage : *replica->stages()) {
+      for (const Program* program : *stage->programs()) {
+        for (const Step* step : *program->steps()) {
+          if (step->kind() != StepKind::paged_attention &&
+              step->kind() != StepKind::append_attend) {
+            continue;
+          }
+          const auto form = [](const Step& attention) {
+            const AttentionChoice* choice = attention.attention();
+            return choice == nullptr ? std::pair(AttentionForm::flash, 0.0f)
+                                     : std::pair(choice->form(), choice->softcap());
+          };
+          const Step*& other = first[static_cast<size_t>(step->layer())];
+          if (other == nullptr) other = step;
+          if (form(*other) == form(*step)) continue;
+          return InvalidArgument(
+              "{} ({}): attention {}, but {} elsewhere; in a reproducible plan all programs have "
+              "one form for a layer",
+              step->name()->string_view(), EnumNameProgramKind(program->kind()),
+              EnumNameAttentionForm(form(*step).first), EnumNameAttentionForm(form(*other).first));
+        }
+      }
+    }
+  }
+  return Status();
+}
+
 // A runtime that lacks a feature must be able to refuse the plan before it looks inside.
 Status VerifyFeatures(const Plan& plan) {
   const uint64_t used = UsedFeatures(plan);
@@ -627,6 +667,7 @@ Status VerifyPlan(const Plan& plan) {
     LLMIR_RETURN_IF_ERROR(
         VerifyPrograms(plan, *plan.replicas()->Get(i), fmt::format("replicas[{}]", i)));
   }
+  LLMIR_RETURN_IF_ERROR(VerifyReproducible(plan));
   return VerifyFeatures(plan);
 }
 

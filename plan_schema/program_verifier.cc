@@ -13,6 +13,7 @@
 #include "plan_schema/plan_checks.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/rehearsal.h"
+#include "plan_schema/sum_tree.h"
 
 namespace llmir::plan {
 namespace {
@@ -22,6 +23,7 @@ constexpr uint64_t kAlignment =
 constexpr uint32_t kMaxPending = 16;  // operations that a program may have open at a time;
                                       // comm::kMaxRequests leaves room for more
 constexpr uint32_t kPartColumns = 3;  // kernels::ScorePart: maximum, sum, target
+constexpr uint32_t kMostNodes = 32;   // of a rank in a tree of at most 2^16 leaves
 
 // What a step of a kind must and may have.
 struct Signature {
@@ -213,6 +215,10 @@ class ProgramVerifier {
                              where, Count(buffer.columns()), Count(buffer.offsets()),
                              Count(buffer.bytes()), ranks_);
     }
+    if (Count(buffer.nodes()) != 0 && Count(buffer.nodes()) != ranks_) {
+      return InvalidArgument("{}.nodes: {}, expected none or one for each of {} ranks", where,
+                             Count(buffer.nodes()), ranks_);
+    }
     if (buffer.first_step() > buffer.last_step() ||
         buffer.last_step() >= program_.steps()->size()) {
       return InvalidArgument("{}: live from step {} to {}, but there are {} steps", where,
@@ -226,12 +232,18 @@ class ProgramVerifier {
                                kLargestCount,
                                buffer.dtype() == DType::q8_rows ? " and a multiple of 32" : "");
       }
-      // Both counts are at most 2^28 and an element takes 4 bytes: no product here wraps.
-      const uint64_t needed = buffer.max_rows() * RowBytes(buffer.dtype(), columns);
+      const uint64_t nodes = Count(buffer.nodes()) == 0 ? 1 : buffer.nodes()->Get(r);
+      if (nodes < 1 || nodes > kMostNodes) {
+        return InvalidArgument("{}.nodes[{}]: {}, expected 1 to {}", where, r, nodes, kMostNodes);
+      }
+      // Both counts are at most 2^28, an element takes 4 bytes: with 2^5 nodes no product wraps.
+      const uint64_t needed = buffer.max_rows() * RowBytes(buffer.dtype(), columns) * nodes;
       const uint64_t bytes = buffer.bytes()->Get(r);
       if (bytes < needed) {
-        return InvalidArgument("{}.bytes[{}]: {}, but {} rows of {} {} take {}", where, r, bytes,
-                               buffer.max_rows(), columns, DTypeName(buffer.dtype()), needed);
+        return InvalidArgument("{}.bytes[{}]: {}, but {} rows of {} {}{} take {}", where, r, bytes,
+                               buffer.max_rows(), columns, DTypeName(buffer.dtype()),
+                               nodes == 1 ? "" : fmt::format(" for each of {} nodes", nodes),
+                               needed);
       }
       const uint64_t offset = buffer.offsets()->Get(r);
       if (offset % kAlignment != 0) {
@@ -345,6 +357,12 @@ class ProgramVerifier {
     }
     LLMIR_RETURN_IF_ERROR(CheckEnum(where + ".epilogue", EnumNameEpilogue(step.epilogue()),
                                     static_cast<unsigned>(step.epilogue())));
+    LLMIR_RETURN_IF_ERROR(
+        CheckEnum(where + ".tree", EnumNameUnit(step.tree()), static_cast<unsigned>(step.tree())));
+    if (step.tree() != Unit::whole && !IsSum(step.kind())) {
+      return InvalidArgument("{}.tree: {}, which only all_reduce and reduce_scatter have", where,
+                             EnumNameUnit(step.tree()));
+    }
     if (step.epilogue() != Epilogue::none && step.kind() != StepKind::linear) {
       return InvalidArgument("{}.epilogue: {}, which only linear has", where,
                              EnumNameEpilogue(step.epilogue()));
@@ -649,6 +667,7 @@ class ProgramVerifier {
         LLMIR_RETURN_IF_ERROR(input(0, shape.columns));
         const uint64_t columns = gated ? shape.rows / 2 : shape.rows;
         if (step.epilogue() == Epilogue::residual) LLMIR_RETURN_IF_ERROR(input(1, columns));
+        LLMIR_RETURN_IF_ERROR(VerifyNodes(step, r, where));
         return output(0, columns);
       }
       case StepKind::rope_append:
@@ -679,7 +698,10 @@ class ProgramVerifier {
         LLMIR_ASSIGN_OR_RETURN(const WeightShape shape, ShapeOnRank(step, r, where));
         LLMIR_RETURN_IF_ERROR(VerifyTable(step, where));
         LLMIR_RETURN_IF_ERROR(input(0, shape.columns));
-        LLMIR_RETURN_IF_ERROR(output(0, kPartColumns));
+        // The parts of a reproducible plan don't depend on who has which rows.
+        const uint64_t score_parts =
+            plan_.reproducible() ? RankLeaves(rank, Unit::vocabulary).count() : 1;
+        LLMIR_RETURN_IF_ERROR(output(0, kPartColumns * score_parts));
         if (Output(step, 1).columns()->Get(r) < shape.rows) {
           return InvalidArgument(
               "{}.outputs[1], rank {} of the stage: buffer {} has {} columns, but a row of logits "
@@ -691,7 +713,9 @@ class ProgramVerifier {
       }
       case StepKind::score_merge:
         LLMIR_RETURN_IF_ERROR(VerifyFirstRankAlone(step, where));
-        LLMIR_RETURN_IF_ERROR(input(0, uint64_t{kPartColumns} * ranks_));
+        LLMIR_RETURN_IF_ERROR(
+            input(0, uint64_t{kPartColumns} *
+                         (plan_.reproducible() ? LeafCount(model, Unit::vocabulary) : ranks_)));
         return output(0, 1);
       case StepKind::wait:
         return Status();
@@ -702,6 +726,27 @@ class ProgramVerifier {
         }
         return Incompatible("{}: this runtime has no step of this kind", where);
     }
+  }
+
+  // A rank that makes nodes of a tree makes those that cover its leaves.
+  Status VerifyNodes(const Step& step, uint32_t r, const std::string& where) const {
+    const Buffer& buffer = Output(step, 0);
+    if (Count(buffer.nodes()) == 0) return Status();
+    const Unit unit = plan_.weights()->Get(static_cast<uint32_t>(step.weight()))->unit();
+    if (!DividesSum(step)) {
+      return InvalidArgument(
+          "{}.outputs[0]: buffer {} is for nodes of a sum, but the step makes whole ones", where,
+          buffer.name()->string_view());
+    }
+    const Leaves leaves = RankLeaves(*stage_.ranks()->Get(r), unit);
+    const auto nodes = CoveringNodes(leaves, LeafCount(*plan_.model(), unit));
+    if (buffer.nodes()->Get(r) == nodes.size()) return Status();
+    return InvalidArgument(
+        "{}.outputs[0], rank {} of the stage: buffer {} is for {} nodes of the tree over {} {} "
+        "leaves, but leaves [{}, {}) are covered by {}",
+        where, r, buffer.name()->string_view(), buffer.nodes()->Get(r),
+        LeafCount(*plan_.model(), unit), EnumNameUnit(unit), leaves.begin, leaves.end,
+        nodes.size());
   }
 
   Status ExpectMatrix(const Step& step, const std::string& where) const {
@@ -1027,6 +1072,7 @@ class ProgramVerifier {
                 StepPlace(i), k, b, RankNames(), ranks_);
           }
           if (maker == kWhole) continue;
+          LLMIR_RETURN_IF_ERROR(VerifyTree(i, k, static_cast<uint32_t>(maker)));
           if (compared && result == kWhole) {
             return InvalidArgument(
                 "{}.inputs[{}]: buffers[{}] holds parts of a sum, one on each of {}, which {} "
@@ -1049,6 +1095,36 @@ class ProgramVerifier {
         write(step.inputs()->Get(0), result);
       }
       for (uint32_t k = 0; k < Count(step.outputs()); ++k) write(step.outputs()->Get(k), result);
+    }
+    return Status();
+  }
+
+  // What `maker` made parts of, step `i` reads as its input `k`: a sum over a tree reads the nodes
+  // of that tree, and nothing else reads nodes. In a reproducible plan every sum of a matrix is one
+  // over its tree.
+  Status VerifyTree(uint32_t i, uint32_t k, uint32_t maker) const {
+    const Step& step = *program_.steps()->Get(i);
+    const Step& made = *program_.steps()->Get(maker);
+    const bool nodes = Count(Output(made, 0).nodes()) != 0;
+    const Unit unit = plan_.weights()->Get(static_cast<uint32_t>(made.weight()))->unit();
+    const Unit expected = nodes ? unit : Unit::whole;
+    if (IsSum(step.kind()) ? step.tree() != expected : nodes) {
+      return InvalidArgument(
+          "{}.inputs[{}]: buffers[{}] holds {}, which {} made, but the step {}{}", StepPlace(i), k,
+          step.inputs()->Get(k),
+          nodes ? fmt::format("nodes of the tree of {} leaves", EnumNameUnit(unit))
+                : "one part of a sum per rank",
+          StepPlace(maker),
+          IsSum(step.kind()) ? fmt::format("sums over the tree of {}", EnumNameUnit(step.tree()))
+                             : "reads the first of them alone",
+          Between(i));
+    }
+    if (plan_.reproducible() && made.kind() == StepKind::linear && !nodes) {
+      return InvalidArgument(
+          "{}.inputs[{}]: buffers[{}] holds one part of a sum per rank, which {} made, but the "
+          "plan "
+          "is reproducible: its sums are over the tree of {} leaves{}",
+          StepPlace(i), k, step.inputs()->Get(k), StepPlace(maker), EnumNameUnit(unit), Between(i));
     }
     return Status();
   }

@@ -217,7 +217,12 @@ class Simulator {
       columns = 0;
       for (const uint32_t c : *buffer.columns()) columns += RowBytes(buffer.dtype(), c);
     }
-    return rows * columns;
+    // Of a sum over a tree: the rank with most of its nodes holds up the others.
+    uint32_t nodes = 1;
+    if (buffer.nodes() != nullptr) {
+      for (const uint32_t count : *buffer.nodes()) nodes = std::max(nodes, count);
+    }
+    return rows * columns * nodes;
   }
 
   static StepKind Blocking(StepKind kind) {

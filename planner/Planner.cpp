@@ -120,6 +120,10 @@ Status checkOptions(const checkpoint::ModelConfig &config,
   if (!options.packIsa.empty() && !kernels::ParseIsa(options.packIsa))
     return InvalidArgument("--pack-isa {}: expected portable, avx2 or avx512",
                            options.packIsa);
+  if (!options.isa.empty() && !kernels::ParseIsa(options.isa))
+    return InvalidArgument("--reproducible={}: expected a family of kernels, "
+                           "portable, avx2 or avx512",
+                           options.isa);
   if (!options.packIsa.empty() && options.pack.empty())
     return InvalidArgument("--pack-isa {}: nothing is packed without --pack "
                            "FILE",
@@ -206,6 +210,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
           fmt::format("overlap={}", options.overlap),
+          "reproducible=" + (options.reproducible ? options.isa : "no"),
           fmt::format("pack={}", getFileName(options.pack)),
           fmt::format("pack-isa={}", options.packIsa),
           fmt::format("workload={}", getFileName(options.workload)),
@@ -407,6 +412,8 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
                       const PlannerOptions &given) {
   const checkpoint::ModelConfig &config = checkpoint.config();
   PlannerOptions options = given;
+  if (options.reproducible && options.isa.empty())
+    options.isa = kernels::IsaName(kernels::DetectIsa());
   std::optional<plan::Calibration> calibration;
   if (!options.calibration.empty()) {
     LLMIR_ASSIGN_OR_RETURN(calibration,
@@ -520,6 +527,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   pipeline.stepsInFlight = getStepsInFlight(options);
   pipeline.prefillChunk = options.prefillChunk;
   pipeline.overlap = options.overlap;
+  pipeline.reproducible = options.reproducible;
   PassManager manager(&mlirContext);
   if (options.configure && !options.configure(manager))
     return InvalidArgument("wrong options of the pass manager");
@@ -549,9 +557,14 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.threads = options.threads;
   exportOptions.isHashed = !options.isTrial;
   exportOptions.pack = options.pack;
-  exportOptions.packIsa = options.packIsa.empty()
-                              ? kernels::DetectIsa()
-                              : *kernels::ParseIsa(options.packIsa);
+  if (options.reproducible)
+    exportOptions.isa = options.isa;
+  // The layouts of the kernels that will read them.
+  std::string packIsa = options.packIsa.empty() && options.reproducible
+                            ? options.isa
+                            : options.packIsa;
+  exportOptions.packIsa =
+      packIsa.empty() ? kernels::DetectIsa() : *kernels::ParseIsa(packIsa);
   exportOptions.progress = options.progress;
   if (calibrated) {
     exportOptions.provenance.activations_file = calibrated->activationsFile;

@@ -51,6 +51,10 @@ struct PlannerOptions {
   int64_t maxBatch = 8;             // sequences in a step
   int64_t prefillChunk = 512;       // prompt tokens in a step
   std::string overlap = "auto";     // none, halves, scatter, auto
+  /// Results don't depend on batch, chunks, cached prefixes, tp or pp, with the
+  /// kernels of `isa`.
+  bool reproducible = false;
+  std::string isa; // of a reproducible plan; empty: this processor's best
   std::vector<std::string> disabled;     // families and passes that don't run
   std::vector<std::string> printIrAfter; // passes after which IR goes to stderr
   int threads = 2;                       // that hash the checkpoint

@@ -147,6 +147,12 @@ cl::opt<std::string> overlap(
              "scatter (each adds and normalizes its share of the tokens), "
              "halves (one half's work beside the other's sums) or auto"),
     cl::cat(category));
+cl::opt<std::string> reproducible(
+    "reproducible", cl::ValueOptional, cl::value_desc("family"),
+    cl::desc("No bit of a result depends on batch, chunks, cached prefixes, tp "
+             "or pp. The plan runs with one family of kernels: portable, avx2 "
+             "or avx512 (default: the best of this processor)"),
+    cl::cat(category));
 cl::opt<std::string>
     calibration("calibration", cl::value_desc("file"),
                 cl::desc("What llmir-exec --calibrate measured: the plan says "
@@ -348,6 +354,8 @@ Status run(int argc, char **argv) {
   options.maxBatch = maxBatch;
   options.prefillChunk = prefillChunk;
   options.overlap = overlap;
+  options.reproducible = reproducible.getNumOccurrences() > 0;
+  options.isa = reproducible;
   options.calibration = calibration;
   options.workload = workload;
   options.disabled.assign(disable.begin(), disable.end());

@@ -11,13 +11,17 @@
 namespace llmir::kernels {
 namespace {
 
-// The tree of leaf sums: as many levels as the count of leaves has bits; a leaf has at least one
-// column. Of a tile, or of a block of tokens (unpacked.h) beside an unpacked segment and their
-// sums.
+// As many levels as the count of leaves has bits; a leaf has at least one column.
+int64_t TreeLevels(int64_t columns) {
+  return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(columns)));
+}
+
+// Of a tile: the sums of the parts and the tree of leaf sums. Of a block of tokens (unpacked.h): an
+// unpacked segment, the tokens' sums and their trees.
 int64_t ScratchBytes(int64_t columns, int64_t max_tokens) {
-  const auto levels = static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(columns)));
+  const int64_t levels = TreeLevels(columns);
   const int64_t block = std::min(max_tokens, kMaxBlockTokens);
-  return std::max(levels * kMaxTile * kLine,
+  return std::max((MaxParts(columns) + levels) * kMaxTile * kLine,
                   kSegmentBytes + (2 * kMaxBlockTokens + levels * block) * kLine);
 }
 
@@ -43,6 +47,8 @@ constexpr LinearKernel kKernels[] = {
 }  // namespace
 
 std::span<const LinearKernel> LinearKernels() { return kKernels; }
+
+int64_t MaxParts(int64_t columns) { return 2 * TreeLevels(columns); }
 
 const LinearKernel* FindLinear(std::string_view name, Isa isa) {
   const LinearKernel* best = nullptr;

@@ -96,7 +96,14 @@ class LinearDriver {
     tile.columns = args.columns;
     tile.leaf_columns = args.leaf_columns > 0 ? args.leaf_columns : args.columns;
     tile.tree = reinterpret_cast<float*>(args.scratch);
-    alignas(kLine) float sums[2][kPanels * kMaxTokens * 16];
+    tile.part_ends = args.parts > 0 ? args.part_ends : &args.columns;
+    const int64_t parts = args.parts > 0 ? args.parts : 1;
+    alignas(kLine) float one_part[2][kPanels * kMaxTokens * 16];
+    float* sums = one_part[0];
+    if (parts > 1) {
+      sums = tile.tree;
+      tile.tree += parts * (kPanels * kMaxTokens * 16);
+    }
 
     const TokenBlocks blocks(args.tokens, args.activation_stride, kMaxTokens, args.tokens);
     for (int64_t b = 0; b < blocks.parts; ++b) {
@@ -123,13 +130,16 @@ class LinearDriver {
             for (int p = 0; p < kPanels; ++p) {
               tile.panels[p] = args.weights + (unit[p] * pieces + piece) * panel_stride;
             }
-            tile.sums = sums[piece];
+            tile.sums = sums + piece * (kPanels * kMaxTokens * 16);
             function(tile);
           }
-          for (int p = 0; p < count; ++p) {
-            for (int64_t t = 0; t < tokens; ++t) {
-              const int64_t at = (p * tokens + t) * 16;
-              Finish(args, token + t, unit[p], Lanes::Load(sums[0] + at), sums[1] + at);
+          for (int64_t part = 0; part < parts; ++part) {
+            for (int p = 0; p < count; ++p) {
+              for (int64_t t = 0; t < tokens; ++t) {
+                const float* at = sums + ((part * kPanels + p) * tokens + t) * 16;
+                Finish(args, part, token + t, unit[p], Lanes::Load(at),
+                       at + kPanels * kMaxTokens * 16);
+              }
             }
           }
         }
@@ -141,21 +151,22 @@ class LinearDriver {
     UnpackedDriver<Lanes, Weight, Shape::kUnpackedTokens>::Run(
         args, PanelStride(args),
         [&](int64_t token, int64_t unit, F value, const float* up)
-            __attribute__((always_inline)) { Finish(args, token, unit, value, up); });
+            __attribute__((always_inline)) { Finish(args, 0, token, unit, value, up); });
   }
 
-  // Stores the sums of a unit's 16 rows; `up`: those of the second panel, for silu_mul.
-  static LLMIR_INLINE void Finish(const LinearArgs& args, int64_t token, int64_t unit, F value,
-                                  const float* up) {
+  // Stores a part's sums of a unit's 16 rows; `up`: those of the second panel, for silu_mul.
+  static LLMIR_INLINE void Finish(const LinearArgs& args, int64_t part, int64_t token, int64_t unit,
+                                  F value, const float* up) {
     const int64_t column = unit * kPanelRows;
     const int64_t left = args.rows / (args.silu_mul ? 2 : 1) - column;
     const int64_t width = left < kPanelRows ? left : kPanelRows;
+    float* out = args.output + part * args.part_stride + token * args.output_stride + column;
     if (args.silu_mul) value = Lanes::Mul(Silu<Lanes>(value), Lanes::Load(up));
     if (args.residual != nullptr) {
       const float* residual = args.residual + token * args.residual_stride + column;
       value = Lanes::Add(value, Lanes::LoadPartial(residual, width));
     }
-    Lanes::StorePartial(args.output + token * args.output_stride + column, width, value);
+    Lanes::StorePartial(out, width, value);
   }
 };
 

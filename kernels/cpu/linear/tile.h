@@ -19,9 +19,10 @@ struct TileArgs {
   int64_t prefetch;    // bytes from a line of weights to the one that a later tile will read in its
                        // place; 0: none
   int64_t columns;
-  int64_t leaf_columns;  // > 0
+  int64_t leaf_columns;      // > 0
+  const int64_t* part_ends;  // columns at which the parts of the sum end, the last one `columns`
   float* tree;  // [levels][kPanels * kTokens][16]: subtrees that wait for their right neighbour
-  float* sums;  // [kPanels][kTokens][16]: the result
+  float* sums;  // [parts][kPanels][kTokens][16]: the results
 };
 
 using TileFunction = void (*)(const TileArgs&);
@@ -96,7 +97,9 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
   for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
 
   int64_t leaf = 0;
-  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns, ++leaf) {
+  const int64_t* part_end = args.part_ends;
+  float* part_sums = args.sums;
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
     const int64_t rest = args.columns - begin;
     const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
     F sums[kPanels][kTokens];
@@ -135,9 +138,13 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
       add_odd(k + 1);
     }
     if (k < end) add_even(k);
-    PushLeaf<Lanes>(sums, leaf, args.tree);
+    PushLeaf<Lanes>(sums, leaf++, args.tree);
+    if (end < *part_end) continue;
+    FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, part_sums);
+    part_sums += kPanels * kTokens * 16;
+    ++part_end;
+    leaf = 0;
   }
-  FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, args.sums);
 }
 
 template <typename Lanes>
@@ -203,7 +210,9 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
   const int64_t sums_at = args.columns + args.columns / kGroup * 4;
 
   int64_t leaf = 0;
-  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns, ++leaf) {
+  const int64_t* part_end = args.part_ends;
+  float* part_sums = args.sums;
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
     const int64_t rest = args.columns - begin;
     const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
     F sums[kPanels][kTokens];
@@ -247,9 +256,13 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
         }
       }
     }
-    PushLeaf<Lanes>(sums, leaf, args.tree);
+    PushLeaf<Lanes>(sums, leaf++, args.tree);
+    if (end < *part_end) continue;
+    FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, part_sums);
+    part_sums += kPanels * kTokens * 16;
+    ++part_end;
+    leaf = 0;
   }
-  FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, args.sums);
 }
 
 }  // namespace llmir::kernels

@@ -38,8 +38,16 @@ struct SegmentArgs {
   int64_t leaf_columns;
   int64_t begin;  // the segment's columns
   int64_t end;
-  float* tree;  // [levels][tokens][16] of this tile
-  float* sums;  // [tokens][16]: of an unfinished leaf, and at last the result
+  // The part of the sum that `begin` is in: its first column, and the columns at which it and those
+  // after it end.
+  int64_t part_begin;
+  const int64_t* part_ends;
+  float* tree;          // [levels][tokens][16] of this tile
+  float* sums;          // [tokens][16]: of an unfinished leaf, and of a part that has ended
+  float* out;           // of several parts: where this one's sums go, token by token; null: nowhere
+  int64_t out_stride;   // from token to token, floats
+  int64_t part_stride;  // from part to part
+  int64_t width;        // rows of the panel
 };
 
 using SegmentFunction = void (*)(const SegmentArgs&);
@@ -49,6 +57,9 @@ using SegmentFunction = void (*)(const SegmentArgs&);
 template <typename Lanes, int kTokens>
 LLMIR_INLINE void SumSegment(const SegmentArgs& args, const auto& add) {
   using F = typename Lanes::F;
+  int64_t first_leaf = args.part_begin / args.leaf_columns;
+  const int64_t* part_end = args.part_ends;
+  float* out = args.out;
   for (int64_t begin = args.begin; begin < args.end;) {
     const int64_t leaf = begin / args.leaf_columns;
     const int64_t leaf_begin = leaf * args.leaf_columns;
@@ -63,16 +74,24 @@ LLMIR_INLINE void SumSegment(const SegmentArgs& args, const auto& add) {
     }
     add(begin, end, sums[0]);
     if (end == leaf_end) {
-      PushLeaf<Lanes>(sums, leaf, args.tree);
+      PushLeaf<Lanes>(sums, leaf - first_leaf, args.tree);
+      if (end == *part_end) {
+        FoldTree<Lanes, 1, kTokens>(leaf + 1 - first_leaf, args.tree, args.sums);
+        if (out != nullptr) {
+          for (int t = 0; t < kTokens; ++t) {
+            Lanes::StorePartial(out + t * args.out_stride, args.width,
+                                Lanes::Load(args.sums + t * 16));
+          }
+          out += args.part_stride;
+        }
+        first_leaf = leaf + 1;
+        ++part_end;
+      }
     } else {
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) Lanes::Store(args.sums + t * 16, sums[0][t]);
     }
     begin = end;
-  }
-  if (args.end == args.columns) {
-    FoldTree<Lanes, 1, kTokens>((args.columns + args.leaf_columns - 1) / args.leaf_columns,
-                                args.tree, args.sums);
   }
 }
 
@@ -160,7 +179,8 @@ LLMIR_INLINE const std::byte* UnpackSegment(const std::byte* panel, int64_t begi
 template <typename Lanes, typename Weight, int kMaxTokens>
 class UnpackedDriver {
  public:
-  // `finish(token, unit, gate, up)` is called with the sums of 16 rows; up: of silu_mul alone.
+  // `finish(token, unit, gate, up)` is called with the sums of 16 rows; up: of silu_mul alone. Sums
+  // in several parts are stored without it.
   static LLMIR_INLINE void Run(const LinearArgs& args, int64_t panel_stride, const auto& finish) {
     const int64_t pieces = args.silu_mul ? 2 : 1;
     const int64_t leaf = args.leaf_columns > 0 && args.leaf_columns < args.columns
@@ -175,6 +195,7 @@ class UnpackedDriver {
     auto* sums = reinterpret_cast<float*>(unpacked + kSegmentBytes);
     float* tree = sums + 2 * kMaxBlockTokens * 16;
 
+    const bool in_parts = args.parts > 1;
     const TokenBlocks blocks(args.tokens, args.activation_stride, kMinBlockTokens, kMaxBlockTokens);
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const int64_t first = blocks.Begin(b);
@@ -187,6 +208,13 @@ class UnpackedDriver {
           tile.x_stride = args.activation_stride;
           tile.columns = args.columns;
           tile.leaf_columns = leaf;
+          tile.part_begin = 0;
+          tile.part_ends = in_parts ? args.part_ends : &args.columns;
+          tile.out_stride = args.output_stride;
+          tile.part_stride = args.part_stride;
+          tile.width = args.rows - unit * kPanelRows;
+          if (tile.width > kPanelRows) tile.width = kPanelRows;
+          float* out = args.output + first * args.output_stride + unit * kPanelRows;
           for (tile.begin = 0; tile.begin < args.columns; tile.begin = tile.end) {
             tile.end = NextSegment(tile.begin, leaf, segment, args.columns);
             tile.weights = UnpackSegment<Lanes, Weight>(panel, tile.begin, tile.end, unpacked);
@@ -195,10 +223,16 @@ class UnpackedDriver {
               tile.x = args.activations + (first + token) * args.activation_stride;
               tile.sums = sums + (piece * kMaxBlockTokens + token) * 16;
               tile.tree = tree + token * levels * 16;
+              tile.out = in_parts ? out + token * args.output_stride : nullptr;
               TileFor(tiles.Begin(i + 1) - token)(tile);
+            }
+            for (; tile.end < args.columns && *tile.part_ends <= tile.end; ++tile.part_ends) {
+              tile.part_begin = *tile.part_ends;
+              out += args.part_stride;
             }
           }
         }
+        if (in_parts) continue;
         for (int64_t t = 0; t < count; ++t) {
           finish(first + t, unit, Lanes::Load(sums + t * 16), sums + (kMaxBlockTokens + t) * 16);
         }

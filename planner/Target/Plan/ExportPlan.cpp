@@ -34,6 +34,8 @@ namespace {
 /// Raised when an order of sums in kernels/linear.h or kernels/attention.h
 /// changes, so that numerics ids change with it.
 constexpr uint32_t kOrderOfSums = 1;
+/// The same for the tree in plan_schema/sum_tree.h.
+constexpr uint32_t kSumTree = 1;
 
 /// The programs of one stage, in the module's order.
 struct StagePrograms {
@@ -120,6 +122,8 @@ public:
     plan->version->major = plan::kMajorVersion;
     plan->version->minor = plan::kMinorVersion;
     plan->limits = std::make_unique<plan::LimitsT>(options.limits);
+    plan->reproducible = !options.isa.empty();
+    plan->isa = options.isa;
     exportProvenance();
     exportModel();
     exportTokenizer();
@@ -378,8 +382,8 @@ private:
       if (!llm::isStep(&op) && !llm::isView(&op))
         continue;
       subjects[&op] = getSubject(&op, subjects, stages[stageIndex].stage);
-      exportBuffers(&op, getStepName(&op, subjects[&op].first), buffers, stage,
-                    bufferOf);
+      exportBuffers(&op, getStepName(&op, subjects[&op].first), buffers,
+                    stages[stageIndex].stage, stage, bufferOf);
     }
     for (auto &[id, buffer] : buffers)
       program->buffers.push_back(std::move(buffer));
@@ -452,7 +456,7 @@ private:
 
   void exportBuffers(Operation *op, const std::string &name,
                      std::map<int64_t, std::unique_ptr<plan::BufferT>> &buffers,
-                     plan::StageT &stage,
+                     StageAttr stageAttr, plan::StageT &stage,
                      llvm::DenseMap<Value, uint32_t> &bufferOf) {
     auto places = op->getAttrOfType<ArrayAttr>("llm.buffers");
     size_t next = 0;
@@ -468,6 +472,7 @@ private:
       buffer->name = next == 1 ? name : name + ".scratch";
       buffer->dtype = getPlanDType(result.getType());
       buffer->rows = static_cast<plan::Rows>(place.getRows());
+      SmallVector<int64_t> nodes = getSummedNodes(result, stageAttr);
       // A buffer of one row holds the rows of a chunk side by side.
       bool isOne = place.getRows() == llm::Rows::One;
       buffer->max_rows = isOne ? 1 : place.getMaxRows();
@@ -479,6 +484,8 @@ private:
                                   (isOne ? place.getMaxRows() : 1));
         buffer->offsets.push_back(place.getOffsets()[r]);
         buffer->bytes.push_back(place.getBytes()[r]);
+        if (!nodes.empty())
+          buffer->nodes.push_back(nodes[r]);
         uint64_t &arena = stage.ranks[r]->arena_bytes[0];
         arena = std::max<uint64_t>(arena,
                                    place.getOffsets()[r] + place.getBytes()[r]);
@@ -511,6 +518,8 @@ private:
     if (std::string kernel = getKernel(op, step->kind); !kernel.empty())
       step->kernel = exportKernel(kernel);
     step->attention = getAttention(op);
+    if (std::optional<llm::Unit> tree = llm::getSumTree(op))
+      step->tree = getPlanUnit(*tree);
     if (auto linear = dyn_cast<llm::LinearOp>(op)) {
       if (linear.getSiluMul())
         step->epilogue = plan::Epilogue::silu_mul;
@@ -818,9 +827,13 @@ private:
             bytes += uint64_t{columns} * part.max_rows * sizeof(float);
         }
     }
+    uint64_t nodes = 1; // that one message carries of each row
+    for (auto &program : stage.programs)
+      for (auto &buffer : program->buffers)
+        for (uint32_t count : buffer->nodes)
+          nodes = std::max<uint64_t>(nodes, count);
     if (stage.ranks.size() > 1 || stages.size() > 1)
-      bytes +=
-          uint64_t{limits.max_tokens} * plan->model->hidden * sizeof(float);
+      bytes += nodes * limits.max_tokens * plan->model->hidden * sizeof(float);
     return bytes;
   }
 
@@ -856,6 +869,10 @@ private:
       hasher.AddValue(static_cast<uint8_t>(type.first));
       hasher.AddValue(type.second);
     }
+    if (plan->reproducible) {
+      addReproducible(hasher);
+      return hasher.Finish();
+    }
     // Forms differ in their order of sums, windows and caps in what is summed.
     for (auto &stage : plan->replicas[0]->stages)
       for (auto &program : stage->programs)
@@ -880,6 +897,28 @@ private:
         }
     }
     return hasher.Finish();
+  }
+
+  /// What is the same in all layouts: each layer attends alike in all programs,
+  /// sums over ranks are those of the tree over all leaves.
+  void addReproducible(Hasher64 &hasher) {
+    hasher.AddValue(kSumTree);
+    hasher.Add(plan->isa);
+    std::map<int32_t, const plan::AttentionChoiceT *> choices; // null: flash
+    for (auto &stage : plan->replicas[0]->stages)
+      for (auto &step : stage->programs[0]->steps)
+        if (step->kind == plan::StepKind::paged_attention ||
+            step->kind == plan::StepKind::append_attend)
+          choices[step->layer] = step->attention.get();
+    const plan::AttentionChoiceT flash;
+    for (auto [layer, choice] : choices) {
+      if (!choice)
+        choice = &flash;
+      hasher.AddValue(layer);
+      hasher.AddValue(static_cast<uint8_t>(choice->form));
+      hasher.AddValue(choice->window);
+      hasher.AddValue(choice->softcap);
+    }
   }
 
   ModuleOp module;

@@ -37,6 +37,9 @@ struct ExportOptions {
   /// they are packed at load.
   std::string pack;
   kernels::Isa packIsa = kernels::Isa::kPortable;
+  /// The plan is reproducible, with the kernels of this family; empty: it
+  /// isn't.
+  std::string isa;
   std::function<void(const std::string &)> progress;
 };
 

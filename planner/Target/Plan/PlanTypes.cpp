@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "plan_schema/plan_facts.h"
+#include "plan_schema/sum_tree.h"
 
 using namespace mlir;
 using namespace llmir;
@@ -30,6 +31,30 @@ std::string llmir::getLinearKernel(Type weight) {
 
 int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {
   return plan::RowBytes(getPlanDType(type), llm::getColumns(type, rank));
+}
+
+SmallVector<int64_t> llmir::getSummedNodes(Value value, llm::StageAttr stage) {
+  SmallVector<int64_t> nodes;
+  for (Operation *user : value.getUsers()) {
+    if (!nodes.empty())
+      break;
+    if (auto view = dyn_cast<llm::RowsOp>(user))
+      nodes = getSummedNodes(view.getResult(), stage);
+    std::optional<llm::Unit> tree = llm::getSumTree(user);
+    if (!tree)
+      continue;
+    const int64_t ranks = stage.getRanks();
+    const auto total =
+        static_cast<uint32_t>(stage.getLeaves(*tree, ranks - 1).second);
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      auto [begin, end] = stage.getLeaves(*tree, rank);
+      nodes.push_back(
+          plan::CoveringNodes(
+              {static_cast<uint32_t>(begin), static_cast<uint32_t>(end)}, total)
+              .size());
+    }
+  }
+  return nodes;
 }
 
 plan::DType llmir::getKvDType(llm::PagedKVCacheType cache) {

@@ -24,6 +24,11 @@ std::optional<plan::StepKind> getStepKind(mlir::Operation *op);
 /// Bytes of one row of activations on `rank`.
 int64_t getActivationRowBytes(mlir::Type type, int64_t rank);
 
+/// Where `value` is summed over ranks along a tree: how many nodes of it each
+/// rank of `stage` contributes. Else empty.
+mlir::SmallVector<int64_t> getSummedNodes(mlir::Value value,
+                                          llm::StageAttr stage);
+
 /// How K and V are stored.
 plan::DType getKvDType(llm::PagedKVCacheType cache);
 

@@ -34,6 +34,10 @@ static double getMessageBytes(CommunicationOpInterface op, StageAttr stage,
   if (!message)
     return 0;
   double bytes = getActivationRowBytes(message.getType(), rank);
+  if (llm::getSumTree(op))
+    if (SmallVector<int64_t> nodes = getSummedNodes(message, stage);
+        !nodes.empty())
+      bytes *= nodes[rank];
   double ranks = stage.getRanks();
   return llvm::TypeSwitch<Operation *, double>(op)
       // A share for each other rank, or this rank's share to each.

@@ -156,6 +156,52 @@ std::vector<Counts> UnevenCounts(int ranks) {
   return all;
 }
 
+// A tree to which rank r contributes 1 + (r + seed) % 3 nodes; odd ranks add their last two,
+// and at the end the stack is added up from above.
+SumTree Tree(int ranks, uint32_t seed) {
+  SumTree tree;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const uint32_t more = ranks == 1 ? 0 : (static_cast<uint32_t>(rank) + seed) % 3;
+    const auto nodes = static_cast<uint8_t>(1 + more);
+    tree.nodes.push_back(nodes);
+    for (uint8_t node = 0; node < nodes; ++node) {
+      tree.sums_after.push_back(node + 1 == nodes && rank % 2 == 1 ? 1 : 0);
+    }
+  }
+  size_t depth = tree.sums_after.size();
+  for (const uint8_t sums : tree.sums_after) depth -= sums;
+  tree.sums_after.back() = static_cast<uint8_t>(tree.sums_after.back() + depth - 1);
+  return tree;
+}
+
+// `rank`'s nodes, `stride` floats apart, what lies between them being -1.
+Floats Nodes(const SumTree& tree, int rank, size_t count, size_t stride, uint32_t seed) {
+  const size_t nodes = tree.nodes[static_cast<size_t>(rank)];
+  Floats all((nodes - 1) * stride + count, -1);
+  for (size_t node = 0; node < nodes; ++node) {
+    const Floats values = Values(count, rank * 3 + static_cast<int>(node), seed);
+    std::copy(values.begin(), values.end(), all.begin() + static_cast<ptrdiff_t>(node * stride));
+  }
+  return all;
+}
+
+// The root, one float after the other.
+Floats TreeSum(const SumTree& tree, size_t count, uint32_t seed) {
+  std::vector<Floats> stack;
+  size_t index = 0;
+  for (size_t rank = 0; rank < tree.nodes.size(); ++rank) {
+    for (int node = 0; node < tree.nodes[rank]; ++node, ++index) {
+      stack.push_back(Values(count, static_cast<int>(rank) * 3 + node, seed));
+      for (int i = 0; i < tree.sums_after[index]; ++i) {
+        const Floats upper = stack.back();
+        stack.pop_back();
+        for (size_t k = 0; k < count; ++k) stack.back()[k] += upper[k];
+      }
+    }
+  }
+  return stack.front();
+}
+
 class ChannelConformance : public testing::TestWithParam<int> {
  protected:
   // Runs `body` on each rank, with one channel.
@@ -246,6 +292,68 @@ TEST_P(ChannelConformance, ReduceScatterGivesEachRankItsPartOfTheSum) {
           << testing::PrintToString(counts);
       ++seed;
     }
+  });
+}
+
+TEST_P(ChannelConformance, NodesOfATreeAreSummedInItsOrderOnEveryRank) {
+  OnRanks([](Channel& channel) {
+    uint32_t seed = 400;
+    for (const size_t count : BorderCounts()) {
+      const SumTree tree = Tree(channel.size(), seed);
+      ASSERT_TRUE(tree.IsValid(static_cast<size_t>(channel.size())));
+      const size_t stride = count + seed % 5;
+      Floats data = Nodes(tree, channel.rank(), count, stride, seed);
+      const StatusOr<Request> request =
+          channel.StartTreeAllReduce(data.data(), count, stride, tree);
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      EXPECT_OK(channel.Wait(*request));
+      EXPECT_TRUE(SameBits(Slice(data, 0, count), TreeSum(tree, count, seed))) << count;
+      ++seed;
+    }
+  });
+}
+
+TEST_P(ChannelConformance, EachRankGetsItsPartOfATreesSum) {
+  OnRanks([](Channel& channel) {
+    uint32_t seed = 500;
+    for (const Counts& counts : UnevenCounts(channel.size())) {
+      const SumTree tree = Tree(channel.size(), seed);
+      const Counts offsets = Offsets(counts);
+      const size_t own = static_cast<size_t>(channel.rank());
+      const size_t all = offsets.back();
+      const Floats expected = Slice(TreeSum(tree, all, seed), offsets[own], counts[own]);
+      for (const bool in_place : {false, true}) {
+        Floats data = Nodes(tree, channel.rank(), all, all + 3, seed);
+        Floats out(counts[own], -1);
+        const StatusOr<Request> request = channel.StartTreeReduceScatter(
+            data.data(), counts, all + 3, tree, in_place ? data.data() + offsets[own] : out.data());
+        ASSERT_TRUE(request.ok()) << request.status().ToString();
+        EXPECT_OK(channel.Wait(*request));
+        EXPECT_TRUE(SameBits(in_place ? Slice(data, offsets[own], counts[own]) : out, expected))
+            << testing::PrintToString(counts);
+      }
+      ++seed;
+    }
+  });
+}
+
+TEST_P(ChannelConformance, ATreeOfOtherRanksIsRefused) {
+  OnRanks([](Channel& channel) {
+    float value[4] = {1, 2, 3, 4};
+    SumTree other = Tree(channel.size() + 1, 0);
+    EXPECT_EQ(channel.StartTreeAllReduce(value, 1, 1, other).status().code(),
+              StatusCode::kInvalidArgument);
+    SumTree left_over = Tree(channel.size(), 1);
+    left_over.nodes[0] = static_cast<uint8_t>(left_over.nodes[0] + 1);
+    left_over.sums_after.push_back(0);
+    EXPECT_EQ(channel.StartTreeAllReduce(value, 1, 1, left_over).status().code(),
+              StatusCode::kInvalidArgument);
+    if (channel.size() == 1) return;
+    const SumTree large = Tree(channel.size(), 1);
+    ASSERT_GT(large.MostNodes(), 1u);
+    EXPECT_EQ(
+        channel.StartTreeAllReduce(value, kMaxBytes / sizeof(float), 1, large).status().code(),
+        StatusCode::kInvalidArgument);
   });
 }
 
@@ -562,10 +670,13 @@ TEST_P(ChannelConformance, OperationsDoNotAllocate) {
     Floats out(count);
     Floats all(n * 1000);
     const Counts counts(n, 1000);
+    const SumTree tree = Tree(channel.size(), 0);
     const int64_t before = allocations;
     for (int repeat = 0; repeat < 3; ++repeat) {
       EXPECT_OK(channel.AllReduce(data.data(), 64));
       EXPECT_OK(channel.AllReduce(data.data(), count));
+      const StatusOr<Request> sum = channel.StartTreeAllReduce(data.data(), count / 4, 7, tree);
+      EXPECT_OK(channel.Wait(*sum));
       EXPECT_OK(channel.AllGather(data.data(), counts, all.data()));
       EXPECT_OK(channel.Gather(data.data(), counts, all.data(), 0));
       EXPECT_OK(channel.ReduceScatter(all.data(), counts, out.data()));
@@ -642,6 +753,7 @@ TEST_P(ChannelConformance, RandomSequencesAgreeWithTheirDefinition) {
       Floats in;
       Floats out;
       Floats expected;  // of `out`
+      SumTree tree;
     };
     std::vector<std::unique_ptr<Started>> open;
     const auto finish_one = [&] {
@@ -653,7 +765,7 @@ TEST_P(ChannelConformance, RandomSequencesAgreeWithTheirDefinition) {
     };
 
     for (uint32_t seed = 1000; seed < 1400; ++seed) {
-      const uint32_t kind = shared() % 8;
+      const uint32_t kind = shared() % 9;
       const size_t limit = shared() % 16 == 0 ? 100000 : 3000;
       const size_t count = shared() % limit;
       const int root = static_cast<int>(shared() % n);
@@ -663,6 +775,7 @@ TEST_P(ChannelConformance, RandomSequencesAgreeWithTheirDefinition) {
       for (size_t& part : counts) part = shared() % 4 == 0 ? 0 : shared() % (limit / n + 1);
       const Counts offsets = Offsets(counts);
 
+      SumTree tree = Tree(channel.size(), seed);
       auto started = std::make_unique<Started>();
       StatusOr<Request> request = Request{};
       const auto start_message = [&](bool sends) {
@@ -710,6 +823,15 @@ TEST_P(ChannelConformance, RandomSequencesAgreeWithTheirDefinition) {
           request = channel.StartReduceScatter(started->in.data(), counts, started->out.data());
           break;
         case 5:
+          started->tree = std::move(tree);
+          started->in = Nodes(started->tree, channel.rank(), offsets.back(), offsets.back(), seed);
+          started->expected =
+              Slice(TreeSum(started->tree, offsets.back(), seed), offsets[me], counts[me]);
+          started->out.resize(counts[me]);
+          request = channel.StartTreeReduceScatter(started->in.data(), counts, offsets.back(),
+                                                   started->tree, started->out.data());
+          break;
+        case 6:
           started->expected = Values(count, root, seed);
           started->out =
               channel.rank() == root ? started->expected : Floats(started->expected.size());

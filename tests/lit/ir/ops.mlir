@@ -109,6 +109,8 @@ func.func @ends(%x: tensor<?x64xf32>, %head: tensor<256x64xf32>, %rows: tensor<?
   %3, %4 = llm.score %x, %head, %targets : (tensor<?x64xf32>, tensor<256x64xf32>, tensor<?xi32>) -> (tensor<?x3xf32>, tensor<?x256xf32>)
   // CHECK: llm.score_merge %{{.*}} : (tensor<?x3xf32>) -> tensor<?x1xf32>
   %5 = llm.score_merge %3 : (tensor<?x3xf32>) -> tensor<?x1xf32>
+  // CHECK: llm.score %{{.*}}, %{{.*}}, %{{.*}} by_leaf : {{.*}} -> (tensor<?x12xf32>, tensor<?x256xf32>)
+  %6, %7 = llm.score %x, %head, %targets by_leaf : (tensor<?x64xf32>, tensor<256x64xf32>, tensor<?xi32>) -> (tensor<?x12xf32>, tensor<?x256xf32>)
   return %2, %5 : tensor<?x1xi32>, tensor<?x1xf32>
 }
 
@@ -118,6 +120,8 @@ func.func @messages(%logits: !llm.sharded_tensor<tensor<?x256xf32>, 1, 2, ?>) {
   %0 = llm.recv : tensor<?x64xf32>
   // CHECK: llm.all_reduce %[[X]] : (tensor<?x64xf32>) -> tensor<?x64xf32>
   %1 = llm.all_reduce %0 : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  // CHECK: llm.all_reduce %{{.*}} tree mlp_column : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %tree = llm.all_reduce %0 tree mlp_column : (tensor<?x64xf32>) -> tensor<?x64xf32>
   // CHECK: %[[TOKEN:.*]] = llm.all_reduce_start %{{.*}} : (tensor<?x64xf32>) -> !llm.token
   %2 = llm.all_reduce_start %1 : (tensor<?x64xf32>) -> !llm.token
   // CHECK: llm.wait %[[TOKEN]] : (!llm.token) -> tensor<?x64xf32>

@@ -708,3 +708,11 @@ func.func @f() {
   %0 = llm.recv_start : tensor<?x64xf32>
   return
 }
+
+// -----
+
+func.func @tree_of_rows(%x: tensor<?x64xf32>) {
+  // expected-error @+1 {{no matrix is cut along its columns by vocabulary}}
+  %0 = llm.all_reduce %x tree vocabulary : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}

@@ -64,3 +64,13 @@ func.func @does_not_merge_over_a_use(%x: tensor<?x64xf32>, %a: tensor<?x64xf32>,
   %4 = llm.add %1, %3 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
   return %4 : tensor<?x64xf32>
 }
+
+// Two trees make no third one.
+// CHECK-LABEL: func.func @does_not_merge_trees
+// CHECK-COUNT-2: llm.all_reduce %{{.*}} tree
+func.func @does_not_merge_trees(%a: tensor<?x64xf32>, %b: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  %0 = llm.all_reduce %a tree query_head : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.all_reduce %b tree mlp_column : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %2 = llm.add %0, %1 : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %2 : tensor<?x64xf32>
+}

@@ -2,6 +2,7 @@
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-plan="stages=2 ranks=2 weights=q8" | FileCheck %s --check-prefix=ALL
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-plan="stages=2 ranks=2 weights=q8 disable=kv,precision,attention,parallel,fusion" | FileCheck %s --check-prefix=NONE
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-plan="weights=q8 disable=llm-fuse-residual" | FileCheck %s --check-prefix=ONE
+// RUN: llmir-opt %S/../inputs/model.mlir --llm-plan="ranks=2 reproducible=true" | FileCheck %s --check-prefix=TREE
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-plan=disable=llm-plan-memory 2>&1 | FileCheck %s --check-prefix=NEEDED
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-plan=disable=speed 2>&1 | FileCheck %s --check-prefix=UNKNOWN
 
@@ -23,6 +24,9 @@
 
 // ONE-NOT: residual
 // ONE: llm.add
+
+// TREE: llm.all_reduce_start {{.*}} tree query_head
+// TREE: llm.all_reduce_start {{.*}} tree mlp_column
 
 // NEEDED: --disable llm-plan-memory: every plan needs this pass; expected a family ({{.*}}) or a pass ({{.*}})
 // UNKNOWN: --disable speed: expected a family (kv, precision, attention, parallel, fusion) or a pass (llm-choose-block-size, {{.*}})

@@ -71,3 +71,16 @@ func.func @does_not_scatter_what_is_read_later() attributes {llm.program = #llm.
   llm.send %x : tensor<?x64xf32>
   return
 }
+
+// -----
+
+// Of 9 heads the first 5 are two nodes of the tree over them, the others three: a buffer for as many rows of each.
+// CHECK-LABEL: func.func @keeps_nodes_apart
+// CHECK: llm.recv {{.*}}id = 0, rows = tokens, max_rows = 10, arena = 0, offsets = [0, 0], bytes = [5120, 7680], first = 0, last = 2>
+// CHECK: llm.all_reduce %{{.*}} tree query_head {{.*}}id = 0,
+func.func @keeps_nodes_apart() attributes {llm.program = #llm.program<kind = mixed, min_tokens = 1, max_tokens = 10, max_sampled = 2>, llm.stage = #llm.stage<index = 0, first_rank = 0, layers = [0, 1], query_head = [0, 5, 9], kv_head = [0, 2, 1, 3], mlp_column = [0, 1, 2], vocabulary = [0, 1, 2]>} {
+  %x = llm.recv : tensor<?x64xf32>
+  %0 = llm.all_reduce %x tree query_head : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  llm.send %0 : tensor<?x64xf32>
+  return
+}

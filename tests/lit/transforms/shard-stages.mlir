@@ -1,6 +1,8 @@
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=2 --llm-verify-phase=phase=parallel | FileCheck %s
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=1 | FileCheck %s --check-prefix=ALONE
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages=stages=2 --llm-shard-stages=ranks=3,2 | FileCheck %s --check-prefix=UNEQUAL
+// RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=2 reproducible=true" --llm-verify-phase=phase=parallel | FileCheck %s --check-prefix=TREE
+// RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=1 reproducible=true" | FileCheck %s --check-prefix=LONE
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=4 2>&1 | FileCheck %s --check-prefix=MANY
 // RUN: not llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages=ranks=1,1 2>&1 | FileCheck %s --check-prefix=COUNT
 // RUN: llmir-opt %S/../inputs/model.mlir --llm-split-stages --llm-shard-stages="ranks=2 speeds=1,2" | FileCheck %s --check-prefix=SPEEDS
@@ -41,6 +43,15 @@
 // UNEQUAL-SAME: first_rank = 0, layers = [0, 1], query_head = [0, 1, 2, 3], kv_head = [0, 1, 0, 1, 0, 1]
 // UNEQUAL: func.func @stage1
 // UNEQUAL-SAME: first_rank = 3, layers = [1, 2], query_head = [0, 2, 3]
+
+// Sums of matrices are over the tree of all leaves, and scores in a part for each of 4 leaves; embeddings add zeros.
+// TREE: %[[E:.*]] = llm.embedding
+// TREE-NEXT: llm.all_reduce %[[E]] : (tensor<?x96xf32>)
+// TREE: llm.all_reduce %{{.*}} tree query_head : (tensor<?x96xf32>) -> tensor<?x96xf32>
+// TREE: llm.all_reduce %{{.*}} tree mlp_column : (tensor<?x96xf32>) -> tensor<?x96xf32>
+// TREE: llm.score {{.*}} by_leaf : {{.*}} -> (!llm.sharded_tensor<tensor<?x12xf32>, 1, 2, ?, [0, 6, 12]>, {{.*}})
+// LONE-NOT: llm.all_reduce
+// LONE: llm.score {{.*}} by_leaf : {{.*}} -> (tensor<?x12xf32>, tensor<?x200xf32>)
 
 // MANY: 4 ranks for 3 leaves of query_head
 // COUNT: one number of ranks for all stages or one per stage; got 2 for 1 stages

@@ -29,3 +29,12 @@ func.func @does_not_split_a_gather(%x: !llm.sharded_tensor<tensor<?x64xf32>, 1, 
   %0 = llm.gather %x : (!llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?>) -> !llm.sharded_tensor<tensor<?x64xf32>, 1, 2, ?, [0, 64, 64]>
   return
 }
+
+// CHECK-LABEL: func.func @keeps_trees
+// CHECK: llm.all_reduce_start %arg0 tree query_head :
+// CHECK: llm.reduce_scatter_start %{{.*}} tree mlp_column :
+func.func @keeps_trees(%x: tensor<?x64xf32>) -> tensor<?x64xf32> {
+  %0 = llm.all_reduce %x tree query_head : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  %1 = llm.reduce_scatter %0 tree mlp_column : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return %1 : tensor<?x64xf32>
+}

@@ -9,6 +9,7 @@
 
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
+#include "plan_schema/sum_tree.h"
 
 namespace llmir::plan {
 namespace {
@@ -73,6 +74,9 @@ class Builder {
     use(true, Feature::score_programs);
     use(shape_.halves || shape_.scatter, Feature::row_views);
     use(shape_.scatter, Feature::split_collectives);
+    use(shape_.reproducible, Feature::reproducible);
+    plan_->reproducible = shape_.reproducible;
+    if (shape_.reproducible) plan_->isa = "avx2";
 
     plan_->provenance = std::make_unique<ProvenanceT>();
     plan_->provenance->planner_version = "0.1.0";
@@ -327,6 +331,7 @@ class Builder {
     step->inputs = std::move(inputs);
     step->outputs = std::move(outputs);
     step->weight = weight;
+    if (IsSum(kind)) step->tree = tree_;
     switch (kind) {
       case StepKind::all_reduce:
       case StepKind::all_reduce_start:
@@ -437,6 +442,29 @@ class Builder {
       return;
     }
     const uint32_t partial = AddWholeBuffer(name, DType::f32, Rows::tokens, kHidden);
+    if (shape_.reproducible) {
+      tree_ = plan_->weights[weight]->unit;
+      MakeNodes(*program_->buffers[partial]);
+    }
+    AddSummed(name, input, weight, x, partial);
+    tree_ = Unit::whole;
+  }
+
+  // `buffer` is for the nodes of tree_ that cover each rank's leaves.
+  void MakeNodes(BufferT& buffer) const {
+    const uint32_t total = tree_ == Unit::query_head ? kQueryHeads : (kMlp + kLeaf - 1) / kLeaf;
+    for (size_t r = 0; r < stage_->ranks.size(); ++r) {
+      for (const auto& range : stage_->ranks[r]->ranges) {
+        if (range->unit != tree_) continue;
+        const auto nodes = CoveringNodes({range->begin, range->end}, total).size();
+        buffer.nodes.push_back(static_cast<uint32_t>(nodes));
+        buffer.bytes[r] *= nodes;
+      }
+    }
+  }
+
+  // Each rank's part of input * weight to `partial`, summed, added to x.
+  void AddSummed(const char* name, uint32_t input, uint32_t weight, uint32_t x, uint32_t partial) {
     if (halves()) {
       std::vector<uint32_t> events;
       for (const Rows half : Parts()) {
@@ -508,7 +536,9 @@ class Builder {
     const auto shard = [&](size_t r) { return Columns(Unit::vocabulary, r); };
     if (program_->kind == ProgramKind::score) {
       const uint32_t normed = AddNorm("output.norm", x, output_norm_);
-      const uint32_t parts = AddWholeBuffer("parts", DType::f32, Rows::tokens, 3);
+      const uint32_t parts = AddBuffer("parts", DType::f32, Rows::tokens, [&](size_t r) {
+        return shape_.reproducible ? 3 * ((Columns(Unit::vocabulary, r) + kLeaf - 1) / kLeaf) : 3;
+      });
       const uint32_t chunk = AddBuffer("chunk", DType::f32, Rows::one, shard);
       AddStep(StepKind::score, "score", {normed}, {parts, chunk}, head);
       const uint32_t all = AddGather("all_parts", parts);
@@ -644,6 +674,7 @@ class Builder {
   StageT* stage_ = nullptr;
   ProgramT* program_ = nullptr;
   int layer_ = -1;
+  Unit tree_ = Unit::whole;                              // of the sums that are added
   std::map<std::pair<uint32_t, Rows>, uint32_t> views_;  // (buffer, rows) -> the view
   std::map<uint32_t, uint32_t> parents_;                 // view -> the buffer that it views
   std::map<uint32_t, bool> named_;                       // buffers that a step names

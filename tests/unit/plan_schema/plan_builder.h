@@ -13,10 +13,11 @@ struct PlanShape {
   std::vector<uint32_t> ranks = {1};  // per stage; the layers are divided among the stages
   uint32_t replicas = 1;
   uint32_t layers = 2;
-  bool overlap = false;   // sums are split into start and wait
-  bool quantized = true;  // matrices in q8_0, else in f16
-  bool halves = false;    // of more than one rank: work and sums by halves of the tokens
-  bool scatter = false;   // of more than one rank: norms on each rank's share of the tokens
+  bool overlap = false;       // sums are split into start and wait
+  bool quantized = true;      // matrices in q8_0, else in f16
+  bool halves = false;        // of more than one rank: work and sums by halves of the tokens
+  bool scatter = false;       // of more than one rank: norms on each rank's share of the tokens
+  bool reproducible = false;  // sums over ranks are over the tree of all leaves
 };
 
 // A plan that VerifyPlan accepts: hidden 128, 4 query and 2 KV heads of 32, MLP 192 and vocabulary

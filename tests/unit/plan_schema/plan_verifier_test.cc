@@ -124,6 +124,22 @@ TEST(PlanVerifier, PlanFromAShapeHasNoHashes) {
   EXPECT_TRUE(VerifyBuilt(*plan).ok());
 }
 
+TEST(PlanVerifier, AcceptsReproduciblePlansOfAllLayouts) {
+  for (const std::vector<uint32_t>& ranks :
+       {std::vector<uint32_t>{1}, {2}, {3}, {2, 1}, {1, 2}, {3, 2}}) {
+    for (const bool overlap : {false, true}) {
+      for (const int how : {0, 1, 2}) {
+        const auto plan = BuildPlan({.ranks = ranks,
+                                     .overlap = overlap,
+                                     .halves = how == 1,
+                                     .scatter = how == 2,
+                                     .reproducible = true});
+        EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+      }
+    }
+  }
+}
+
 TEST(PlanVerifier, PrefixesMayBeginWithEachOther) {
   auto plan = BuildPlan({});
   AddPrefix(*plan, 32);
@@ -146,6 +162,7 @@ const PlanShape kTwo = {.ranks = {2}};
 const PlanShape kOverlap = {.ranks = {2}, .overlap = true};
 const PlanShape kHalves = {.ranks = {2}, .halves = true};
 const PlanShape kScatter = {.ranks = {2}, .scatter = true};
+const PlanShape kTree = {.ranks = {2}, .reproducible = true};
 const PlanShape kScatterOverlap = {.ranks = {2}, .overlap = true, .scatter = true};
 const PlanShape kPipe = {.ranks = {1, 1}};
 const PlanShape kWide = {.ranks = {2, 2}};
@@ -1102,6 +1119,73 @@ const std::vector<Mutation>& Mutations() {
       {"MissingFeatureOfScatters", kScatter,
        [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::split_collectives); },
        "lacks split_collectives"},
+      // Sums over a tree
+      {"ReproducibleWithoutFeature", kTree,
+       [](P p) { p.required_features &= ~static_cast<uint64_t>(Feature::reproducible); },
+       "lacks reproducible"},
+      {"ReproducibleWithoutIsa", kTree, [](P p) { p.isa.clear(); }, "isa: missing"},
+      {"IsaOfAPlanThatIsFree", kTwo, [](P p) { p.isa = "avx2"; }, "isa: \"avx2\""},
+      {"TreeOfOtherLeaves", kTree,
+       [](P p) { Mixed(p, StepKind::all_reduce, 1).tree = Unit::mlp_column; },
+       "holds nodes of the tree of query_head leaves, which "
+       "replicas[0].stages[0].programs[0].steps[7] (linear) made, but the step sums over the tree "
+       "of mlp_column, between ranks 0, 1"},
+      {"NodesSummedInRankOrder", kTree,
+       [](P p) { Mixed(p, StepKind::all_reduce, 1).tree = Unit::whole; },
+       "holds nodes of the tree of query_head leaves"},
+      {"TreeOfThePartsOfAnEmbedding", kTree,
+       [](P p) { Mixed(p, StepKind::all_reduce, 0).tree = Unit::query_head; },
+       "holds one part of a sum per rank, which replicas[0].stages[0].programs[0].steps[0] "
+       "(embedding) made, but the step sums over the tree of query_head"},
+      {"UnknownTree", kTree,
+       [](P p) { Mixed(p, StepKind::all_reduce).tree = static_cast<Unit>(9); },
+       "(all_reduce).tree: 9 is no value"},
+      {"TreeOfANorm", kTree, [](P p) { Mixed(p, StepKind::rms_norm).tree = Unit::query_head; },
+       "(rms_norm).tree: query_head, which only all_reduce and reduce_scatter have"},
+      {"NodesOfAnotherRange", kTree,
+       [](P p) {
+         BufferT& buffer = *Mixed(p).buffers[Named(Mixed(p), "attention.o")];
+         buffer.nodes[1] = 2;
+         buffer.max_rows = 12;
+         buffer.bytes[1] *= 2;
+         buffer.offsets[1] = Stage0(p).ranks[1]->arena_bytes[0];
+         Stage0(p).ranks[1]->arena_bytes[0] += buffer.bytes[1];
+         Stage0(p).ranks[1]->memory->activations += buffer.bytes[1];
+       },
+       "buffer attention.o is for 2 nodes of the tree over 4 query_head leaves, but leaves [2, 4) "
+       "are covered by 1"},
+      {"NodesBeyondTheBuffer", kTree,
+       [](P p) { Mixed(p).buffers[Named(Mixed(p), "attention.o")]->nodes[1] = 2; },
+       "rows of 128 f32 for each of 2 nodes take"},
+      {"NodesOfNoRank", kTree,
+       [](P p) { Mixed(p).buffers[Named(Mixed(p), "attention.o")]->nodes[0] = 0; },
+       ".nodes[0]: 0, expected 1 to 32"},
+      {"NodesOfFewRanks", kTree,
+       [](P p) { Mixed(p).buffers[Named(Mixed(p), "attention.o")]->nodes.pop_back(); },
+       ".nodes: 1, expected none or one for each of 2 ranks"},
+      {"NodesOfAWholeSum", kTree,
+       [](P p) { Mixed(p).buffers[Named(Mixed(p), "qkv")]->nodes = {1, 1}; },
+       "buffer qkv is for nodes of a sum, but the step makes whole ones"},
+      {"OnePartPerRank", kTree,
+       [](P p) {
+         Mixed(p).buffers[Named(Mixed(p), "attention.o")]->nodes.clear();
+         Mixed(p, StepKind::all_reduce, 1).tree = Unit::whole;
+       },
+       "but the plan is reproducible: its sums are over the tree of query_head leaves"},
+      {"FormsThatDifferByProgram", kTree,
+       [](P p) {
+         Use(p, Feature::attention_form);
+         Choose(FindStep(FindProgram(p, ProgramKind::decode), StepKind::paged_attention)).form =
+             AttentionForm::masked;
+       },
+       "attention masked, but flash elsewhere"},
+      {"ScorePartsOfRanks", kTree,
+       [](P p) {
+         ProgramT& score = FindProgram(p, ProgramKind::score);
+         score.buffers[Named(score, "parts")]->columns = {3, 3};
+         score.buffers[Named(score, "all_parts")]->columns[0] = 6;
+       },
+       "buffer parts has 3 columns, expected 6"},
       // Layers of other models
       {"OtherLayersWithoutFeature", kOne,
        [](P p) {

@@ -70,6 +70,11 @@ def LLM_ActivationKind
 def LLM_ActivationKindAttr
     : EnumAttr<LLM_Dialect, LLM_ActivationKind, "activation_kind">;
 
+// By another name than MLIR's own UnitAttr.
+def LLM_UnitAttr : EnumAttr<LLM_Dialect, LLM_Unit, "unit"> {
+  let cppClassName = "LeafUnitAttr";
+}
+
 def LLM_RowsAttr : EnumAttr<LLM_Dialect, LLM_Rows, "rows">;
 
 def LLM_ModelAttr : LLM_Attr<"Model", "model"> {

@@ -141,6 +141,10 @@ inline bool isStart(mlir::Operation *op) {
          mlir::isa<TokenType>(op->getResult(0).getType());
 }
 
+/// Over whose leaves' tree `op` sums what ranks have; none where it sums in
+/// rank order, or not at all.
+std::optional<Unit> getSumTree(mlir::Operation *op);
+
 } // namespace llmir::llm
 
 #endif // LLMIR_DIALECT_LLM_IR_LLMDIALECT_H

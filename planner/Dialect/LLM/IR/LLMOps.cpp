@@ -557,8 +557,11 @@ LogicalResult ScoreOp::verify() {
     return failure();
   if (failed(verifyColumns(*this, "the input", input, 1,
                            [&](int64_t) { return getColumns(weight); })) ||
-      failed(verifyColumns(*this, "the parts", getParts().getType(), *ranks,
-                           [](int64_t) { return 3; })))
+      failed(verifyColumns(
+          *this, "the parts", getParts().getType(), *ranks, [&](int64_t rank) {
+            int64_t columns = getColumns(getParts().getType(), rank);
+            return getByLeaf() && columns % 3 == 0 ? columns : 3;
+          })))
     return failure();
   return verifyColumns(*this, "the logits", getLogits().getType(), *ranks,
                        [&](int64_t rank) { return getRows(weight, rank); });
@@ -571,9 +574,12 @@ Division ScoreOp::getDivision(OpOperand &operand, int64_t dim) {
 }
 
 void ScoreOp::divideResults(ModelAttr, StageAttr stage) {
-  SmallVector<int64_t> parts(stage.getRanks(), 3), logits;
-  for (int64_t rank = 0; rank < stage.getRanks(); ++rank)
+  SmallVector<int64_t> parts, logits;
+  for (int64_t rank = 0; rank < stage.getRanks(); ++rank) {
+    auto [begin, end] = stage.getLeaves(Unit::Vocabulary, rank);
+    parts.push_back(getByLeaf() ? 3 * (end - begin) : 3);
     logits.push_back(getRows(getWeight().getType(), rank));
+  }
   getParts().setType(getDividedFloats(getContext(), parts));
   getLogits().setType(getDividedFloats(getContext(), logits));
 }
@@ -602,11 +608,21 @@ static LogicalResult verifyWholeRows(Operation *op, Type type) {
   return success();
 }
 
+/// Of a sum over ranks. Only heads and MLP columns divide columns of weights.
+static LogicalResult verifySum(Operation *op, Type type,
+                               std::optional<Unit> tree) {
+  if (tree && *tree != Unit::QueryHead && *tree != Unit::MlpColumn)
+    return op->emitOpError()
+           << "no matrix is cut along its columns by " << stringifyUnit(*tree)
+           << ": expected a tree of query_head or mlp_column";
+  return verifyWholeRows(op, type);
+}
+
 LogicalResult AllReduceOp::verify() {
-  return verifyWholeRows(*this, getType());
+  return verifySum(*this, getType(), getTree());
 }
 LogicalResult ReduceScatterOp::verify() {
-  return verifyWholeRows(*this, getType());
+  return verifySum(*this, getType(), getTree());
 }
 LogicalResult AllGatherOp::verify() {
   return verifyWholeRows(*this, getType());
@@ -619,10 +635,10 @@ SmallVector<Value, 2> AllReduceOp::getInPlaceValues() { return {getInput()}; }
 SmallVector<Value, 2> BroadcastOp::getInPlaceValues() { return {getInput()}; }
 
 LogicalResult AllReduceStartOp::verify() {
-  return verifyWholeRows(*this, getInput().getType());
+  return verifySum(*this, getInput().getType(), getTree());
 }
 LogicalResult ReduceScatterStartOp::verify() {
-  return verifyWholeRows(*this, getInput().getType());
+  return verifySum(*this, getInput().getType(), getTree());
 }
 LogicalResult AllGatherStartOp::verify() {
   return verifyWholeRows(*this, getInput().getType());
@@ -702,6 +718,13 @@ Value RecvStartOp::getMessage() {
   for (Operation *user : getToken().getUsers())
     return user->getResult(0);
   return {};
+}
+
+std::optional<Unit> llmir::llm::getSumTree(Operation *op) {
+  return llvm::TypeSwitch<Operation *, std::optional<Unit>>(op)
+      .Case<AllReduceOp, AllReduceStartOp, ReduceScatterOp,
+            ReduceScatterStartOp>([](auto sum) { return sum.getTree(); })
+      .Default([](Operation *) { return std::nullopt; });
 }
 
 //===----------------------------------------------------------------------===//

@@ -503,14 +503,16 @@ def LLM_ScoreOp
   let summary = "what a shard of the head contributes to log-probabilities";
   let description = [{
     Per row: the logits' maximum, the sum of exp(logit - maximum), the target's
-    logit. The second result is scratch for the logits of a chunk of rows.
+    logit; with `by_leaf` three such numbers for each vocabulary leaf, which
+    don't depend on who has which. The second result is scratch for the logits
+    of a chunk of rows.
   }];
   let arguments = (ins LLM_Activation:$input, LLM_Weight:$weight,
-                       LLM_IndexVector:$targets);
+                       LLM_IndexVector:$targets, UnitAttr:$by_leaf);
   let results = (outs LLM_FloatActivation:$parts,
                       LLM_FloatActivation:$logits);
   let assemblyFormat = [{
-    $input `,` $weight `,` $targets attr-dict `:`
+    $input `,` $weight `,` $targets (`by_leaf` $by_leaf^)? attr-dict `:`
     functional-type(operands, results)
   }];
   let hasVerifier = 1;
@@ -555,16 +557,44 @@ class LLM_CollectiveStart<string mnemonic, Type type = LLM_FloatActivation>
   let hasVerifier = 1;
 }
 
-def LLM_AllReduceOp
-    : LLM_Collective<"all_reduce", LLM_FloatActivation, [LLM_InPlace]> {
-  let summary = "sum over the ranks of the stage, in rank order, in place";
+// Those that sum. With a tree each rank's summand is the sums over the nodes
+// that cover its leaves of that unit, in the tree over all of them.
+class LLM_SumCollective<string mnemonic, list<Trait> traits = []>
+    : LLM_Collective<mnemonic, LLM_FloatActivation, traits> {
+  let arguments = (ins LLM_FloatActivation:$input,
+                       OptionalAttr<LLM_UnitAttr>:$tree);
+  let assemblyFormat = [{
+    $input (`tree` $tree^)? attr-dict `:` functional-type(operands, results)
+  }];
+}
+class LLM_SumStart<string mnemonic> : LLM_CollectiveStart<mnemonic> {
+  let arguments = (ins LLM_FloatActivation:$input,
+                       OptionalAttr<LLM_UnitAttr>:$tree);
+  let assemblyFormat = [{
+    $input (`tree` $tree^)? attr-dict `:` functional-type(operands, results)
+  }];
 }
 
-def LLM_AllReduceStartOp : LLM_CollectiveStart<"all_reduce_start"> {
+def LLM_AllReduceOp : LLM_SumCollective<"all_reduce", [LLM_InPlace]> {
+  let summary = "sum over the ranks of the stage, in place";
+  let description = [{
+    In rank order, so that the result's last bits depend on who has which
+    leaves. With `tree` they don't: the sums over the leaves of all ranks are
+    added in the order of one tree (plan_schema/sum_tree.h), to which a rank
+    contributes several nodes where its leaves aren't one.
+
+    ```mlir
+    %y = llm.all_reduce %x tree mlp_column
+        : (tensor<?x64xf32>) -> tensor<?x64xf32>
+    ```
+  }];
+}
+
+def LLM_AllReduceStartOp : LLM_SumStart<"all_reduce_start"> {
   let summary = "start an all_reduce";
 }
 
-def LLM_ReduceScatterOp : LLM_Collective<"reduce_scatter"> {
+def LLM_ReduceScatterOp : LLM_SumCollective<"reduce_scatter"> {
   let summary = "sum over the ranks of the stage, each rank its share of rows";
   let description = [{
     The sums are those of `llm.all_reduce`, but each rank ends with its own
@@ -572,7 +602,7 @@ def LLM_ReduceScatterOp : LLM_Collective<"reduce_scatter"> {
   }];
 }
 
-def LLM_ReduceScatterStartOp : LLM_CollectiveStart<"reduce_scatter_start"> {
+def LLM_ReduceScatterStartOp : LLM_SumStart<"reduce_scatter_start"> {
   let summary = "start a reduce_scatter";
 }
 

@@ -89,7 +89,8 @@ LogicalResult AllGatherOp::canonicalize(AllGatherOp op,
   auto reduce = op.getInput().getDefiningOp<ReduceScatterOp>();
   if (!reduce || !reduce->hasOneUse())
     return failure();
-  rewriter.replaceOpWithNewOp<AllReduceOp>(op, reduce.getInput());
+  rewriter.replaceOpWithNewOp<AllReduceOp>(
+      op, reduce.getType(), reduce.getInput(), reduce.getTreeAttr());
   rewriter.eraseOp(reduce);
   return success();
 }

@@ -16,10 +16,12 @@ using namespace llmir::llm;
 
 namespace {
 
-/// The sum over the ranks that is `value` and that nobody else reads.
+/// The sum over the ranks that is `value` and that nobody else reads. Trees of
+/// two sums aren't merged: what came of it would be the tree of neither.
 AllReduceOp getOnlySum(Value value) {
   auto reduce = value.getDefiningOp<AllReduceOp>();
-  return reduce && value.hasOneUse() ? reduce : AllReduceOp();
+  return reduce && value.hasOneUse() && !reduce.getTree() ? reduce
+                                                          : AllReduceOp();
 }
 
 struct MergeCollectivesPass
@@ -84,7 +86,8 @@ struct MergeCollectivesPass
                      AllReduceOp b) {
     auto partial = AddOp::create(builder, add.getLoc(), add.getType(),
                                  a.getInput(), b.getInput());
-    return AllReduceOp::create(builder, b.getLoc(), b.getType(), partial);
+    return AllReduceOp::create(builder, b.getLoc(), b.getType(), partial,
+                               /*tree=*/LeafUnitAttr());
   }
 
   /// Bytes per token that no longer travel.

@@ -44,6 +44,8 @@ struct PipelineOptions {
   std::string attention = "auto";    // as llm-choose-attention's form
   bool shareKv = true;
   int64_t attentionWindow = 0; // tokens; 0: as the model
+  /// Results don't depend on batch, chunks or the layout.
+  bool reproducible = false;
 };
 
 /// Adds the passes from an imported model to placed programs. INVALID_ARGUMENT

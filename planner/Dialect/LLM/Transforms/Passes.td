@@ -196,7 +196,10 @@ def ShardStages : Pass<"llm-shard-stages", "::mlir::ModuleOp"> {
     ListOption<"ranks", "ranks", "int64_t",
                "ranks of each stage, or one number for all stages">,
     ListOption<"speeds", "speeds", "double",
-               "of the ranks of all stages, if not alike; by any unit">
+               "of the ranks of all stages, if not alike; by any unit">,
+    Option<"reproducible", "reproducible", "bool", "false",
+           "sums over ranks and scores are those of one rank, bit for bit: "
+           "`tree` of all_reduce, `by_leaf` of score">
   ];
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }

@@ -144,6 +144,7 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   ShardStagesOptions sharding;
   sharding.ranks.assign(options.ranks.begin(), options.ranks.end());
   sharding.speeds.assign(options.speeds.begin(), options.speeds.end());
+  sharding.reproducible = options.reproducible;
   pipeline.need(createShardStages(sharding));
   // What no reduction stands in the way of, joins its linear.
   pipeline.family("fusion");
@@ -161,6 +162,9 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   //===--------------------------------------------------------------------===//
   ChooseAttentionOptions attention;
   attention.form = options.attention;
+  // One form in all programs: forms differ in their order of sums.
+  if (options.reproducible && options.attention == "auto")
+    attention.form = "flash";
   attention.shareKv = options.shareKv;
   attention.window = options.attentionWindow;
   attention.calibration = options.calibration;
@@ -231,6 +235,9 @@ struct PipelineArguments : PassPipelineOptions<PipelineArguments> {
   Option<std::string> overlap{*this, "overlap",
                               llvm::cl::desc("none, halves, scatter or auto"),
                               llvm::cl::init("auto")};
+  Option<bool> reproducible{*this, "reproducible",
+                            llvm::cl::desc("as of llm-shard-stages"),
+                            llvm::cl::init(false)};
   ListOption<std::string> disabled{
       *this, "disable", llvm::cl::desc("families and passes to leave out")};
 };
@@ -263,6 +270,7 @@ void llmir::llm::registerPlanPipeline() {
         options.maxBatch = arguments.maxBatch;
         options.prefillChunk = arguments.prefillChunk;
         options.overlap = arguments.overlap;
+        options.reproducible = arguments.reproducible;
         options.disabled.assign(arguments.disabled.begin(),
                                 arguments.disabled.end());
         if (Status status = buildPlanPipeline(manager, options); !status.ok())

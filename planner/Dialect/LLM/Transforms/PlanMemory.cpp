@@ -14,6 +14,7 @@ namespace llmir::llm {
 using namespace mlir;
 using namespace llmir::llm;
 using llmir::getActivationRowBytes;
+using llmir::getSummedNodes;
 
 namespace {
 
@@ -89,7 +90,8 @@ bool haveRowsInCommon(Rows a, Rows b) {
 class MemoryPlan {
 public:
   MemoryPlan(StageAttr stage, ProgramAttr program, int64_t scoreRows)
-      : ranks(stage.getRanks()), program(program), scoreRows(scoreRows) {}
+      : stage(stage), ranks(stage.getRanks()), program(program),
+        scoreRows(scoreRows) {}
 
   LogicalResult plan(func::FuncOp function) {
     for (Operation &op : function.front()) {
@@ -182,9 +184,11 @@ private:
     if (!place) {
       place = places.size();
       Place added = {value.getDefiningOp(), {}, {}};
+      SmallVector<int64_t> nodes = getSummedNodes(value, stage);
       for (int64_t rank = 0; rank < ranks; ++rank)
         added.bytes.push_back(getMaxRows(rows) *
-                              getActivationRowBytes(value.getType(), rank));
+                              getActivationRowBytes(value.getType(), rank) *
+                              (nodes.empty() ? 1 : nodes[rank]));
       added.offsets.assign(ranks, 0);
       places.push_back(std::move(added));
     }
@@ -236,6 +240,10 @@ private:
     for (Buffer &buffer : buffers)
       if (buffer.place == moved)
         buffer.place = place;
+    // One of them may have been made for the nodes of a sum.
+    for (auto [bytes, others] :
+         llvm::zip(places[place].bytes, places[moved].bytes))
+      bytes = std::max(bytes, others);
     int64_t step = std::max(buffers[first].first, buffers[second].first);
     for (Value half : join->getOperands())
       step = std::max(step, getStep(half.getDefiningOp()));
@@ -357,6 +365,7 @@ private:
       op->setAttr("llm.buffers", ArrayAttr::get(op->getContext(), list));
   }
 
+  StageAttr stage;
   int64_t ranks;
   ProgramAttr program;
   int64_t scoreRows;

@@ -104,8 +104,9 @@ public:
     for (Operation &op : llvm::make_early_inc_range(block)) {
       OpBuilder builder(&op);
       if (auto reduce = dyn_cast<AllReduceOp>(op)) {
-        shares[reduce.getResult()] = ReduceScatterOp::create(
-            builder, reduce.getLoc(), reduce.getType(), reduce.getInput());
+        shares[reduce.getResult()] =
+            ReduceScatterOp::create(builder, reduce.getLoc(), reduce.getType(),
+                                    reduce.getInput(), reduce.getTreeAttr());
         replaced.push_back(&op);
       } else if (op.getNumResults() == 1 &&
                  scattered.shares.contains(op.getResult(0))) {

@@ -5,6 +5,7 @@
 
 #include "planner/Dialect/LLM/Transforms/Explain.h"
 #include "planner/Dialect/LLM/Transforms/Passes.h"
+#include "planner/Target/Plan/PlanTypes.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -70,8 +71,9 @@ int64_t getPieceSize(PieceAttr piece, StageAttr stage, int64_t rank) {
 /// Gives the values of one stage the types that they have on its ranks.
 class StageSharder {
 public:
-  StageSharder(ModelAttr model, StageAttr stage)
-      : model(model), stage(stage), ranks(stage.getRanks()) {}
+  StageSharder(ModelAttr model, StageAttr stage, bool reproducible)
+      : model(model), stage(stage), ranks(stage.getRanks()),
+        reproducible(reproducible) {}
 
   LogicalResult shard(func::FuncOp function) {
     for (Operation &op : llvm::make_early_inc_range(function.front()))
@@ -102,8 +104,13 @@ private:
   void reduce(OpBuilder &builder, Operation *partial) {
     builder.setInsertionPointAfter(partial);
     Value result = partial->getResult(0);
+    LeafUnitAttr tree;
+    if (auto linear = dyn_cast<LinearOp>(partial); linear && reproducible)
+      tree = LeafUnitAttr::get(
+          linear.getContext(),
+          linear.getWeight().getDefiningOp<WeightOp>().getUnit());
     auto sum = AllReduceOp::create(builder, partial->getLoc(), result.getType(),
-                                   result);
+                                   result, tree);
     result.replaceAllUsesExcept(sum.getResult(), sum);
   }
 
@@ -166,7 +173,17 @@ private:
   ModelAttr model;
   StageAttr stage;
   int64_t ranks;
+  bool reproducible; // sums over ranks are those of one rank, bit for bit
 };
+
+/// Scores in parts that are the same however many ranks there are.
+void scoreByLeaf(func::FuncOp function, ModelAttr model) {
+  function.walk([&](ScoreOp score) {
+    score.setByLeaf(true);
+    score.getParts().setType(getDividedFloats(
+        score.getContext(), {3 * model.getLeafCount(Unit::Vocabulary)}));
+  });
+}
 
 struct ShardStagesPass
     : public llmir::llm::impl::ShardStagesBase<ShardStagesPass> {
@@ -221,6 +238,8 @@ struct ShardStagesPass
           divideUnit(Unit::MlpColumn), divideUnit(Unit::Vocabulary));
       function->setAttr("llm.stage", stage);
       firstRank += count;
+      if (reproducible)
+        scoreByLeaf(function, model);
       // The rank with most leaves holds up the others that are as fast.
       auto getMost = [&](Unit unit) {
         int64_t most = 0;
@@ -238,13 +257,41 @@ struct ShardStagesPass
             model.getLeafCount(Unit::QueryHead), getMost(Unit::MlpColumn),
             model.getLeafCount(Unit::MlpColumn),
             speeds.empty() ? "" : ", in proportion to the ranks' speeds"));
-      if (count > 1 && failed(StageSharder(model, stage).shard(function)))
+      if (count > 1 &&
+          failed(StageSharder(model, stage, reproducible).shard(function)))
         return signalPassFailure();
     }
     if (!cuts.empty())
       explain(module, "llm-shard-stages", llvm::join(cuts, "; "),
               "each rank reads its part of the weights; see the stages' "
               "efficiency");
+    if (reproducible)
+      explainSums(module, stages, model);
+  }
+
+  /// What the one order of sums costs: of each row that is summed, ranks
+  /// exchange as many as they have nodes.
+  static void explainSums(ModuleOp module, ArrayRef<func::FuncOp> stages,
+                          ModelAttr model) {
+    int64_t sums = 0;
+    double rows = 0;
+    for (func::FuncOp function : stages)
+      function.walk([&](AllReduceOp reduce) {
+        auto stage = function->getAttrOfType<StageAttr>("llm.stage");
+        SmallVector<int64_t> nodes =
+            llmir::getSummedNodes(reduce.getInput(), stage);
+        if (nodes.empty())
+          return;
+        ++sums;
+        rows += *llvm::max_element(nodes) - 1;
+      });
+    explain(module, "--reproducible",
+            fmt::format("{} sums over ranks are made in the order of one tree "
+                        "over all leaves; {:.1f} kB more per token from the "
+                        "rank with most nodes",
+                        sums, rows * model.getHidden() * sizeof(float) / 1e3),
+            "no bit of a result depends on batch, chunks, cached prefixes, tp "
+            "or pp");
   }
 };
 

@@ -36,9 +36,10 @@ struct SplitCollectivesPass
   template <typename Start, typename Collective>
   static void split(Collective collective) {
     OpBuilder builder(collective);
-    auto start = Start::create(builder, collective.getLoc(),
-                               TokenType::get(builder.getContext()),
-                               collective.getInput());
+    // A sum's tree is its start's.
+    auto start = Start::create(
+        builder, collective.getLoc(), TokenType::get(builder.getContext()),
+        collective->getOperands(), collective->getAttrs());
     auto wait =
         WaitOp::create(builder, collective.getLoc(),
                        collective->getResultTypes(), start->getResult(0));

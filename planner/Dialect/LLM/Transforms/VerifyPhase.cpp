@@ -67,6 +67,14 @@ LogicalResult verifyReductions(Operation *op) {
   };
   if (isa<AllReduceOp>(op) && !isPartial(op->getOperand(0).getDefiningOp()))
     return op->emitError() << "sums what is already whole";
+  if (std::optional<Unit> tree = getSumTree(op)) {
+    auto linear = dyn_cast_or_null<LinearOp>(op->getOperand(0).getDefiningOp());
+    auto weight =
+        linear ? linear.getWeight().getDefiningOp<WeightOp>() : WeightOp();
+    if (!weight || weight.getUnit() != *tree)
+      return op->emitError() << "sums over the tree of " << stringifyUnit(*tree)
+                             << " what isn't divided by it";
+  }
   if (!isPartial(op))
     return success();
   for (Operation *user : op->getUsers())

@@ -284,6 +284,7 @@ struct MultiplyOptions {
   // Of panels of more columns, where the first of x's is in each panel and the panels' distance.
   int64_t panel_offset = 0;
   int64_t panel_stride = 0;
+  std::vector<int64_t> part_ends = {};  // of a sum in parts; the output is [part][tokens][columns]
 };
 
 // The kernel's output, [tokens][output columns] without gaps; `output` may be preset (residual in
@@ -305,6 +306,9 @@ inline void Multiply(const LinearKernel& kernel, const AlignedBytes& weights, in
   args.residual = options.residual;
   args.residual_stride = args.output_stride;
   args.silu_mul = options.silu_mul;
+  args.parts = static_cast<int64_t>(options.part_ends.size());
+  args.part_ends = options.part_ends.data();
+  args.part_stride = args.tokens * args.output_stride;
   AlignedBytes scratch(kernel.scratch_bytes(x.columns, args.tokens));
   args.scratch = scratch.data();
   std::vector<int64_t> cuts = options.cuts;
@@ -322,8 +326,9 @@ inline std::vector<float> Multiply(const LinearKernel& kernel, const AlignedByte
                                    int64_t rows, const Activations& x,
                                    const MultiplyOptions& options = {}) {
   const int64_t tokens = options.tokens < 0 ? x.tokens : options.tokens;
-  std::vector<float> output(static_cast<size_t>(tokens * (options.silu_mul ? rows / 2 : rows)),
-                            -7.0f);
+  const int64_t parts = std::max<int64_t>(1, static_cast<int64_t>(options.part_ends.size()));
+  std::vector<float> output(
+      static_cast<size_t>(parts * tokens * (options.silu_mul ? rows / 2 : rows)), -7.0f);
   Multiply(kernel, weights, rows, x, options, output.data());
   return output;
 }

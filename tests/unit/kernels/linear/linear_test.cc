@@ -132,6 +132,59 @@ TEST_P(LinearTest, ManyTokensOverManyColumnsGiveThePortableBits) {
   }
 }
 
+// Each part is the tree of its own leaves, whatever the tile that makes it.
+TEST_P(LinearTest, SumsInPartsInTheDocumentedOrder) {
+  const int64_t leaf = Wide(32);
+  for (const int64_t leaves : {1, 5, 24}) {
+    const Matrix w(kernel().weight, 70, leaves * leaf, random_);
+    const AlignedBytes packed = Pack(kernel(), w);
+    for (const int64_t tokens : {1, 4, 40}) {
+      const Activations x(tokens, w.columns, random_);
+      std::vector<std::vector<int64_t>> divisions = {{leaves}};
+      if (leaves > 1) divisions.push_back({1, leaves});
+      if (leaves == 24) divisions.push_back({1, 2, 4, 7, 8, 16, 23, 24});
+      for (const std::vector<int64_t>& ends : divisions) {
+        std::vector<int64_t> part_ends;
+        std::vector<float> expected;
+        for (size_t part = 0; part < ends.size(); ++part) {
+          const int64_t begin = part == 0 ? 0 : ends[part - 1];
+          part_ends.push_back(ends[part] * leaf);
+          for (int64_t t = 0; t < tokens; ++t) {
+            for (int64_t n = 0; n < w.rows; ++n) {
+              std::vector<float> sums;
+              for (int64_t i = begin; i < ends[part]; ++i) {
+                sums.push_back(SumAsDocumented(w, n, x, t, i * leaf, (i + 1) * leaf));
+              }
+              expected.push_back(TreeAsDocumented(sums, 0, sums.size()));
+            }
+          }
+        }
+        EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x,
+                                {.leaf_columns = leaf, .cuts = {2}, .part_ends = part_ends})),
+                  Bits(expected))
+            << leaves << " leaves in " << ends.size() << " parts, " << tokens << " tokens";
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, ManyTokensInPartsGiveThePortableBits) {
+  const Matrix w(kernel().weight, 17, 1280, random_);
+  const Activations x(270, w.columns, random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  const AlignedBytes reference = Pack(portable(), w);
+  const auto check = [&](int64_t leaf, std::vector<int64_t> part_ends) {
+    EXPECT_EQ(
+        Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf, .part_ends = part_ends})),
+        Bits(Multiply(portable(), reference, w.rows, x,
+                      {.leaf_columns = leaf, .part_ends = part_ends})))
+        << "leaf " << leaf << " in " << part_ends.size() << " parts";
+  };
+  check(64, {64, 128, 640, 1216, 1280});
+  check(640, {640, 1280});
+  check(704, {704, 1280});
+}
+
 TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
   if (!float_weights()) {
     EXPECT_TRUE(kernel().int8_activations);
