@@ -616,7 +616,13 @@ Status VerifyReproducible(const Plan& plan) {
             return choice == nullptr ? std::pair(AttentionForm::flash, 0.0f)
                                      : std::pair(choice->form(), choice->softcap());
           };
-          const Step*& other = first[static_cast<size_t>(step->layer())];
+          const auto layer = static_cast<size_t>(step->layer());
+          if (step->layer() < 0 || layer >= first.size()) {
+            return InvalidArgument(
+                "{} ({}): layer {}, expected less than {}", step->name()->string_view(),
+                EnumNameProgramKind(program->kind()), step->layer(), first.size());
+          }
+          const Step*& other = first[layer];
           if (other == nullptr) other = step;
           if (form(*other) == form(*step)) continue;
           return InvalidArgument(
