@@ -105,7 +105,7 @@ class LinearDriver {
       tile.tree += parts * (kPanels * kMaxTokens * 16);
     }
 
-    const TokenBlocks blocks(args.tokens, args.activation_stride, kMaxTokens, args.tokens);
+    const TokenBlocks blocks(args.tokens, args.activation_stride, kMaxTokens);
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const Split tiles(blocks.Begin(b + 1) - blocks.Begin(b), kMaxTokens);
       for (int64_t u = 0; u < run; ++u) {

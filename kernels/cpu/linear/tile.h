@@ -82,6 +82,25 @@ LLMIR_INLINE void FoldTree(int64_t leaves, const float* tree, float* sums) {
   }
 }
 
+// The part of a tile's sum that its next leaf belongs to.
+struct PartOfSum {
+  int64_t leaves;      // that it has so far
+  const int64_t* end;  // columns at which it ends, and then those after it
+  float* sums;         // where it goes, and then those after it
+};
+
+// Adds the sums of a leaf that ends at column `end` to its part, and ends the part where it does.
+template <typename Lanes, int kPanels, int kTokens>
+LLMIR_INLINE void EndLeaf(typename Lanes::F (&sums)[kPanels][kTokens], int64_t end, float* tree,
+                          PartOfSum& part) {
+  PushLeaf<Lanes>(sums, part.leaves++, tree);
+  if (end < *part.end) return;
+  FoldTree<Lanes, kPanels, kTokens>(part.leaves, tree, part.sums);
+  part.sums += kPanels * kTokens * 16;
+  ++part.end;
+  part.leaves = 0;
+}
+
 // ------------------------------------------------------------------------------------------- float
 // weights
 
@@ -96,9 +115,7 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
 
-  int64_t leaf = 0;
-  const int64_t* part_end = args.part_ends;
-  float* part_sums = args.sums;
+  PartOfSum part{0, args.part_ends, args.sums};
   for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
     const int64_t rest = args.columns - begin;
     const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
@@ -138,12 +155,7 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
       add_odd(k + 1);
     }
     if (k < end) add_even(k);
-    PushLeaf<Lanes>(sums, leaf++, args.tree);
-    if (end < *part_end) continue;
-    FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, part_sums);
-    part_sums += kPanels * kTokens * 16;
-    ++part_end;
-    leaf = 0;
+    EndLeaf<Lanes>(sums, end, args.tree, part);
   }
 }
 
@@ -209,9 +221,7 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
   const int64_t scales_at = args.columns;
   const int64_t sums_at = args.columns + args.columns / kGroup * 4;
 
-  int64_t leaf = 0;
-  const int64_t* part_end = args.part_ends;
-  float* part_sums = args.sums;
+  PartOfSum part{0, args.part_ends, args.sums};
   for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
     const int64_t rest = args.columns - begin;
     const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
@@ -256,12 +266,7 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
         }
       }
     }
-    PushLeaf<Lanes>(sums, leaf++, args.tree);
-    if (end < *part_end) continue;
-    FoldTree<Lanes, kPanels, kTokens>(leaf, args.tree, part_sums);
-    part_sums += kPanels * kTokens * 16;
-    ++part_end;
-    leaf = 0;
+    EndLeaf<Lanes>(sums, end, args.tree, part);
   }
 }
 

@@ -19,9 +19,9 @@ struct Split {
 // Bytes of activations that are meant to stay in a core's cache while all panels pass.
 inline constexpr int64_t kActivationBytes = 256 << 10;
 
-// Blocks of as many tokens as that is, but at least `least` and at most `most`.
+// Blocks of as many tokens as that is, but at least `least`, which is positive, and at most `most`.
 struct TokenBlocks : Split {
-  LLMIR_INLINE TokenBlocks(int64_t tokens, int64_t stride, int64_t least, int64_t most)
+  LLMIR_INLINE TokenBlocks(int64_t tokens, int64_t stride, int64_t least, int64_t most = INT64_MAX)
       : Split(tokens, Limit(kActivationBytes / stride, least, most)) {}
 
  private:

@@ -21,14 +21,6 @@
 namespace llmir::kernels {
 namespace {
 
-std::vector<const LinearKernel*> AvailableKernels() {
-  std::vector<const LinearKernel*> kernels;
-  for (const LinearKernel& kernel : LinearKernels()) {
-    if (IsaAvailable(kernel.isa)) kernels.push_back(&kernel);
-  }
-  return kernels;
-}
-
 class LinearConformance : public testing::TestWithParam<const LinearKernel*> {};
 INSTANTIATE_TEST_SUITE_P(Kernels, LinearConformance, testing::ValuesIn(AvailableKernels()),
                          [](const testing::TestParamInfo<const LinearKernel*>& info) {

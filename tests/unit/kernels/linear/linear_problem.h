@@ -18,6 +18,15 @@
 
 namespace llmir::kernels {
 
+// The kernels that this machine can run.
+inline std::vector<const LinearKernel*> AvailableKernels() {
+  std::vector<const LinearKernel*> kernels;
+  for (const LinearKernel& kernel : LinearKernels()) {
+    if (IsaAvailable(kernel.isa)) kernels.push_back(&kernel);
+  }
+  return kernels;
+}
+
 inline double HalfValue(uint16_t bits) {
   const int exponent = bits >> 10 & 31;
   const int fraction = bits & 1023;

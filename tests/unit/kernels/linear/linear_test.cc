@@ -10,14 +10,6 @@
 namespace llmir::kernels {
 namespace {
 
-std::vector<const LinearKernel*> AvailableKernels() {
-  std::vector<const LinearKernel*> kernels;
-  for (const LinearKernel& kernel : LinearKernels()) {
-    if (IsaAvailable(kernel.isa)) kernels.push_back(&kernel);
-  }
-  return kernels;
-}
-
 // One instance per kernel that this machine can run.
 class LinearTest : public testing::TestWithParam<const LinearKernel*> {
  protected:
@@ -183,6 +175,13 @@ TEST_P(LinearTest, ManyTokensInPartsGiveThePortableBits) {
   check(64, {64, 128, 640, 1216, 1280});
   check(640, {640, 1280});
   check(704, {704, 1280});
+}
+
+// A half of one token, or a rank's share of few.
+TEST_P(LinearTest, NoTokensAreNoWork) {
+  const Matrix w(kernel().weight, 40, Wide(64), random_);
+  const Activations x(1, w.columns, random_);
+  EXPECT_TRUE(Multiply(kernel(), Pack(kernel(), w), w.rows, x, {.tokens = 0}).empty());
 }
 
 TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
