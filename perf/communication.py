@@ -8,25 +8,21 @@ A row has the medians of both over all runs and the ratio of MPI_Allreduce's tim
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+from peers.llmir import ENVIRONMENT
+from peers.peer import Failed, execute
+from provenance import REPOSITORY, current_commit, machine
 
 
 def run(arguments):
     """{(bytes, implementation): median microseconds} of one run."""
-    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(arguments.ranks), str(arguments.build / "bin" / "comm_bench"),
-               "--bytes", *map(str, arguments.bytes), "--operations", "300", "--turns", str(arguments.turns)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ROOT})
-    if done.returncode != 0:
-        sys.exit(f"communication: error: {' '.join(command)}: exited with {done.returncode}\n{done.stderr[-2000:]}")
-    return {(row["bytes"], row["implementation"]): row["median_us"] for row in json.loads(done.stdout)["results"]}
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", arguments.ranks, arguments.build / "bin" / "comm_bench",
+               "--bytes", *arguments.bytes, "--operations", 300, "--turns", arguments.turns]  # fmt: skip
+    results = json.loads(execute(command, environment=ENVIRONMENT))["results"]
+    return {(row["bytes"], row["implementation"]): row["median_us"] for row in results}
 
 
 def main():
@@ -45,10 +41,9 @@ def main():
         ratios = [b / a for a, b in zip(ours, theirs)]
         rows.append({"bytes": size, "ours_us": statistics.median(ours), "mpi_us": statistics.median(theirs),
                      "ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)})  # fmt: skip
-    commit = subprocess.run(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "commit": commit,
+        "machine": machine(),
+        "commit": current_commit(),
         "command": " ".join(["perf/communication.py", *sys.argv[1:]]),
         "ranks": arguments.ranks,
         "runs": arguments.runs,
@@ -61,4 +56,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"communication: error: {error}")

@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -32,6 +31,7 @@ from peers.distributed_llama import DistributedLlama  # noqa: E402
 from peers.llamacpp import LlamaCpp, model_name  # noqa: E402
 from peers.llamacpp_rpc import LlamaCppRpc  # noqa: E402
 from peers.llmir import Llmir, OwnQ8  # noqa: E402
+from provenance import current_commit  # noqa: E402
 
 PEERS = ["llama.cpp", "openvino", "vllm", "q8", "llama.cpp-rpc", "distributed-llama"]
 METRICS = ["prefill", "decode", "long_decode", "batch_decode", "load", "pack_load", "memory", "pack_memory"]
@@ -225,14 +225,6 @@ def tasks_of(arguments):
                 yield Task(metric, threads, 1, 16, 1)
             else:
                 yield Task(metric, threads, 1, 1, DECODED)
-
-
-def current_commit():
-    done = subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run(["git", "-C", REPOSITORY, "status", "--porcelain"], capture_output=True, text=True)
-    if done.returncode:
-        return "unknown"
-    return done.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def main():

@@ -12,23 +12,15 @@ meanwhile (overlap), and the plain plan without any exchange (none). The hidden 
 import argparse
 import datetime
 import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+from peers.peer import Failed, execute
+from provenance import REPOSITORY, current_commit, machine
+
 HOSTS = REPOSITORY / "tests" / "cluster" / "hosts.sh"
-
-
-def execute(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        sys.exit(f"overlap: error: {' '.join(map(str, command))}: exited with {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 def make_plan(build, model, weights, tokens, options, output):
@@ -89,12 +81,11 @@ def main():
         lines = [{"prompt_ids": [(i * 37 + s * 101 + 11) % 2000 for i in range(arguments.tokens)]} for s in range(2)]
         prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
         links = [measure(arguments, rate, plans, prompts, folder) for rate in arguments.rates.split(",")]
-    commit = subprocess.run(["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     result = {
         "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": current_commit(),
         "command": " ".join(["perf/overlap.py", *sys.argv[1:]]),
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "machine": machine(),
         "model": arguments.model,
         "weights": arguments.weights,
         "tokens": arguments.tokens,
@@ -108,4 +99,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"overlap: error: {error}")

@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+from provenance import REPOSITORY, current_commit, machine
+
 SHAPES = ["llama-2-7b", "llama-2-13b", "llama-2-70b"]
 
 
@@ -100,10 +101,8 @@ def main():
                     print(f"planning: error: {shape} on {ranks} ranks: over the limit: {', '.join(over)}", file=sys.stderr)
                     failed = True
     if arguments.json:
-        machine = {"cores": os.cpu_count()}
-        commit = subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
         command = "perf/planning.py " + " ".join(a for a in sys.argv[1:] if "/" not in a)
-        arguments.json.write_text(json.dumps({"command": command, "commit": commit, "machine": machine, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"command": command, "commit": current_commit(), "machine": machine(), "rows": rows}, indent=1) + "\n")
     return 1 if failed else 0
 
 

@@ -17,14 +17,13 @@ import json
 import pathlib
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 
 from peers.llmir import ENVIRONMENT
 from peers.peer import CACHE, Failed, execute
+from provenance import REPOSITORY, current_commit
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 # A shape of the size of larger models' layers, few enough of them that a row takes seconds.
 SIX_LAYERS = "tinyllama-1.1b"
@@ -211,7 +210,7 @@ def main():
             # Right after the calibration: on an idle machine they are the same.
             result = {
                 "command": f"perf/prediction.py --seed {arguments.seed} --count {arguments.count}",
-                "commit": subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+                "commit": current_commit(),
                 "machine": calibration["machine"],
                 "seed": arguments.seed,
                 "calibrated_at": calibration["commit"],

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+from provenance import REPOSITORY, current_commit
+
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "llmir"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 CALIBRATION = REPOSITORY / "configs" / "calibration" / "mixed.jsonl"
@@ -156,7 +157,7 @@ def main():
     arguments = parser.parse_args()
     result = {
         "command": "perf/quantization.py " + " ".join(sys.argv[1:]),
-        "commit": subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": current_commit(),
         "model": pathlib.Path(arguments.model).name,
         "reference": REFERENCE,
         "rows": [],

@@ -19,10 +19,11 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "perf"))
 
 from compare import source_model  # noqa: E402 (found through the line above)
-from peers.peer import Failed, execute  # noqa: E402
+from peers.llmir import ENVIRONMENT  # noqa: E402
+from peers.peer import CACHE, Failed, execute  # noqa: E402
+from provenance import current_commit, machine  # noqa: E402
 
-ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-SMOLLM2 = pathlib.Path.home() / ".cache" / "llmir" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE, SMALL = "tinyllama-1.1b", str(SMOLLM2)
 
 # Name: model, tp, pp, metric, sequences per step in flight, bar (None: none), whether the bar is of the plan's cap.
@@ -123,16 +124,14 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, help="where plans and packed weights are kept and found again")
     parser.add_argument("--json", type=pathlib.Path, help="write the rows there; rows of other names in it stay")
     arguments = parser.parse_args()
-    machine = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     rows = {}
     if arguments.json and arguments.json.is_file():
         rows = {row["row"]: row for row in json.loads(arguments.json.read_text())}
-    commit = execute(["git", "-C", REPOSITORY, "describe", "--always", "--dirty"]).strip()
     with tempfile.TemporaryDirectory(prefix="llmir-ranks-") as temporary:
         bench = Bench(arguments.build, arguments.threads, pathlib.Path(arguments.folder or temporary), arguments.decoded)
         for name in arguments.row or ROWS:
             row = bench.row(name, arguments.repeats)
-            rows[name] = {**row, "machine": machine, "commit": commit}
+            rows[name] = {**row, "machine": machine(), "commit": current_commit()}
             cap = f", {row['ratio_of_cap']:.3f} of the cap {row['cap']:.3f}" if row["bar_is_of_cap"] else ""
             bar = "" if row["bar"] is None else f"; bar {row['bar']:.2f}: {'met' if row['met'] else 'MISSED'}"
             print(f"{name}: {row['tokens_per_s']:.1f} tok/s against {row['tokens_per_s_alone']:.1f}, ratio {row['ratio']:.3f}"

@@ -14,20 +14,14 @@ import os
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+from peers.llmir import ENVIRONMENT
+from peers.peer import Failed, execute
+from provenance import REPOSITORY, current_commit, machine
+
 PROMPT_TOKENS = 16
-
-
-def execute(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env={**os.environ, **MPI})
-    if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(map(str, command))}: exited with {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 class Layout:
@@ -50,7 +44,7 @@ class Layout:
         threads = self.arguments.threads if self.tp == 1 else 1
         execute(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", self.tp, self.arguments.build / "bin" / "llmir-exec",
                  self.folder / f"{name}.fb", "--prompts", self.prompts, "--output", self.folder / "output.jsonl", "--max-tokens",
-                 self.arguments.tokens, "--ignore-eos", "--quiet", "--threads", threads, "--report", report])  # fmt: skip
+                 self.arguments.tokens, "--ignore-eos", "--quiet", "--threads", threads, "--report", report], environment=ENVIRONMENT)  # fmt: skip
         values = json.loads(report.read_text())
         decode = next(program for program in values["ranks"][0]["programs"] if program["program"] == "decode")
         return decode["total_us"] / decode["runs"], values["ranks"][0]["isa"]
@@ -75,13 +69,6 @@ def measure(arguments, tp, batch):
     }  # fmt: skip
 
 
-def processor():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
@@ -103,13 +90,15 @@ def main():
             print(f"tp {tp} batch {batch}: plain {row['plain_us']:.0f} us, reproducible {row['reproducible_us']:.0f} us a step,"
                   f" throughput {row['throughput_ratio']:.3f} ({row['least']:.3f} to {row['greatest']:.3f})", flush=True)  # fmt: skip
     if arguments.json:
-        commit = subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
         command = shlex.join(["perf/reproducible.py", arguments.model.name, *sys.argv[2:]])
-        result = {"command": command, "commit": commit, "model": arguments.model.name,
-                  "machine": {"cpu": processor(), "cores": os.cpu_count()},
+        result = {"command": command, "commit": current_commit(), "model": arguments.model.name,
+                  "machine": machine(),
                   "rows": sorted(rows, key=lambda row: (row["tp"], row["batch"]))}  # fmt: skip
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"reproducible: error: {error}")

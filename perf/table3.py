@@ -11,13 +11,12 @@ in flight has the batch (a pipeline of N stages decodes N times the sequences), 
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 from peers.peer import Failed, execute
+from provenance import REPOSITORY, current_commit
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PAPER = {
     "tensor": {2: 1.87, 4: 3.65, 8: 7.12},
     "pipeline": {2: 1.92, 4: 3.78, 8: 7.41},
@@ -78,7 +77,7 @@ def main():
     result = {
         "what": "simulation",
         "command": f"perf/table3.py --batch {arguments.batch} --context {arguments.context} --weights {arguments.weights}",
-        "commit": subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": current_commit(),
         "cluster": arguments.cluster.name,
         "weights": arguments.weights,
         "batch": arguments.batch,

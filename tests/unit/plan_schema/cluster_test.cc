@@ -45,13 +45,7 @@ class ClusterTest : public testing::Test {
   }
   // kFile with `before` replaced by `after`.
   std::string Refusal(const std::string& before, const std::string& after) {
-    std::string text = kFile;
-    const size_t at = text.find(before);
-    EXPECT_NE(at, std::string::npos);
-    text.replace(at, before.size(), after);
-    const auto read = Read(text);
-    EXPECT_FALSE(read.ok());
-    return read.ok() ? "" : read.status().message();
+    return checkpoint::RefusalOf(Read(checkpoint::Replaced(kFile, before, after)));
   }
   const TemporaryFolder folder_;
 };

@@ -25,11 +25,7 @@ class WorkloadTest : public testing::Test {
     checkpoint::WriteFile(path, text);
     return readWorkload(path);
   }
-  std::string Refusal(const std::string& text) {
-    const auto read = Read(text);
-    EXPECT_FALSE(read.ok());
-    return read.ok() ? "" : read.status().message();
-  }
+  std::string Refusal(const std::string& text) { return checkpoint::RefusalOf(Read(text)); }
   const TemporaryFolder folder_;
 };
 

@@ -12,6 +12,8 @@
 #include <string>
 #include <string_view>
 
+#include "plan_schema/base/status.h"
+
 namespace llmir::checkpoint {
 
 // The real model, or a failure that says how to get it.
@@ -50,6 +52,20 @@ inline std::string ReferredText(const nlohmann::json& reference) {
 
 inline std::span<const std::byte> BytesOf(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// `text` with `before`, which must be in it, replaced by `after`.
+inline std::string Replaced(std::string text, std::string_view before, std::string_view after) {
+  const size_t at = text.find(before);
+  EXPECT_NE(at, std::string::npos) << before;
+  return at == std::string::npos ? text : text.replace(at, before.size(), after);
+}
+
+// Why a file was not read; it must not have been.
+template <typename T>
+std::string RefusalOf(const StatusOr<T>& read) {
+  EXPECT_FALSE(read.ok());
+  return read.ok() ? "" : std::string(read.status().message());
 }
 
 // A folder of its own for each test, gone afterwards.
