@@ -29,6 +29,9 @@ struct SimdAvx512 {
   static LLMIR_INLINE F LoadBF16(const uint16_t* p) {
     return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  static LLMIR_INLINE F LoadBF16Pairs(const uint16_t* p) { return LoadBF16(p); }
+  static LLMIR_INLINE F FromPairs(F a) { return a; }
+  static LLMIR_INLINE F ToPairs(F a) { return a; }
   static LLMIR_INLINE F LoadBF16Partial(const uint16_t* p, int64_t count) {
     return Widen(_mm256_maskz_loadu_epi16(FirstLanes(count), p));
   }

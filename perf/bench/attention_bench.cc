@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/worker_pool.h"
+#include "perf/bench/pages.h"
 
 namespace llmir::kernels {
 namespace {
@@ -34,12 +36,13 @@ class Step {
     const int64_t element = type == KvType::kF32 ? 4 : 2;
     const int64_t blocks = (context + kBlockSize - 1) / kBlockSize;
     const int64_t head_bytes = 2 * kBlockSize * heads.dim * element;
-    cache_.resize(static_cast<size_t>(sequences * blocks * heads.kv * head_bytes));
+    cache_bytes_ = sequences * blocks * heads.kv * head_bytes;
+    cache_ = std::make_unique<perf::Pages>(cache_bytes_);
     std::mt19937 random(1);
     // Elements with small exponents of both types.
-    for (size_t i = 0; i + 2 <= cache_.size(); i += 2) {
+    for (int64_t i = 0; i + 2 <= cache_bytes_; i += 2) {
       const auto bits = static_cast<uint16_t>(0x3c00 | (random() & 0x80ff));
-      std::memcpy(cache_.data() + i, &bits, 2);
+      std::memcpy(cache_->data() + i, &bits, 2);
     }
     indices_.resize(static_cast<size_t>(sequences * blocks));
     std::iota(indices_.begin(), indices_.end(), 0);
@@ -61,8 +64,8 @@ class Step {
     scratch_.resize(static_cast<size_t>(scratch_bytes_ * threads + 64));
     const SequenceTable table{sequences, query_indptr_.data(), kv_indptr_.data(), indices_.data(),
                               kv_tokens_.data()};
-    const KvLayer layer{cache_.data(), heads.kv * head_bytes, head_bytes, kBlockSize, heads.dim,
-                        type};
+    const KvLayer layer{
+        cache_->data(), heads.kv * head_bytes, head_bytes, kBlockSize, heads.dim, type};
     args_ = {qkv_.data(),
              stride,
              output_.data(),
@@ -106,14 +109,16 @@ class Step {
                           tokens_});
   }
 
-  size_t cache_bytes() const { return cache_.size(); }
+  int64_t cache_bytes() const { return cache_bytes_; }
 
  private:
   const AttentionKernels& kernels_;
   Heads heads_;
   WorkerPool pool_;
   int64_t tokens_ = 0, scratch_bytes_ = 0;
-  std::vector<std::byte> cache_, partials_, scratch_;
+  int64_t cache_bytes_;
+  std::unique_ptr<perf::Pages> cache_;
+  std::vector<std::byte> partials_, scratch_;
   std::vector<int32_t> query_indptr_, kv_indptr_, indices_, kv_tokens_;
   std::vector<float> qkv_, output_;
   AttentionArgs args_{};
@@ -159,6 +164,8 @@ void Register() {
             ->Args({1000, 1, 2})
             ->Args({4000, 1, 1})
             ->Args({500, 16, 2})
+            ->Args({4000, 32, 1})  // from memory: no cache holds as much
+            ->Args({4000, 32, 2})
             ->UseRealTime();
         benchmark::RegisterBenchmark(("prefill" + suffix).c_str(), Prefill, isa, heads, type)
             ->ArgNames({"rows", "before", "threads"})

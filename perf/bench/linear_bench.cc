@@ -6,7 +6,6 @@
 //   linear_bench --benchmark_filter='decode/.*q4_1.*avx512'
 //   LLMIR_BENCH_THREADS=1 linear_bench
 #include <benchmark/benchmark.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include <algorithm>
@@ -26,6 +25,7 @@
 #include "kernels/linear.h"
 #include "kernels/vector.h"
 #include "kernels/worker_pool.h"
+#include "perf/bench/pages.h"
 #include "perf/bound_loops.h"
 
 namespace llmir::kernels {
@@ -64,34 +64,6 @@ const perf::BoundLoops& Loops(Isa isa) {
   return perf::portable::kLoops;
 }
 
-// Memory in huge pages where the system gives them, as the executor's weights.
-class Pages {
- public:
-  explicit Pages(int64_t bytes) : bytes_(static_cast<size_t>(bytes) + kHugePage) {
-    void* address =
-        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (address == MAP_FAILED) {
-      std::fprintf(stderr, "linear_bench: %zu bytes cannot be allocated\n", bytes_);
-      std::exit(1);
-    }
-    madvise(address, bytes_, MADV_HUGEPAGE);
-    start_ = static_cast<std::byte*>(address);
-    void* data = address;
-    size_t space = bytes_;
-    data_ = static_cast<std::byte*>(std::align(kHugePage, static_cast<size_t>(bytes), data, space));
-  }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  ~Pages() { munmap(start_, bytes_); }
-  std::byte* data() const { return data_; }
-
- private:
-  static constexpr size_t kHugePage = size_t{2} << 20;
-  size_t bytes_;
-  std::byte* start_;
-  std::byte* data_;
-};
-
 struct PlacedWeight {
   Shape shape;
   const LinearKernel* kernel;
@@ -108,7 +80,7 @@ class Weights {
       for (const Shape& shape : kLayerShapes) Place(shape, layer_kernel);
     }
     if (with_head) Place(kHeadShape, head_kernel);
-    pages_ = std::make_unique<Pages>(bytes_);
+    pages_ = std::make_unique<perf::Pages>(bytes_);
     Fill(576, layer_kernel);
     Fill(1536, layer_kernel);
     if (with_head) Fill(kHeadShape.columns, head_kernel);
@@ -132,7 +104,7 @@ class Weights {
       rows.push_back({Encoding::kF32, reinterpret_cast<const std::byte*>(&values[r * columns])});
     }
     const int64_t panel_bytes = kernel.panel_bytes(columns);
-    Pages panel(panel_bytes);
+    perf::Pages panel(panel_bytes);
     std::vector<std::byte> scratch(static_cast<size_t>(kernel.pack_scratch_bytes(columns)));
     kernel.pack_panel(rows, columns, panel.data(), scratch.data());
     for (const PlacedWeight& weight : placed_) {
@@ -144,7 +116,7 @@ class Weights {
   }
 
   std::vector<PlacedWeight> placed_;
-  std::unique_ptr<Pages> pages_;
+  std::unique_ptr<perf::Pages> pages_;
   int64_t bytes_ = 0;
 };
 
@@ -158,11 +130,11 @@ class Step {
       const int64_t columns = weight.shape.columns;
       output_floats = std::max(output_floats, tokens * weight.shape.rows);
       scratch = std::max(scratch, weight.kernel->scratch_bytes(columns, tokens));
-      std::unique_ptr<Pages>& rows = activations_[columns];
+      std::unique_ptr<perf::Pages>& rows = activations_[columns];
       if (rows == nullptr) rows = MakeActivations(*weight.kernel, columns);
     }
-    output_ = std::make_unique<Pages>(output_floats * 4);
-    for (int t = 0; t < Threads(); ++t) scratch_.push_back(std::make_unique<Pages>(scratch));
+    output_ = std::make_unique<perf::Pages>(output_floats * 4);
+    for (int t = 0; t < Threads(); ++t) scratch_.push_back(std::make_unique<perf::Pages>(scratch));
   }
 
   void Run() {
@@ -176,13 +148,13 @@ class Step {
     return ((kernel.int8_activations ? Q8RowBytes(columns) : columns * 4) + 63) / 64 * 64;
   }
 
-  std::unique_ptr<Pages> MakeActivations(const LinearKernel& kernel, int64_t columns) const {
+  std::unique_ptr<perf::Pages> MakeActivations(const LinearKernel& kernel, int64_t columns) const {
     std::mt19937 random(2);
     std::normal_distribution<float> normal;
     std::vector<float> values(static_cast<size_t>(tokens_ * columns));
     for (float& value : values) value = normal(random);
     const int64_t stride = Stride(kernel, columns);
-    auto rows = std::make_unique<Pages>(tokens_ * stride);
+    auto rows = std::make_unique<perf::Pages>(tokens_ * stride);
     if (kernel.int8_activations) {
       FindVector(kernel.isa)
           .quantize(values.data(), columns, tokens_, columns, rows->data(), stride);
@@ -217,9 +189,9 @@ class Step {
 
   const Weights& weights_;
   int64_t tokens_;
-  std::map<int64_t, std::unique_ptr<Pages>> activations_;  // by width
-  std::unique_ptr<Pages> output_;
-  std::vector<std::unique_ptr<Pages>> scratch_;
+  std::map<int64_t, std::unique_ptr<perf::Pages>> activations_;  // by width
+  std::unique_ptr<perf::Pages> output_;
+  std::vector<std::unique_ptr<perf::Pages>> scratch_;
 };
 
 // With one thread its CPU time, which other processes of the machine don't lengthen; else time on
@@ -240,46 +212,65 @@ double Seconds(const auto& body) {
   return Now() - begin;
 }
 
-// Bytes per second at which all threads read `bytes` in 4 streams each; the best of a few passes.
-double ReadBound(const perf::BoundLoops& loops, const std::byte* data, int64_t bytes) {
-  double best = 0;
+// Bytes per second at which all threads read `bytes` in 4 streams each.
+double ReadRate(const perf::BoundLoops& loops, const std::byte* data, int64_t bytes) {
   std::vector<uint64_t> sinks(static_cast<size_t>(Pool().threads()));
-  for (int repeat = 0; repeat < 7; ++repeat) {
-    const double seconds = Seconds([&] {
-      Pool().Run([&](int thread) {
-        const Share share = ShareOf(bytes, 4 * 64, thread, Pool().threads());
-        const int64_t length = (share.end - share.begin) / 256 * 256;
-        sinks[static_cast<size_t>(thread)] =
-            loops.read(data + share.begin, static_cast<size_t>(length), 4);
-      });
+  const double seconds = Seconds([&] {
+    Pool().Run([&](int thread) {
+      const Share share = ShareOf(bytes, 4 * 64, thread, Pool().threads());
+      const int64_t length = (share.end - share.begin) / 256 * 256;
+      sinks[static_cast<size_t>(thread)] =
+          loops.read(data + share.begin, static_cast<size_t>(length), 4);
     });
-    benchmark::DoNotOptimize(sinks.data());
-    best = std::max(best, static_cast<double>(bytes) / seconds);
-  }
-  return best;
+  });
+  benchmark::DoNotOptimize(sinks.data());
+  return static_cast<double>(bytes) / seconds;
 }
 
-// Operations per second of all threads in registers; the best of a few passes.
-double OperationBound(const perf::BoundLoops& loops, bool int8) {
-  double best = 0;
-  for (int repeat = 0; repeat < 7; ++repeat) {
-    std::vector<double> operations(static_cast<size_t>(Pool().threads()));
-    const double seconds = Seconds([&] {
-      Pool().Run([&](int thread) {
-        float float_sink = 0;
-        int32_t int_sink = 0;
-        constexpr int64_t kIterations = 1000000;
-        operations[static_cast<size_t>(thread)] =
-            int8 ? loops.int8_dot(kIterations, &int_sink)
-                 : loops.multiply_add(kIterations, &float_sink);
-        benchmark::DoNotOptimize(float_sink);
-        benchmark::DoNotOptimize(int_sink);
-      });
+// Operations per second of all threads in registers.
+double OperationRate(const perf::BoundLoops& loops, bool int8) {
+  std::vector<double> operations(static_cast<size_t>(Pool().threads()));
+  const double seconds = Seconds([&] {
+    Pool().Run([&](int thread) {
+      float float_sink = 0;
+      int32_t int_sink = 0;
+      constexpr int64_t kIterations = 200000;
+      operations[static_cast<size_t>(thread)] = int8 ? loops.int8_dot(kIterations, &int_sink)
+                                                     : loops.multiply_add(kIterations, &float_sink);
+      benchmark::DoNotOptimize(float_sink);
+      benchmark::DoNotOptimize(int_sink);
     });
-    double total = 0;
-    for (const double value : operations) total += value;
-    best = std::max(best, total / seconds);
+  });
+  double total = 0;
+  for (const double value : operations) total += value;
+  return total / seconds;
+}
+
+// Steps and the bound in turn, so that what else the machine does hits both. Counters: `name`, the
+// best rate of a step; bound_`name`, the bound's best; of_bound, the median over the steps of their
+// rate over that of the bound before and after them. Returns a step's least seconds.
+double MeasureInTurn(benchmark::State& state, const char* name, double work, const auto& step,
+                     const auto& bound_rate) {
+  double best = 1e9;
+  double bound = 0;
+  std::vector<double> ratios;
+  bound_rate();  // the first touches its memory
+  double before = bound_rate();
+  for (auto _ : state) {
+    const double seconds = Seconds(step);
+    state.PauseTiming();
+    const double after = bound_rate();
+    ratios.push_back(work / seconds / ((before + after) / 2));
+    best = std::min(best, seconds);
+    bound = std::max({bound, before, after});
+    before = after;
+    state.ResumeTiming();
   }
+  const auto middle = ratios.begin() + static_cast<ptrdiff_t>(ratios.size() / 2);
+  std::nth_element(ratios.begin(), middle, ratios.end());
+  state.counters[name] = work / best * 1e-9;
+  state.counters[std::string("bound_") + name] = bound * 1e-9;
+  state.counters["of_bound"] = *middle;
   return best;
 }
 
@@ -289,16 +280,10 @@ void Decode(benchmark::State& state, const LinearKernel& kernel, int64_t tokens)
       kernel.int8_activations ? *FindLinear("linear_q8_q8_0", kernel.isa) : kernel;
   const Weights weights(kernel, head, kLayers, true);
   Step step(weights, tokens);
-  const double bound = ReadBound(Loops(kernel.isa), weights.data(), weights.bytes());
-  double best = 1e9;
-  for (auto _ : state) {
-    best = std::min(best, Seconds([&] { step.Run(); }));
-  }
-  const double rate = static_cast<double>(weights.bytes()) / best;
+  const double best = MeasureInTurn(
+      state, "GB/s", static_cast<double>(weights.bytes()), [&] { step.Run(); },
+      [&] { return ReadRate(Loops(kernel.isa), weights.data(), weights.bytes()); });
   state.counters["MB"] = static_cast<double>(weights.bytes()) * 1e-6;
-  state.counters["GB/s"] = rate * 1e-9;
-  state.counters["bound_GB/s"] = bound * 1e-9;
-  state.counters["of_bound"] = rate / bound;
   state.counters["tokens/s"] = static_cast<double>(tokens) / best;
 }
 
@@ -306,18 +291,13 @@ void Decode(benchmark::State& state, const LinearKernel& kernel, int64_t tokens)
 void Prefill(benchmark::State& state, const LinearKernel& kernel, int64_t tokens) {
   const Weights weights(kernel, kernel, 2, false);
   Step step(weights, tokens);
-  const double bound = OperationBound(Loops(kernel.isa), kernel.int8_activations);
   double operations = 0;
   for (const PlacedWeight& weight : weights.placed()) {
     operations += 2.0 * static_cast<double>(weight.shape.rows * weight.shape.columns * tokens);
   }
-  double best = 1e9;
-  for (auto _ : state) {
-    best = std::min(best, Seconds([&] { step.Run(); }));
-  }
-  state.counters["GOP/s"] = operations / best * 1e-9;
-  state.counters["bound_GOP/s"] = bound * 1e-9;
-  state.counters["of_bound"] = operations / best / bound;
+  MeasureInTurn(
+      state, "GOP/s", operations, [&] { step.Run(); },
+      [&] { return OperationRate(Loops(kernel.isa), kernel.int8_activations); });
 }
 
 void RegisterAll() {

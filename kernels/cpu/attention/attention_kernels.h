@@ -46,13 +46,20 @@ struct AttentionImpl {
   static constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-  // Sixteen-lane columns that `rows` rows can accumulate at once: rows * columns sums, the columns
-  // and one broadcast.
+  // Sixteen-lane columns that `rows` rows can accumulate at once: rows * columns sums, one column
+  // and one broadcast. With fewer sums than about ten registers the loops wait for their latency.
   static constexpr int Columns(int rows) {
     for (int columns = 4; columns > 1; columns /= 2) {
-      if (rows * columns + columns + 1 <= S::kRegisters) return columns;
+      if (rows * columns + 2 <= S::kRegisters) return columns;
     }
     return 1;
+  }
+
+  // Between columns: where the broadcasts of all rows don't fit beside the sums, each column loads
+  // them anew. GCC would keep them, and one of the sums in memory, which costs the sum's latency.
+  template <int R, int C>
+  static LLMIR_INLINE void ForgetBroadcasts() {
+    if constexpr (R * C + R + 1 > S::kRegisters) asm volatile("" ::: "memory");
   }
 
   // Sixteen lanes, or the first `lanes` of them: whole ones need no mask.
@@ -93,6 +100,21 @@ struct AttentionImpl {
     Kv copy[16] = {};
     std::memcpy(copy, p, static_cast<size_t>(count) * sizeof(Kv));
     return LoadKv(copy);
+  }
+
+  // Lanes of a column, while sums over it are made, may be in another order than in memory.
+  template <typename Kv>
+  static LLMIR_INLINE F LoadColumn(const Kv* p) {
+    if constexpr (std::is_same_v<Kv, uint16_t>) return S::LoadBF16Pairs(p);
+    return LoadKv(p);
+  }
+  template <typename Kv>
+  static LLMIR_INLINE F FromColumn(F x) {
+    return std::is_same_v<Kv, uint16_t> ? S::FromPairs(x) : x;
+  }
+  template <typename Kv>
+  static LLMIR_INLINE F ToColumn(F x) {
+    return std::is_same_v<Kv, uint16_t> ? S::ToPairs(x) : x;
   }
 
   // Rounds x * inverse to the cache's type; `inverse` is 1 but for int8. Returns what is stored, as
@@ -339,31 +361,48 @@ struct AttentionImpl {
 
   // ---- the two products -------------------------------------------------------------------------
 
-  // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane].
+  // The cache of one head lies in pieces of a few KiB, too short for the processor's own prefetch:
+  // each load brings what lies at its place in the next tile. A tile ahead, and a line at a time
+  // between the sums: all lines at once would wait for each other. (4.3 GB/s without, from memory
+  // with one thread; 12 from a cache.)
+  static LLMIR_INLINE void FetchNext(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+  // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane]. next_k: groups to be fetched.
   template <int R, int C, typename Kv>
-  static LLMIR_INLINE void ScoreGroups(const float* const* q, Kv* const* k, int64_t head_dim,
-                                       float* scores, int64_t stride) {
+  static LLMIR_INLINE void ScoreGroups(const float* const* q, Kv* const* k, Kv* const* next_k,
+                                       int64_t head_dim, float* scores, int64_t stride) {
     F sum[R][C];
+    const float* query[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+      query[r] = q[r];
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sum[r][c] = S::Zero();
     }
+    const Kv* keys_of[C];
+    int64_t ahead[C];  // bytes
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      keys_of[c] = k[c];
+      ahead[c] = reinterpret_cast<intptr_t>(next_k[c]) - reinterpret_cast<intptr_t>(k[c]);
+    }
     for (int64_t d = 0; d < head_dim; ++d) {
-      F keys[C];
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) keys[c] = LoadKv(k[c] + d * kKvLanes);
+      for (int c = 0; c < C; ++c) {
+        const Kv* at = keys_of[c] + d * kKvLanes;
+        FetchNext(reinterpret_cast<const char*>(at) + ahead[c]);
+        const F keys = LoadColumn(at);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const F query = S::Set(q[r][d]);
-#pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sum[r][c] = S::Fma(query, keys[c], sum[r][c]);
+        for (int r = 0; r < R; ++r) sum[r][c] = S::Fma(S::Set(query[r][d]), keys, sum[r][c]);
+        ForgetBroadcasts<R, C>();
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) S::Store(scores + r * stride + c * kKvLanes, sum[r][c]);
+      for (int c = 0; c < C; ++c) {
+        S::Store(scores + r * stride + c * kKvLanes, FromColumn<Kv>(sum[r][c]));
+      }
     }
   }
 
@@ -420,23 +459,25 @@ struct AttentionImpl {
 
   // Scores of groups [begin, end) of a tile, the last of them a new token's where there is one.
   template <int R, bool kNew, typename Kv>
-  static LLMIR_INLINE void Scores(const float* const* q, const Groups<Kv>& groups, int64_t begin,
-                                  int64_t end, int64_t lane, const NewToken* token,
-                                  int64_t head_dim, float* scores, int64_t stride) {
+  static LLMIR_INLINE void Scores(const float* const* q, const Groups<Kv>& groups,
+                                  const Groups<Kv>& next, int64_t begin, int64_t end, int64_t lane,
+                                  const NewToken* token, int64_t head_dim, float* scores,
+                                  int64_t stride) {
     constexpr int kColumns = Columns(R);
     const int64_t old_end = kNew ? end - 1 : end;
     int64_t g = begin;
     for (; g + kColumns <= old_end; g += kColumns) {
-      ScoreGroups<R, kColumns>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+      ScoreGroups<R, kColumns>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes,
+                               stride);
     }
     if constexpr (kColumns > 2) {
       for (; g + 2 <= old_end; g += 2) {
-        ScoreGroups<R, 2>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+        ScoreGroups<R, 2>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes, stride);
       }
     }
     if constexpr (kColumns > 1) {
       for (; g < old_end; ++g) {
-        ScoreGroups<R, 1>(q, groups.k + g, head_dim, scores + g * kKvLanes, stride);
+        ScoreGroups<R, 1>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes, stride);
       }
     }
     if constexpr (kNew) {
@@ -448,76 +489,76 @@ struct AttentionImpl {
   // last, as j = end, the new token. kPartial: of the one column, only lanes within head_dim exist.
   template <int R, int C, bool kPartial, bool kNew, typename Kv>
   static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride,
-                                             const Groups<Kv>& groups, int64_t column,
-                                             int64_t head_dim, int64_t begin, int64_t end,
-                                             const float* correction, const NewToken* token,
-                                             float* o, int64_t o_stride) {
+                                             const Groups<Kv>& groups, const Groups<Kv>& next,
+                                             int64_t column, int64_t head_dim, int64_t begin,
+                                             int64_t end, const float* correction,
+                                             const NewToken* token, float* o, int64_t o_stride) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const F factor = S::Set(correction[r]);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        sum[r][c] = S::Mul(S::Load(o + r * o_stride + column + 16 * c), factor);
+        sum[r][c] = ToColumn<Kv>(S::Mul(S::Load(o + r * o_stride + column + 16 * c), factor));
       }
     }
-    const auto add = [&](int64_t j, const F* values) __attribute__((always_inline)) {
+    const auto add = [&](int64_t j, int c, F values) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const F weight = S::Set(p[r * p_stride + j]);
-#pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sum[r][c] = S::Fma(weight, values[c], sum[r][c]);
+        sum[r][c] = S::Fma(S::Set(p[r * p_stride + j]), values, sum[r][c]);
       }
+      ForgetBroadcasts<R, C>();
     };
     for (int64_t j = begin; j < end;) {
       const int64_t group_end = Min(end, (j / kKvLanes + 1) * kKvLanes);
       const Kv* row = groups.v[j / kKvLanes] + j % kKvLanes * head_dim + column;
-      for (; j < group_end; ++j, row += head_dim) {
-        F values[C];
+      const Kv* next_row = next.v[j / kKvLanes] + j % kKvLanes * head_dim + column;
+      for (; j < group_end; ++j, row += head_dim, next_row += head_dim) {
         if constexpr (kPartial) {
-          values[0] = LoadKvPartial(row, head_dim - column);
+          add(j, 0, ToColumn<Kv>(LoadKvPartial(row, head_dim - column)));
         } else {
 #pragma GCC unroll 4
-          for (int c = 0; c < C; ++c) values[c] = LoadKv(row + 16 * c);
+          for (int c = 0; c < C; ++c) {
+            FetchNext(next_row + 16 * c);
+            add(j, c, LoadColumn(row + 16 * c));
+          }
         }
-        add(j, values);
       }
     }
     if constexpr (kNew) {
       const float* value = token->value + column;
-      F values[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        values[c] = kPartial ? LoadLanes(value, head_dim - column) : S::Load(value + 16 * c);
+        add(end, c,
+            ToColumn<Kv>(kPartial ? LoadLanes(value, head_dim - column) : S::Load(value + 16 * c)));
       }
-      add(end, values);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        S::Store(o + r * o_stride + column + 16 * c, sum[r][c]);
+        S::Store(o + r * o_stride + column + 16 * c, FromColumn<Kv>(sum[r][c]));
       }
     }
   }
 
   template <int R, bool kNew, typename Kv>
   static LLMIR_INLINE void Accumulate(const float* p, int64_t p_stride, const Groups<Kv>& groups,
-                                      int64_t head_dim, int64_t begin, int64_t end,
-                                      const float* correction, const NewToken* token, float* o,
-                                      int64_t o_stride) {
+                                      const Groups<Kv>& next, int64_t head_dim, int64_t begin,
+                                      int64_t end, const float* correction, const NewToken* token,
+                                      float* o, int64_t o_stride) {
     constexpr int kColumns = Columns(R);
     int64_t column = 0;
     for (; column + 16 * kColumns <= head_dim; column += 16 * kColumns) {
-      AccumulateColumns<R, kColumns, false, kNew>(p, p_stride, groups, column, head_dim, begin, end,
-                                                  correction, token, o, o_stride);
+      AccumulateColumns<R, kColumns, false, kNew>(p, p_stride, groups, next, column, head_dim,
+                                                  begin, end, correction, token, o, o_stride);
     }
     for (; column + 16 <= head_dim; column += 16) {
-      AccumulateColumns<R, 1, false, kNew>(p, p_stride, groups, column, head_dim, begin, end,
+      AccumulateColumns<R, 1, false, kNew>(p, p_stride, groups, next, column, head_dim, begin, end,
                                            correction, token, o, o_stride);
     }
     if (column < head_dim) {
-      AccumulateColumns<R, 1, true, kNew>(p, p_stride, groups, column, head_dim, begin, end,
+      AccumulateColumns<R, 1, true, kNew>(p, p_stride, groups, next, column, head_dim, begin, end,
                                           correction, token, o, o_stride);
     }
   }
@@ -567,7 +608,7 @@ struct AttentionImpl {
   // the last of them is `token`, which is stored.
   template <int R, bool kNew, typename Kv>
   static void Tile(const AttentionArgs& args, Block& block, int64_t first, int64_t tile_begin,
-                   const Groups<Kv>& groups, const NewToken* token) {
+                   const Groups<Kv>& groups, const Groups<Kv>& next_tile, const NewToken* token) {
     const int64_t head_dim = args.kv.head_dim;
     int64_t from[R];  // tokens [from, count) of the tile that the row attends to; both ascending
     int64_t count[R];
@@ -576,7 +617,7 @@ struct AttentionImpl {
       count[r] = Min(block.limit[first + r] - tile_begin, kKvTile);
     }
     float* p = block.p;
-    Scores<R, kNew>(block.q + first, groups, from[0] / kKvLanes,
+    Scores<R, kNew>(block.q + first, groups, next_tile, from[0] / kKvLanes,
                     (count[R - 1] + kKvLanes - 1) / kKvLanes, (count[R - 1] - 1) % kKvLanes, token,
                     head_dim, p, kKvTile);
 
@@ -615,28 +656,28 @@ struct AttentionImpl {
 
     float* o = block.o + first * block.o_stride;
     if constexpr (kNew) {
-      Accumulate<R, true>(p, kKvTile, groups, head_dim, from[0], count[0] - 1, correction, token, o,
-                          block.o_stride);
+      Accumulate<R, true>(p, kKvTile, groups, next_tile, head_dim, from[0], count[0] - 1,
+                          correction, token, o, block.o_stride);
       return;
     }
     // What all R rows attend to, shared; what a row alone attends to before and after that, alone.
     const int64_t begin = from[R - 1];
     const int64_t end = Max(begin, count[0]);
     if (from[0] == begin && count[R - 1] == end) {
-      Accumulate<R, false>(p, kKvTile, groups, head_dim, begin, end, correction, token, o,
-                           block.o_stride);
+      Accumulate<R, false>(p, kKvTile, groups, next_tile, head_dim, begin, end, correction, token,
+                           o, block.o_stride);
       return;
     }
     const auto alone = [&](int r, int64_t row_begin, int64_t row_end) {
       if (row_begin >= row_end) return;
-      Accumulate<1, false>(p + r * kKvTile, kKvTile, groups, head_dim, row_begin, row_end,
-                           correction + r, token, o + r * block.o_stride, block.o_stride);
+      Accumulate<1, false>(p + r * kKvTile, kKvTile, groups, next_tile, head_dim, row_begin,
+                           row_end, correction + r, token, o + r * block.o_stride, block.o_stride);
       correction[r] = 1.0f;
     };
     for (int r = 0; r < R; ++r) alone(r, from[r], Min(begin, count[r]));
     if (begin < count[0]) {
-      Accumulate<R, false>(p, kKvTile, groups, head_dim, begin, end, correction, token, o,
-                           block.o_stride);
+      Accumulate<R, false>(p, kKvTile, groups, next_tile, head_dim, begin, end, correction, token,
+                           o, block.o_stride);
       for (int r = 0; r < R; ++r) correction[r] = 1.0f;
     }
     for (int r = 0; r < R; ++r) alone(r, end, count[r]);
@@ -646,13 +687,13 @@ struct AttentionImpl {
   template <int R, bool kNew, typename Kv>
   static LLMIR_INLINE void TileRows(const AttentionArgs& args, int64_t rows, Block& block,
                                     int64_t first, int64_t tile_begin, const Groups<Kv>& groups,
-                                    const NewToken* token) {
+                                    const Groups<Kv>& next, const NewToken* token) {
     if constexpr (R > 1) {
       if (rows < R) {
-        return TileRows<R - 1, kNew>(args, rows, block, first, tile_begin, groups, token);
+        return TileRows<R - 1, kNew>(args, rows, block, first, tile_begin, groups, next, token);
       }
     }
-    Tile<R, kNew>(args, block, first, tile_begin, groups, token);
+    Tile<R, kNew>(args, block, first, tile_begin, groups, next, token);
   }
 
   static LLMIR_INLINE float* PartialOf(const AttentionArgs& args, int64_t partial_base,
@@ -695,6 +736,7 @@ struct AttentionImpl {
         Min(unit.first_position + (end - 1) / unit.heads + 1, split_begin + kKvSplit);
     const int64_t low =
         Max(WindowBegin(args, unit.first_position + begin / unit.heads), split_begin);
+    const int64_t cached = Min(unit.kv_tokens, unit.first_position + (end - 1) / unit.heads + 1);
     int64_t first = 0;
     int64_t last = 0;
     for (int64_t tile = low / kKvTile * kKvTile; tile < limit; tile += kKvTile) {
@@ -702,13 +744,17 @@ struct AttentionImpl {
       while (block.limit[first] <= tile) ++first;
       while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
       Locate(kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
+      // Of the next split, too. Where nothing follows, what is there already.
+      Groups<Kv> next = groups;
+      const int64_t next_tile = tile + kKvTile;
+      Locate(kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
       int64_t row = first;
       if (token != nullptr && limit <= tile + kKvTile) {
-        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, token);
+        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, next, token);
         row += kMicroRows;
       }
       for (; row < last; row += kMicroRows) {
-        TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, nullptr);
+        TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, next, nullptr);
       }
     }
 
@@ -804,8 +850,9 @@ struct AttentionImpl {
 
     for_tiles([&](int64_t tile) {
       const int64_t end = Min(high - tile, kKvTile);
-      Scores<R, false>(q, groups, Max(low - tile, 0) / kKvLanes, (end + kKvLanes - 1) / kKvLanes, 0,
-                       nullptr, head_dim, scores + (tile - base), scores_stride);
+      Scores<R, false>(q, groups, groups, Max(low - tile, 0) / kKvLanes,
+                       (end + kKvLanes - 1) / kKvLanes, 0, nullptr, head_dim,
+                       scores + (tile - base), scores_stride);
       if constexpr (Traits<Kv>::kScaled) {
         for (int r = 0; r < R; ++r) {
           float* row = scores + r * scores_stride + (tile - base);
@@ -880,7 +927,7 @@ struct AttentionImpl {
           }
         }
       }
-      Accumulate<R, false>(p, scores_stride, groups, head_dim, from, to, ones, nullptr, o,
+      Accumulate<R, false>(p, scores_stride, groups, groups, head_dim, from, to, ones, nullptr, o,
                            o_stride);
     });
     for (int r = 0; r < R; ++r) Scale(o + r * o_stride, 1.0f / sums[r], head_dim, out[r]);
