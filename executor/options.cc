@@ -5,6 +5,7 @@
 #include <random>
 
 #include "executor/prompt_file.h"
+#include "kernels/self_test.h"
 #include "plan_schema/base/version.h"
 
 namespace llmir::executor {
@@ -158,7 +159,10 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
   return options;
 }
 
-StatusOr<kernels::Isa> ChooseIsa() {
+namespace {
+
+// The family that the environment or the processor asks for.
+StatusOr<kernels::Isa> WantedIsa() {
   const char* wanted = std::getenv("LLMIR_CPU_ISA");
   if (wanted == nullptr || *wanted == '\0') return kernels::DetectIsa();
   const auto isa = kernels::ParseIsa(wanted);
@@ -169,9 +173,28 @@ StatusOr<kernels::Isa> ChooseIsa() {
   return *isa;
 }
 
+// `isa`, if its kernels compute on this processor what they must.
+StatusOr<kernels::Isa> Tested(kernels::Isa isa) {
+  if (isa == kernels::Isa::kPortable) return isa;
+  const char* failed = kernels::FailedKernel(isa);
+  if (failed == nullptr) return isa;
+  return Incompatible(
+      "the {} kernels fail their self-test on this processor: {} differs from the portable "
+      "kernel's "
+      "result; run with LLMIR_CPU_ISA=portable, or a family that passes, and report it",
+      kernels::IsaName(isa), failed);
+}
+
+}  // namespace
+
+StatusOr<kernels::Isa> ChooseIsa() {
+  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa isa, WantedIsa());
+  return Tested(isa);
+}
+
 StatusOr<kernels::Isa> ChooseIsaFor(const plan::Plan& plan) {
-  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa chosen, ChooseIsa());
-  if (!plan.reproducible()) return chosen;
+  LLMIR_ASSIGN_OR_RETURN(const kernels::Isa chosen, WantedIsa());
+  if (!plan.reproducible()) return Tested(chosen);
   const std::string_view name = plan.isa()->string_view();
   const auto bound = kernels::ParseIsa(name);
   if (!bound.has_value()) {
@@ -194,7 +217,7 @@ StatusOr<kernels::Isa> ChooseIsaFor(const plan::Plan& plan) {
         "are {}): run it on one that has them, or plan with --reproducible={}",
         name, kernels::IsaName(chosen), kernels::IsaName(chosen));
   }
-  return *bound;
+  return Tested(*bound);
 }
 
 }  // namespace llmir::executor

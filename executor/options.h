@@ -43,6 +43,7 @@ struct Options {
 StatusOr<Options> ParseOptions(int argc, char** argv);
 
 // The best ISA family of this machine, or what LLMIR_CPU_ISA asks for: portable, avx2, avx512.
+// INCOMPATIBLE where the machine has it not, or its kernels fail their self-test there.
 StatusOr<kernels::Isa> ChooseIsa();
 // The family that runs `plan`: the one that a reproducible plan is bound to, which this machine
 // must have and LLMIR_CPU_ISA must not contradict (INCOMPATIBLE), else as ChooseIsa().
