@@ -27,6 +27,7 @@ static_assert(kLinearCases + kAttentionCases + kVectorCases >= kLeastCases);
 
 struct Cases {
   std::optional<uint32_t> only;  // --seed: this case of each test alone
+  int64_t every = 1;             // --one-in N: seeds 0, N, 2N, ... of each test
   int64_t run = 0;
 };
 inline Cases cases;
@@ -72,12 +73,13 @@ class Draw {
   std::mt19937 random_;
 };
 
-// Calls body(draw) for the first `count` seeds of the running test, until one fails.
+// Calls body(draw) for the first `count` seeds of the running test (or those of `cases`), until one
+// fails.
 template <typename Body>
 void ForCases(std::string_view kernel, int64_t count, const Body& body) {
   const testing::TestInfo& test = *testing::UnitTest::GetInstance()->current_test_info();
   const std::string name = std::string(test.test_suite_name()) + "." + test.name();
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; i += cases.every) {
     const auto seed = cases.only.value_or(static_cast<uint32_t>(i));
     SCOPED_TRACE("repeat it: kernel_conformance --gtest_filter=" + name + " --seed " +
                  std::to_string(seed));
