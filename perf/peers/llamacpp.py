@@ -13,7 +13,7 @@ from peers.peer import CACHE, Failed, Peer, Sample, Task, Unsupported, execute, 
 PACKAGE_VERSION = "0.3.36"
 BUILD = CACHE / "peers" / f"llama.cpp-{PACKAGE_VERSION}"
 FIRST_TOKEN = pathlib.Path(__file__).resolve().parent / "bench" / "first_token_llamacpp.cc"
-TARGETS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server", "llama-perplexity", "ggml-rpc-server"]
+TARGETS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-server", "llama-perplexity"]
 CMAKE_OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_RPC=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
@@ -25,9 +25,10 @@ WEIGHTS = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 
 class LlamaCpp(Peer):
     name = "llama.cpp"
+    targets = TARGETS
 
     def prepare(self):
-        built = all((BUILD / "bin" / target).is_file() for target in TARGETS)
+        built = all((BUILD / "bin" / target).is_file() for target in self.targets)
         if built and (BUILD / "include" / "llama.h").is_file():
             self.build_first_token()
             return
@@ -43,7 +44,7 @@ class LlamaCpp(Peer):
                 # An earlier build's, of a source that is gone.
                 (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
                 execute(["cmake", "-G", "Ninja", "-S", source, "-B", BUILD, *CMAKE_OPTIONS])
-                execute(["cmake", "--build", BUILD, "--target", *TARGETS], timeout=7200)
+                execute(["cmake", "--build", BUILD, "--target", *self.targets], timeout=7200)
             (BUILD / "include").mkdir(exist_ok=True)
             for header in [*source.glob("include/*.h"), *source.glob("ggml/include/*.h")]:
                 shutil.copy(header, BUILD / "include")

@@ -5,12 +5,13 @@ import json
 import subprocess
 
 from peers.distributed_llama import free_port, wait_for_port
-from peers.llamacpp import BUILD, LlamaCpp, shown
+from peers.llamacpp import BUILD, TARGETS, LlamaCpp, shown
 from peers.peer import Sample, Task, Unsupported, execute
 
 
 class LlamaCppRpc(LlamaCpp):
     name = "llama.cpp-rpc"
+    targets = [*TARGETS, "ggml-rpc-server"]
     ranks = 2
 
     def settings(self, task):

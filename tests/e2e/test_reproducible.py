@@ -87,11 +87,12 @@ def assert_same_bits(got, wanted, message):
 
 
 FAST = [("2", 1, "keep"), ("5", 1, "keep"), ("3", 1, "bf16"), ("2,1", 2, "keep")]
-SLOW = [(tp, pp, weights) for weights in ("keep", "bf16") for tp, pp in (
+SLOW = [("1", 1, "keep"), ("8", 1, "keep"), ("1", 8, "keep"), ("2", 4, "keep"), ("4,3", 2, "keep"), ("7", 1, "bf16")]
+LONG = [(tp, pp, weights) for weights in ("keep", "bf16") for tp, pp in (
     ("1", 1), ("2", 1), ("3", 1), ("4", 1), ("5", 1), ("6", 1), ("7", 1), ("8", 1),
     ("1", 2), ("1", 3), ("1", 5), ("1", 8), ("2", 2), ("3", 2), ("2", 3), ("2", 4), ("4", 2), ("4,3", 2), ("1,5,2", 3),
-) if (tp, pp, weights) not in FAST]  # fmt: skip
-CASES = FAST + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
+) if (tp, pp, weights) not in FAST + SLOW]  # fmt: skip
+CASES = [pytest.param(*case, marks=mark) for cases, mark in ((FAST, []), (SLOW, pytest.mark.slow), (LONG, pytest.mark.long)) for case in cases]
 
 
 @pytest.mark.parametrize(("tp", "pp", "weights"), CASES)
