@@ -27,8 +27,8 @@ struct SimdAvx2 {
   static LLMIR_INLINE F Load(const float* p) {
     return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
   }
-  // Masks are for tails alone: AMD's processors take some forty operations for a masked store (6 % of
-  // a prefill in fp32 on Zen 3).
+  // Masks are for tails alone: AMD's processors take some forty operations for a masked store (6 %
+  // of a prefill in fp32 on Zen 3).
   static LLMIR_INLINE F LoadPartial(const float* p, int64_t count) {
     if (count >= 16) return Load(p);
     const Mask m = FirstLanes(count);
