@@ -25,6 +25,12 @@ LLMIR_INLINE __m256i Broadcast4Avx2(const std::byte* x) {
 template <int kBits>
 using QuantShapeAvx2 = TileShape<4, 1, 1, 4, kBits <= 4 ? 6 : 4>;
 
+// The line that the same stream reads 16 lines later. A line takes some sixteen instructions here,
+// so the loads themselves don't run far enough ahead (one token, two threads: q3_0 13 to 18 GB/s,
+// q4_0 22.6 to 25.5, q5_1 17.7 to 22, q6_0 16.6 to 20; q8_0, with fewer, gains nothing); half as
+// far and twice as far gain less.
+LLMIR_INLINE void FetchAhead(const std::byte* line) { __builtin_prefetch(line + 16 * kLine, 0, 3); }
+
 // The value is computed before what follows. Left alone, GCC 12 makes the products of all tokens
 // first and spills the sums that they go to: twice the instructions.
 LLMIR_INLINE void Settle(LanesAvx2::I& value) { asm volatile("" : "+x"(value.lo), "+x"(value.hi)); }
@@ -167,6 +173,7 @@ struct QuantDotAvx2 {
     for (int pair = 0; pair < 4; ++pair) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
+        FetchAhead(quants[p] + pair * kLine);
         const Lanes::I low = PairOfFields<kLow>(quants[p], pair);
         Lanes::I high = {};
         if constexpr (kHigh != 0) high = PairOfFields<kHigh>(quants[p] + kLow * kLine, pair);
