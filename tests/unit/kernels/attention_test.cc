@@ -460,7 +460,11 @@ TEST_P(AttentionTest, MaskedEqualsFusedSoftmaxAndSharingChangesNoBit) {
 
 // Every place of the new token in its group, tile, block and split.
 TEST_P(AttentionTest, TheFusedStepGivesTheBitsOfTheTwo) {
+#ifdef __SANITIZE_ADDRESS__
+  const bool slow = true;
+#else
   const bool slow = GetParam() == Isa::kPortable;
+#endif
   for (const KvType type : kKvTypes) {
     for (const auto& [head_dim, rope_dim, heads, per_kv] :
          {std::tuple{64, 64, 6, 3}, {40, 24, 3, 1}, {16, 16, 26, 26}, {24, 8, 8, 8}}) {
