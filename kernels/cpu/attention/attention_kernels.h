@@ -706,9 +706,11 @@ struct AttentionImpl {
 
   // Rows [begin, end) of the unit, whose queries are `q` or, where that is null, the arguments'.
   // With `token`, the last of their tokens, its key is stored on the way.
+  // A function of its own: its loops have the registers, whoever calls it.
   template <typename Kv>
-  static LLMIR_INLINE void RunUnit(const AttentionArgs& args, const Unit& unit, int64_t begin,
-                                   int64_t end, const float* q, const NewToken* token) {
+  static __attribute__((noinline)) void RunUnit(const AttentionArgs& args, const Unit& unit,
+                                                int64_t begin, int64_t end, const float* q,
+                                                const NewToken* token) {
     const KvLayer& kv = args.kv;
     const int64_t head_dim = kv.head_dim;
     const int64_t split_begin = unit.split * kKvSplit;
@@ -744,15 +746,17 @@ struct AttentionImpl {
       while (block.limit[first] <= tile) ++first;
       while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
       Locate(kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
+      int64_t row = first;
+      if (token != nullptr && limit <= tile + kKvTile) {
+        // The sequence's last tile: nothing follows.
+        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, groups, token);
+        row += kMicroRows;
+        if (row >= last) break;
+      }
       // Of the next split, too. Where nothing follows, what is there already.
       Groups<Kv> next = groups;
       const int64_t next_tile = tile + kKvTile;
       Locate(kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
-      int64_t row = first;
-      if (token != nullptr && limit <= tile + kKvTile) {
-        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, next, token);
-        row += kMicroRows;
-      }
       for (; row < last; row += kMicroRows) {
         TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, next, nullptr);
       }
@@ -1236,9 +1240,11 @@ struct AttentionImpl {
   // A unit is the query heads of one KV head of one sequence over one split, whole: its owner
   // rotates the queries for itself, and the owner of the last split has the new token.
   template <typename Kv>
-  static void AppendAttendAs(const RopeAppendArgs& append, const AttentionArgs& args) {
+  static void AppendAttendAs(const RopeAppendArgs& append_arguments, const AttentionArgs& args) {
+    const RopeAppendArgs append = append_arguments;  // as in RopeAppendAs
+    const KvLayer kv = args.kv;
     constexpr int64_t kAllRows = int64_t{1} << 40;
-    const int64_t head_dim = args.kv.head_dim;
+    const int64_t head_dim = kv.head_dim;
     const int64_t half = append.rope.rope_dim / 2;
     const int64_t stride = RoundUp16(head_dim);
     float* queries = reinterpret_cast<float*>(args.scratch) + kBlockRows * stride +
@@ -1259,20 +1265,19 @@ struct AttentionImpl {
       const int64_t token = unit.first_token;
       const float* cosines = append.cosines + token * half;
       const float* sines = append.sines + token * half;
-      const RopeArgs rope = append.rope;
       NewToken fresh;
       const bool appends = unit.split + 1 == unit.first_split + unit.splits;
       if (appends) {
         const int64_t position = unit.kv_tokens - 1;
-        Kv* block = HeadOf<Kv>(args.kv, unit.blocks[position / args.kv.block_size], unit.kv_head);
-        fresh = StoreNewToken(args.kv, block, position % args.kv.block_size, rope, cosines, sines,
+        Kv* block = HeadOf<Kv>(kv, unit.blocks[position / kv.block_size], unit.kv_head);
+        fresh = StoreNewToken(kv, block, position % kv.block_size, append.rope, cosines, sines,
                               KeyOf(append, token, unit.kv_head),
                               ValueOf(append, token, unit.kv_head), key, value);
       }
       for (int64_t begin = 0; begin < unit.heads; begin += kBlockRows) {
         const int64_t end = Min(begin + kBlockRows, unit.heads);
         RotateHeads(append.qkv + token * append.qkv_stride + (unit.first_head + begin) * head_dim,
-                    head_dim, end - begin, rope, cosines, sines, queries, stride);
+                    head_dim, end - begin, append.rope, cosines, sines, queries, stride);
         RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr);
       }
     });
