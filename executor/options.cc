@@ -179,9 +179,8 @@ StatusOr<kernels::Isa> Tested(kernels::Isa isa) {
   const char* failed = kernels::FailedKernel(isa);
   if (failed == nullptr) return isa;
   return Incompatible(
-      "the {} kernels fail their self-test on this processor: {} differs from the portable "
-      "kernel's "
-      "result; run with LLMIR_CPU_ISA=portable, or a family that passes, and report it",
+      "the {} kernels fail their self-test here: {} differs from the portable kernel's result; run "
+      "with LLMIR_CPU_ISA=portable, or a family that passes, and report it",
       kernels::IsaName(isa), failed);
 }
 

@@ -44,12 +44,12 @@ constexpr int64_t kRows = 37;      // two panels and a part
 constexpr int64_t kColumns = 192;  // three groups of 64
 constexpr int64_t kMostTokens = 27;
 
-Buffer Product(const LinearKernel& kernel, Buffer& weights, Buffer& activations,
-               int64_t activation_stride, int64_t tokens) {
-  const int64_t panels = (kRows + kPanelRows - 1) / kPanelRows;
-  Buffer packed(panels * kernel.panel_bytes(kColumns));
+constexpr int64_t kPanels = (kRows + kPanelRows - 1) / kPanelRows;
+
+Buffer Packed(const LinearKernel& kernel, Buffer& weights) {
+  Buffer packed(kPanels * kernel.panel_bytes(kColumns));
   Buffer scratch(kernel.pack_scratch_bytes(kColumns));
-  for (int64_t panel = 0; panel < panels; ++panel) {
+  for (int64_t panel = 0; panel < kPanels; ++panel) {
     std::vector<SourceRow> rows;
     for (int64_t row = panel * kPanelRows; row < std::min((panel + 1) * kPanelRows, kRows); ++row) {
       const auto* first = reinterpret_cast<const std::byte*>(weights.floats() + row * kColumns);
@@ -58,6 +58,11 @@ Buffer Product(const LinearKernel& kernel, Buffer& weights, Buffer& activations,
     kernel.pack_panel(rows, kColumns, packed.data() + panel * kernel.panel_bytes(kColumns),
                       scratch.data());
   }
+  return packed;
+}
+
+Buffer Product(const LinearKernel& kernel, Buffer& packed, Buffer& activations,
+               int64_t activation_stride, int64_t tokens) {
   Buffer output = Floats(tokens * kRows);
   Buffer own(kernel.scratch_bytes(kColumns, tokens));
   LinearArgs args = {};
@@ -70,7 +75,7 @@ Buffer Product(const LinearKernel& kernel, Buffer& weights, Buffer& activations,
   args.tokens = tokens;
   args.output = output.floats();
   args.output_stride = kRows;
-  args.panel_end = panels;
+  args.panel_end = kPanels;
   args.scratch = own.data();
   kernel.run(args);
   return output;
@@ -88,10 +93,12 @@ bool Agrees(const LinearKernel& kernel) {
         .quantize(activations.floats(), kColumns, kMostTokens, kColumns, rows.data(), stride);
     activations = rows;
   }
+  Buffer packed = Packed(kernel, weights);
+  Buffer portable_packed = Packed(*portable, weights);
   // One row, a few, and many: each its own tile.
   for (const int64_t tokens : {int64_t{1}, int64_t{5}, kMostTokens}) {
-    if (!(Product(kernel, weights, activations, stride, tokens) ==
-          Product(*portable, weights, activations, stride, tokens))) {
+    if (!(Product(kernel, packed, activations, stride, tokens) ==
+          Product(*portable, portable_packed, activations, stride, tokens))) {
       return false;
     }
   }
