@@ -78,7 +78,9 @@ def main():
         make(["--overlap", "none", "--disable", "llm-split-collectives"], plans["plain"])
         make(["--overlap", arguments.overlap], plans["overlap"])
         prompts = folder / "prompts.jsonl"
-        lines = [{"prompt_ids": [(i * 37 + s * 101 + 11) % 2000 for i in range(arguments.tokens)]} for s in range(2)]
+        shown = json.loads(execute([arguments.build / "bin" / "llmir-inspect", "show", plans["plain"], "--json"]))
+        vocabulary = shown["model"]["vocabulary"]
+        lines = [{"prompt_ids": [(i * 37 + s * 101 + 11) % vocabulary for i in range(arguments.tokens)]} for s in range(2)]
         prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
         links = [measure(arguments, rate, plans, prompts, folder) for rate in arguments.rates.split(",")]
     result = {

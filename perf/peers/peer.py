@@ -73,7 +73,8 @@ def execute(command, timeout=1800, environment=None):
         env={**os.environ, **(environment or {})}, errors="replace",
     )  # fmt: skip
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-8:])
+        # mpirun says in up to 12 lines of its own that a rank has failed, after the rank's line that says why.
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-24:])
         raise Failed(f"{' '.join(command)}\nended with {done.returncode}:\n{tail}")
     return done.stdout
 
