@@ -5,13 +5,14 @@
 // it). Sends and receives between one pair match in FIFO order per tag. At most kMaxRequests
 // started operations are open at a time. A Channel is used by one thread at a time
 // (MPI_THREAD_FUNNELED: the main thread). No call allocates after creation, save for an error's
-// message. Data passed to a Start function must stay in place, and results untouched, until the
-// operation has been waited for; `counts` may go at once. No operation may be open when a Channel
-// is destroyed.
+// message and the first encoded messages (Wire::kInt8) of their size. Data passed to a Start
+// function must stay in place, and results untouched, until the operation has been waited for;
+// `counts` may go at once. No operation may be open when a Channel is destroyed.
 //
 // Sums are made in the order of the group's ranks, ((r0 + r1) + r2) + ..., or in that of a tree
 // (comm/sum_tree.h), on every backend: the result is the same, bit for bit, on all ranks and for
-// all backends.
+// all backends. With Wire::kInt8 it is the same on all ranks, but what it is depends on which of
+// them share a host: values are encoded on their way between hosts only.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +21,7 @@
 #include <string_view>
 
 #include "comm/sum_tree.h"
+#include "comm/wire.h"
 #include "plan_schema/base/status.h"
 
 namespace llmir::comm {
@@ -41,20 +43,24 @@ class Channel {
   virtual int size() const = 0;
   virtual std::string_view backend() const = 0;  // "loopback", "shared-memory", "mpi", ...
 
-  // data[i] = sum over ranks of data[i], in place.
-  virtual StatusOr<Request> StartAllReduce(float* data, size_t count) = 0;
+  // data[i] = sum over ranks of data[i], in place. Between hosts in the form `wire`, the same on
+  // all ranks; so with the functions below. With kInt8 each rank's data, or each host's sum, is
+  // encoded on its way, and the total once more.
+  virtual StatusOr<Request> StartAllReduce(float* data, size_t count, Wire wire) = 0;
   // Rank r contributes counts[r] floats from `in`; everyone gets all, in rank order, in `out` (sum
-  // of counts floats). `in` may be where the part belongs in `out`. Nothing is computed with the
-  // floats: they may stand for any other four bytes.
+  // of counts floats). `in` may be where the part belongs in `out`. With kFloat32 nothing is
+  // computed with the floats: they may stand for any other four bytes. With kInt8 a rank's own part
+  // too ends as the others have it.
   virtual StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts,
-                                           float* out) = 0;
-  // The same, but only `root` gets `out`; it may be null elsewhere.
+                                           float* out, Wire wire) = 0;
+  // The same as floats, but only `root` gets `out`; it may be null elsewhere.
   virtual StatusOr<Request> StartGather(const float* in, std::span<const size_t> counts, float* out,
                                         int root) = 0;
   // data of all ranks (sum of counts floats each) summed; rank r gets its counts[r] floats in
-  // `out`, the same bits as StartAllReduce gives. `out` may be where the part lies in `data`.
+  // `out`, with kFloat32 the same bits as StartAllReduce gives. `out` may be where the part lies in
+  // `data`.
   virtual StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
-                                               float* out) = 0;
+                                               float* out, Wire wire) = 0;
   // The same two for ranks that contribute nodes of a sum: this rank's node i is where
   // StartAllReduce and StartReduceScatter have its data, i * node_stride floats further on. The
   // result is the root of `tree`, which stays in place until the operation has been waited for.
@@ -69,9 +75,28 @@ class Channel {
   virtual StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) = 0;
   // Point to point; `peer` is a rank of the group. Sizes must agree on both sides; a mismatch is an
   // error on both. A send therefore finishes only after the peer has started the receive that it
-  // matches.
-  virtual StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) = 0;
-  virtual StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) = 0;
+  // matches. With kInt8 the bytes are floats.
+  virtual StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag,
+                                      Wire wire) = 0;
+  virtual StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag, Wire wire) = 0;
+
+  // The same as they are.
+  StatusOr<Request> StartAllReduce(float* data, size_t count) {
+    return StartAllReduce(data, count, Wire::kFloat32);
+  }
+  StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts, float* out) {
+    return StartAllGather(in, counts, out, Wire::kFloat32);
+  }
+  StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
+                                       float* out) {
+    return StartReduceScatter(data, counts, out, Wire::kFloat32);
+  }
+  StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) {
+    return StartSend(data, bytes, peer, tag, Wire::kFloat32);
+  }
+  StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) {
+    return StartRecv(data, bytes, peer, tag, Wire::kFloat32);
+  }
 
   // Takes all open operations of this rank as far as they go without waiting; true if anything
   // moved. Called between pieces of other work while operations are under way.

@@ -6,6 +6,7 @@
 
 #include "comm/mpi_messages.h"
 #include "comm/rank_order_sum.h"
+#include "comm/wire.h"
 
 namespace llmir::comm {
 namespace {
@@ -92,10 +93,11 @@ void HierarchicalChannel::Begin(int slot) {
   if (operation.IsMessage()) {
     Channel& channel = ChannelOf(operation);
     const int peer = IsNear(operation) ? operation.peer - hosts_.first(hosts_.own) : operation.peer;
-    whole_requests_[place] =
-        Take(operation.kind == OperationKind::kSend
-                 ? channel.StartSend(operation.in, operation.bytes, peer, operation.tag)
-                 : channel.StartRecv(operation.out, operation.bytes, peer, operation.tag));
+    whole_requests_[place] = Take(
+        operation.kind == OperationKind::kSend
+            ? channel.StartSend(operation.in, operation.bytes, peer, operation.tag, operation.wire)
+            : channel.StartRecv(operation.out, operation.bytes, peer, operation.tag,
+                                operation.wire));
     is_whole_[place] = true;
   } else if (operation.tree != nullptr) {
     // Its nodes are added across hosts in no order that a prefix could go along.
@@ -248,6 +250,11 @@ void HierarchicalChannel::SumHost(Round* round) {
                  reinterpret_cast<float*>(Target(round)));
 }
 
+void HierarchicalChannel::KeepAsSent(const Operation& operation, std::byte* data, size_t bytes) {
+  if (operation.wire == Wire::kFloat32) return;
+  RoundInt8(reinterpret_cast<float*>(data), bytes / sizeof(float));
+}
+
 void HierarchicalChannel::StartOut(Round* round) {
   Operation& operation = OperationOf(*round);
   round->stage = Stage::kOut;
@@ -256,6 +263,8 @@ void HierarchicalChannel::StartOut(Round* round) {
     case OperationKind::kReduceScatter:
       if (!is_leader()) break;
       if (IsDirect(operation)) {
+        const size_t own = static_cast<size_t>(hosts_.first(hosts_.own)) * round->bytes;
+        KeepAsSent(operation, round->parts.data() + own, counts_.size() * round->bytes);
         AddExchange(round, round->parts.data(),
                     [&](int rank) { return static_cast<size_t>(rank) * round->bytes; });
         break;
@@ -264,6 +273,7 @@ void HierarchicalChannel::StartOut(Round* round) {
       if (!is_last()) {
         AddSend(round, Content::kPrefix, Target(round), round->bytes, leader(hosts_.own + 1));
       } else if (operation.kind == OperationKind::kAllReduce) {
+        KeepAsSent(operation, Target(round), round->bytes);
         AddSend(round, Content::kTotal, Target(round), round->bytes, leader(0));
       } else {
         for (int host = 0; host < hosts_.own; ++host) {
@@ -382,6 +392,11 @@ void HierarchicalChannel::HandDown(Round* round) {
 
 void HierarchicalChannel::End(Round* round) {
   Operation& operation = OperationOf(*round);
+  if (operation.kind == OperationKind::kAllGather) {
+    const size_t begin = operation.offsets[static_cast<size_t>(hosts_.first(hosts_.own))];
+    const size_t end = operation.offsets[static_cast<size_t>(hosts_.first(hosts_.own + 1))];
+    KeepAsSent(operation, operation.out + begin, end - begin);
+  }
   if (operation.kind == OperationKind::kReduceScatter) {
     const auto [begin, end] = PartOf(*round, rank(), rank() + 1);
     if (begin < end) {
@@ -409,6 +424,7 @@ bool HierarchicalChannel::Finished(Channel* channel, Request* request, bool* mov
 }
 
 bool HierarchicalChannel::MoveTransfers(Round* round, bool* moved) {
+  const Wire wire = OperationOf(*round).wire;
   bool all = true;
   for (Request& request : round->open) {
     if (!table().failure.ok()) return false;
@@ -422,8 +438,9 @@ bool HierarchicalChannel::MoveTransfers(Round* round, bool* moved) {
                                      static_cast<uint64_t>(transfer.content));
     Channel& channel = *parts_.between;
     request =
-        Take(transfer.sends ? channel.StartSend(transfer.data, transfer.bytes, transfer.peer, tag)
-                            : channel.StartRecv(transfer.data, transfer.bytes, transfer.peer, tag));
+        Take(transfer.sends
+                 ? channel.StartSend(transfer.data, transfer.bytes, transfer.peer, tag, wire)
+                 : channel.StartRecv(transfer.data, transfer.bytes, transfer.peer, tag, wire));
     *moved = true;
     all = false;
   }

@@ -116,6 +116,8 @@ class HierarchicalChannel final : public OperationChannel {
   template <typename Offset>
   void AddExchange(Round* round, std::byte* data, const Offset& offset);
   void SumHost(Round* round);
+  // What this host sends, as the others get it, so that all ranks go on with the same values.
+  static void KeepAsSent(const Operation& operation, std::byte* data, size_t bytes);
   // Starts and tests the transfers of the round's stage; true once all have finished.
   bool MoveTransfers(Round* round, bool* moved);
   bool Finished(Channel* channel, Request* request, bool* moved);

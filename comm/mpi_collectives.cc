@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "comm/rank_order_sum.h"
+#include "comm/wire.h"
 
 namespace llmir::comm {
 namespace {
@@ -12,6 +13,8 @@ namespace {
 // Below this an all-reduce is one exchange, and every rank sums everything.
 constexpr size_t kDirectBytes = size_t{16} << 10;
 constexpr size_t kLine = 64;
+// Floats that are decoded before they are added: whole groups, near when they are read.
+constexpr size_t kBlock = 32 * kWireGroup;
 
 constexpr size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -24,6 +27,7 @@ MpiCollectives::MpiCollectives(MPI_Comm communicator, int rank, int size, size_t
       rank_(rank),
       size_(size),
       round_bytes_(std::max(RoundUp(std::min(max_bytes, kMpiRoundBytes), kLine), kLine)),
+      decoded_(static_cast<size_t>(size) * kBlock),
       sources_(static_cast<size_t>(size) * SumTree::kMaxNodes) {
   const size_t peers = static_cast<size_t>(size - 1);
   const size_t part =
@@ -61,12 +65,16 @@ std::pair<size_t, size_t> MpiCollectives::Slice(int rank, size_t bytes) const {
 
 bool MpiCollectives::IsSliced(const Operation& operation, size_t bytes) const {
   const size_t nodes = operation.tree != nullptr ? operation.tree->MostNodes() : 1;
-  return operation.kind == OperationKind::kAllReduce && bytes * nodes > kDirectBytes;
+  return operation.kind == OperationKind::kAllReduce &&
+         operation.WireBytes(bytes) * nodes > kDirectBytes;
 }
 
 size_t MpiCollectives::PieceBytes(const Operation& operation) const {
-  return operation.NodePiece(
-      operation.kind == OperationKind::kReduceScatter ? SliceStride(round_bytes_) : round_bytes_);
+  // What all peers send lies in the scratch memory at once.
+  const bool is_sliced =
+      operation.kind == OperationKind::kReduceScatter ||
+      (operation.kind == OperationKind::kAllGather && operation.wire != Wire::kFloat32);
+  return operation.NodePiece(is_sliced ? SliceStride(round_bytes_) : round_bytes_);
 }
 
 size_t MpiCollectives::RoundCount(const Operation& operation) const {
@@ -110,26 +118,87 @@ void MpiCollectives::PostReceive(Round* round, std::byte* data, size_t bytes, in
   if (!status.ok()) table_->Fail(status);
 }
 
+std::byte* MpiCollectives::Pack(Round* round, size_t bytes) {
+  std::byte* const place = round->packed.get() + round->packed_bytes;
+  round->packed_bytes += bytes;
+  return place;
+}
+
+const std::byte* MpiCollectives::AsSent(Round* round, const Operation& operation,
+                                        const std::byte* data, size_t bytes) {
+  if (operation.wire == Wire::kFloat32) return data;
+  std::byte* const message = Pack(round, operation.WireBytes(bytes));
+  EncodeInt8(reinterpret_cast<const float*>(data), bytes / sizeof(float), message);
+  return message;
+}
+
 void MpiCollectives::PostSendNodes(Round* round, const std::byte* data, size_t bytes, int peer) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
   const size_t nodes = operation.Nodes(rank_);
   if (nodes > 1) {
-    std::byte* const message = round->packed.get() + round->packed_bytes;
+    std::byte* const message = Pack(round, nodes * bytes);
     for (size_t node = 0; node < nodes; ++node) {
       std::memcpy(message + node * bytes, data + node * operation.node_stride, bytes);
     }
-    round->packed_bytes += nodes * bytes;
     data = message;
   }
   PostSend(round, data, nodes * bytes, peer);
 }
 
 size_t MpiCollectives::ScratchBytes(const Operation& operation, size_t bytes, int peer) {
-  return RoundUp(operation.Nodes(peer) * bytes, kLine);
+  return RoundUp(operation.Nodes(peer) * operation.WireBytes(bytes), kLine);
+}
+
+void MpiCollectives::PostEncoded(Round* round) {
+  const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
+  const size_t piece = PieceBytes(operation);
+  const size_t begin = round->index * piece;
+  const auto piece_of = [&](int rank) {
+    const size_t part = operation.PartBytes(rank);
+    return part > begin ? std::min(piece, part - begin) : 0;
+  };
+  const std::byte* const own = operation.in + begin;
+  std::byte* scratch = round->scratch.data();
+  round->packed_bytes = 0;
+  // Of this rank's data, what a peer gets, and how much comes back.
+  const auto exchange = [&](const std::byte* data, size_t sent, size_t received, int peer) {
+    PostReceive(round, scratch, operation.WireBytes(received), peer);
+    PostSend(round, data, operation.WireBytes(sent), peer);
+    scratch += ScratchBytes(operation, received, peer);
+  };
+  if (operation.kind == OperationKind::kReduceScatter) {
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      const std::byte* const part = operation.in + operation.offsets[static_cast<size_t>(peer)];
+      exchange(AsSent(round, operation, part + begin, piece_of(peer)), piece_of(peer),
+               piece_of(rank_), peer);
+    }
+  } else if (operation.kind == OperationKind::kAllGather) {
+    const std::byte* const sent = AsSent(round, operation, own, piece_of(rank_));
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer != rank_) exchange(sent, piece_of(rank_), piece_of(peer), peer);
+    }
+  } else {
+    const size_t bytes = std::min(piece, operation.bytes - begin);
+    const bool is_sliced = IsSliced(operation, bytes);
+    const std::byte* const sent = is_sliced ? nullptr : AsSent(round, operation, own, bytes);
+    const auto [own_begin, own_end] = Slice(rank_, bytes);
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      const auto [peer_begin, peer_end] = Slice(peer, bytes);
+      if (is_sliced) {
+        exchange(AsSent(round, operation, own + peer_begin, peer_end - peer_begin),
+                 peer_end - peer_begin, own_end - own_begin, peer);
+      } else {
+        exchange(sent, bytes, bytes, peer);
+      }
+    }
+  }
 }
 
 void MpiCollectives::PostFirstPhase(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
+  if (operation.wire != Wire::kFloat32) return PostEncoded(round);
   const size_t piece = PieceBytes(operation);
   const size_t begin = round->index * piece;
   // What a round carries of a part of `bytes` bytes.
@@ -201,11 +270,20 @@ void MpiCollectives::PostSecondPhase(Round* round) {
   const size_t begin = round->index * piece;
   const size_t bytes = std::min(piece, operation.bytes - begin);
   const auto [own_begin, own_end] = Slice(rank_, bytes);
+  round->packed_bytes = 0;
+  const std::byte* const total =
+      AsSent(round, operation, operation.out + begin + own_begin, own_end - own_begin);
+  std::byte* scratch = round->scratch.data();
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     const auto [peer_begin, peer_end] = Slice(peer, bytes);
-    PostReceive(round, operation.out + begin + peer_begin, peer_end - peer_begin, peer);
-    PostSend(round, operation.out + begin + own_begin, own_end - own_begin, peer);
+    std::byte* place = operation.out + begin + peer_begin;
+    if (operation.wire != Wire::kFloat32) {
+      place = scratch;
+      scratch += ScratchBytes(operation, peer_end - peer_begin, peer);
+    }
+    PostReceive(round, place, operation.WireBytes(peer_end - peer_begin), peer);
+    PostSend(round, total, operation.WireBytes(own_end - own_begin), peer);
   }
 }
 
@@ -230,26 +308,92 @@ void MpiCollectives::Sum(const Round& round, const std::byte* own, size_t bytes,
   }
 }
 
+void MpiCollectives::SumEncoded(const Round& round, const std::byte* own,
+                                const std::byte* own_encoded, size_t bytes, std::byte* out) {
+  const Operation& operation = table_->operations[static_cast<size_t>(round.slot)];
+  const size_t count = bytes / sizeof(float);
+  for (size_t begin = 0; begin < count; begin += kBlock) {
+    const size_t block = std::min(kBlock, count - begin);
+    const size_t skipped = operation.WireBytes(begin * sizeof(float));
+    const std::byte* encoded = round.scratch.data() + skipped;
+    for (int rank = 0; rank < size_; ++rank) {
+      float* const decoded = decoded_.data() + static_cast<size_t>(rank) * kBlock;
+      sources_[static_cast<size_t>(rank)] = decoded;
+      if (rank != rank_) {
+        DecodeInt8(encoded, block, decoded);
+        encoded += ScratchBytes(operation, bytes, rank);
+      } else if (own_encoded != nullptr) {
+        DecodeInt8(own_encoded + skipped, block, decoded);
+      } else {
+        sources_[static_cast<size_t>(rank)] = reinterpret_cast<const float*>(own) + begin;
+      }
+    }
+    SumInRankOrder(std::span(sources_).first(static_cast<size_t>(size_)), block,
+                   reinterpret_cast<float*>(out) + begin);
+  }
+}
+
+template <typename Bytes, typename Place>
+void MpiCollectives::PlaceEncoded(Round* round, const Bytes& bytes, const Place& place) {
+  const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
+  const std::byte* scratch = round->scratch.data();
+  for (int rank = 0; rank < size_; ++rank) {
+    const std::byte* const encoded = rank == rank_ ? round->packed.get() : scratch;
+    DecodeInt8(encoded, bytes(rank) / sizeof(float), reinterpret_cast<float*>(place(rank)));
+    if (rank != rank_) scratch += ScratchBytes(operation, bytes(rank), rank);
+  }
+}
+
 void MpiCollectives::EndPhase(Round* round) {
   Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
   round->request_count = 0;
   const size_t piece = PieceBytes(operation);
   const size_t begin = round->index * piece;
-  if (operation.kind == OperationKind::kAllReduce && round->phase == 0) {
+  const bool is_encoded = operation.wire != Wire::kFloat32;
+  const auto sum = [&](const std::byte* own, size_t bytes, std::byte* out) {
+    if (is_encoded) {
+      SumEncoded(*round, own, /*own_encoded=*/nullptr, bytes, out);
+    } else {
+      Sum(*round, own, bytes, out);
+    }
+  };
+  if (operation.kind == OperationKind::kAllReduce) {
     const size_t bytes = std::min(piece, operation.bytes - begin);
     std::byte* const data = operation.out + begin;
-    if (IsSliced(operation, bytes)) {
-      const auto [own_begin, own_end] = Slice(rank_, bytes);
-      Sum(*round, data + own_begin, own_end - own_begin, data + own_begin);
+    const auto slice = [&](int rank) { return Slice(rank, bytes); };
+    if (!IsSliced(operation, bytes)) {
+      // Everyone adds what everyone else has: this rank's part too as it was sent.
+      if (is_encoded) {
+        SumEncoded(*round, data, round->packed.get(), bytes, data);
+      } else {
+        Sum(*round, data, bytes, data);
+      }
+    } else if (round->phase == 0) {
+      const auto [own_begin, own_end] = slice(rank_);
+      sum(data + own_begin, own_end - own_begin, data + own_begin);
       round->phase = 1;
       PostSecondPhase(round);
       return;
+    } else if (is_encoded) {
+      PlaceEncoded(
+          round, [&](int rank) { return slice(rank).second - slice(rank).first; },
+          [&](int rank) { return data + slice(rank).first; });
     }
-    Sum(*round, data, bytes, data);
-  } else if (operation.kind == OperationKind::kReduceScatter &&
-             operation.PartBytes(rank_) > begin) {
-    Sum(*round, operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin,
-        std::min(piece, operation.PartBytes(rank_) - begin), operation.out + begin);
+  } else if (operation.kind == OperationKind::kReduceScatter) {
+    if (operation.PartBytes(rank_) > begin) {
+      sum(operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin,
+          std::min(piece, operation.PartBytes(rank_) - begin), operation.out + begin);
+    }
+  } else if (is_encoded) {
+    PlaceEncoded(
+        round,
+        [&](int rank) {
+          const size_t part = operation.PartBytes(rank);
+          return part > begin ? std::min(piece, part - begin) : 0;
+        },
+        [&](int rank) {
+          return operation.out + operation.offsets[static_cast<size_t>(rank)] + begin;
+        });
   }
   EndRound(round);
 }

@@ -1,6 +1,8 @@
 // Collectives over MPI messages, in rank order (MPI_Allreduce promises no order). Every collective
 // is cut into rounds, numbered the same on all ranks; a round is one exchange among all ranks, or
-// two for an all-reduce of much data. A few rounds are under way at a time. All of it moves only in
+// two for an all-reduce of much data. Where Operation::wire says so, what is sent is encoded, in
+// groups that begin anew with each rank's piece of a round, and all ranks go on with what those
+// who got it read. A few rounds are under way at a time. All of it moves only in
 // Progress(): MPI does nothing in the background.
 #pragma once
 
@@ -41,7 +43,7 @@ class MpiCollectives {
     int request_count = 0;
     std::vector<MPI_Request> requests;
     std::vector<std::byte> scratch;  // what others send, to be summed
-    // What goes out of several nodes, side by side; touched only by sums of nodes.
+    // What goes out of several nodes, side by side, or encoded; touched by nothing else.
     std::unique_ptr<std::byte[]> packed;
     size_t packed_bytes = 0;
   };
@@ -57,17 +59,30 @@ class MpiCollectives {
   // After all messages of a phase: sums, and starts the next phase or ends the round.
   void EndPhase(Round* round);
   void PostFirstPhase(Round* round);
+  void PostEncoded(Round* round);  // the first phase of encoded data
   void PostSecondPhase(Round* round);
   void EndRound(Round* round);
   void PostSend(Round* round, const std::byte* data, size_t bytes, int peer);
   void PostReceive(Round* round, std::byte* data, size_t bytes, int peer);
   // Of a sum: `bytes` bytes of each node of this rank, which begin at `data`, as one message.
   void PostSendNodes(Round* round, const std::byte* data, size_t bytes, int peer);
+  // The place of `bytes` bytes in what is put together for sending.
+  static std::byte* Pack(Round* round, size_t bytes);
+  // `bytes` bytes of floats as they travel: themselves, or encoded among what is put together.
+  static const std::byte* AsSent(Round* round, const Operation& operation, const std::byte* data,
+                                 size_t bytes);
   // The scratch memory that a peer's message of `bytes` bytes per node takes.
   static size_t ScratchBytes(const Operation& operation, size_t bytes, int peer);
   int Tag(const Round& round) const;
   // The sum over ranks of `bytes` bytes (per node); others' lie in the round's scratch.
   void Sum(const Round& round, const std::byte* own, size_t bytes, std::byte* out);
+  // The same of what lies there encoded; this rank's own part as `own_encoded` has it, if not null.
+  void SumEncoded(const Round& round, const std::byte* own, const std::byte* own_encoded,
+                  size_t bytes, std::byte* out);
+  // What came encoded into the round's scratch, and this rank's own part, to their places: peer's
+  // part of `bytes(peer)` bytes to `place(peer)`.
+  template <typename Bytes, typename Place>
+  void PlaceEncoded(Round* round, const Bytes& bytes, const Place& place);
 
   const MPI_Comm communicator_;
   OperationTable* const table_;
@@ -84,6 +99,7 @@ class MpiCollectives {
   size_t starting_index_ = 0;                        // and the next of them
   std::array<size_t, kMaxRequests> rounds_left_{};   // by slot: to be finished
   std::array<size_t, kMaxRequests> round_counts_{};  // by slot
+  std::vector<float> decoded_;                       // a block of each rank
   std::vector<const float*> sources_;                // room for as many nodes as ranks can have
 };
 

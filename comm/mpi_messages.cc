@@ -29,23 +29,44 @@ void MpiMessages::Check(int code, std::string_view what) {
   if (!status.ok()) table_->Fail(status);
 }
 
+void MpiMessages::Encode(const Operation& operation, std::byte* out) {
+  if (operation.wire == Wire::kFloat32) {
+    std::memcpy(out, operation.in, operation.bytes);
+  } else {
+    EncodeInt8(reinterpret_cast<const float*>(operation.in), operation.bytes / sizeof(float), out);
+  }
+}
+
+void MpiMessages::Decode(const Operation& operation, const std::byte* in) {
+  if (operation.wire == Wire::kFloat32) {
+    std::memcpy(operation.out, in, operation.bytes);
+  } else {
+    DecodeInt8(in, operation.bytes / sizeof(float), reinterpret_cast<float*>(operation.out));
+  }
+}
+
 void MpiMessages::Begin(int slot) {
   const Operation& operation = table_->operations[static_cast<size_t>(slot)];
   Message& message = messages_[static_cast<size_t>(slot)];
   message.stage = Message::Stage::kEnvelope;
   message.moved_bytes = 0;
+  const size_t wire_bytes = operation.WireBytes(operation.bytes);
+  if (operation.wire != Wire::kFloat32 && !IsEager(operation)) {
+    message.encoded.resize(std::max(message.encoded.size(), wire_bytes));
+    if (operation.kind == OperationKind::kSend) Encode(operation, message.encoded.data());
+  }
   if (operation.kind == OperationKind::kReceive) {
     Check(MPI_Irecv(message.envelope.data(), static_cast<int>(message.envelope.size()), MPI_BYTE,
                     operation.peer, operation.tag, envelopes_, &message.requests[0]),
           "MPI_Irecv of an envelope");
     return;
   }
-  const Envelope envelope{operation.bytes, static_cast<uint64_t>(slot)};
+  const Envelope envelope{wire_bytes, static_cast<uint64_t>(slot)};
   std::memcpy(message.envelope.data(), &envelope, sizeof envelope);
   size_t bytes = sizeof envelope;
   if (IsEager(operation) && operation.bytes > 0) {
-    std::memcpy(message.envelope.data() + bytes, operation.in, operation.bytes);
-    bytes += operation.bytes;
+    Encode(operation, message.envelope.data() + bytes);
+    bytes += wire_bytes;
   }
   Check(MPI_Irecv(&message.answer, sizeof message.answer, MPI_BYTE, operation.peer,
                   kAnswerTag + slot, control_, &message.requests[1]),
@@ -58,28 +79,29 @@ void MpiMessages::Begin(int slot) {
 void MpiMessages::EndEnvelope(int slot) {
   Operation& operation = table_->operations[static_cast<size_t>(slot)];
   Message& message = messages_[static_cast<size_t>(slot)];
+  const size_t wire_bytes = operation.WireBytes(operation.bytes);
   uint64_t peer_bytes = message.answer;
   if (operation.kind == OperationKind::kReceive) {
     Envelope envelope{};
     std::memcpy(&envelope, message.envelope.data(), sizeof envelope);
     peer_bytes = envelope.bytes;
     message.sender_slot = static_cast<int>(envelope.sender_slot);
-    message.answer = operation.bytes;
+    message.answer = wire_bytes;
     Check(MPI_Isend(&message.answer, sizeof message.answer, MPI_BYTE, operation.peer,
                     kAnswerTag + message.sender_slot, control_, &message.requests[1]),
           "MPI_Isend of an answer");
-    if (peer_bytes == operation.bytes && IsEager(operation) && operation.bytes > 0) {
-      std::memcpy(operation.out, message.envelope.data() + sizeof envelope, operation.bytes);
+    if (peer_bytes == wire_bytes && IsEager(operation) && operation.bytes > 0) {
+      Decode(operation, message.envelope.data() + sizeof envelope);
     }
   } else {
     message.sender_slot = slot;
   }
   message.stage = Message::Stage::kData;
-  if (peer_bytes != operation.bytes) {
+  if (peer_bytes != wire_bytes) {
     operation.status = SizeMismatch(operation, peer_bytes);
-    message.moved_bytes = operation.bytes;
+    message.moved_bytes = wire_bytes;
   } else if (IsEager(operation)) {
-    message.moved_bytes = operation.bytes;
+    message.moved_bytes = wire_bytes;
   } else {
     NextPiece(slot);
   }
@@ -88,20 +110,28 @@ void MpiMessages::EndEnvelope(int slot) {
 void MpiMessages::NextPiece(int slot) {
   Operation& operation = table_->operations[static_cast<size_t>(slot)];
   Message& message = messages_[static_cast<size_t>(slot)];
-  if (message.moved_bytes == operation.bytes) {
+  const size_t wire_bytes = operation.WireBytes(operation.bytes);
+  const bool is_encoded = operation.wire != Wire::kFloat32;
+  if (message.moved_bytes == wire_bytes) {
+    if (is_encoded && operation.kind == OperationKind::kReceive && !IsEager(operation) &&
+        operation.status.ok()) {
+      Decode(operation, message.encoded.data());
+    }
     message.stage = Message::Stage::kIdle;
     operation.Finish();
     return;
   }
-  const size_t bytes = std::min(kMpiPieceBytes, operation.bytes - message.moved_bytes);
+  const size_t bytes = std::min(kMpiPieceBytes, wire_bytes - message.moved_bytes);
   const int tag = kDataTag + message.sender_slot;
   if (operation.kind == OperationKind::kSend) {
-    Check(MPI_Isend(operation.in + message.moved_bytes, static_cast<int>(bytes), MPI_BYTE,
-                    operation.peer, tag, control_, &message.requests[0]),
+    const std::byte* data = is_encoded ? message.encoded.data() : operation.in;
+    Check(MPI_Isend(data + message.moved_bytes, static_cast<int>(bytes), MPI_BYTE, operation.peer,
+                    tag, control_, &message.requests[0]),
           "MPI_Isend of a message's data");
   } else {
-    Check(MPI_Irecv(operation.out + message.moved_bytes, static_cast<int>(bytes), MPI_BYTE,
-                    operation.peer, tag, control_, &message.requests[0]),
+    std::byte* data = is_encoded ? message.encoded.data() : operation.out;
+    Check(MPI_Irecv(data + message.moved_bytes, static_cast<int>(bytes), MPI_BYTE, operation.peer,
+                    tag, control_, &message.requests[0]),
           "MPI_Irecv of a message's data");
   }
   message.moved_bytes += bytes;

@@ -1,6 +1,6 @@
 // Messages over MPI. An envelope with the size goes first, with the data in it where it is little;
 // the receiver answers with the size that it expects, so that both sides know of a mismatch; more
-// data follows after a matching answer.
+// data follows after a matching answer. All sizes are those on the wire (Operation::wire).
 #pragma once
 
 #include <array>
@@ -44,14 +44,20 @@ class MpiMessages {
     // [0]: the envelope, then pieces of data. [1]: the answer.
     std::array<MPI_Request, 2> requests{MPI_REQUEST_NULL, MPI_REQUEST_NULL};
     std::vector<std::byte> envelope;  // an Envelope and the data in it
+    std::vector<std::byte> encoded;   // data that doesn't travel as it is
   };
 
   static constexpr int kAnswerTag = kMpiCollectiveTags;
   static constexpr int kDataTag = kAnswerTag + kMaxRequests;
 
-  bool IsEager(const Operation& operation) const { return operation.bytes <= eager_bytes_; }
+  bool IsEager(const Operation& operation) const {
+    return operation.WireBytes(operation.bytes) <= eager_bytes_;
+  }
   // After the envelope and, for a sender, the answer.
   void EndEnvelope(int slot);
+  // A sender's data as it travels: of an eager message to the envelope.
+  void Encode(const Operation& operation, std::byte* out);
+  void Decode(const Operation& operation, const std::byte* in);
   // Posts the next piece of data, or ends the operation.
   void NextPiece(int slot);
   void Check(int code, std::string_view what);

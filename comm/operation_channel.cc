@@ -38,8 +38,8 @@ Status SizeMismatch(const Operation& operation, size_t peer_bytes) {
   const bool sending = operation.kind == OperationKind::kSend;
   return InvalidArgument(
       "{} of {} bytes {} rank {}, tag {}: the {} has {} bytes; both sides must name the same size",
-      OperationName(operation.kind), operation.bytes, sending ? "to" : "from", operation.peer,
-      operation.tag, sending ? "receiver" : "sender", peer_bytes);
+      OperationName(operation.kind), operation.WireBytes(operation.bytes), sending ? "to" : "from",
+      operation.peer, operation.tag, sending ? "receiver" : "sender", peer_bytes);
 }
 
 size_t Operation::NodePiece(size_t bytes) const {
@@ -87,7 +87,7 @@ StatusOr<size_t> OperationChannel::TotalBytes(OperationKind kind,
   return total;
 }
 
-StatusOr<int> OperationChannel::TakeSlot(OperationKind kind) {
+StatusOr<int> OperationChannel::TakeSlot(OperationKind kind, Wire wire) {
   LLMIR_RETURN_IF_ERROR(table_.failure);
   for (int slot = 0; slot < kMaxRequests; ++slot) {
     Operation& operation = table_.operations[static_cast<size_t>(slot)];
@@ -96,6 +96,7 @@ StatusOr<int> OperationChannel::TakeSlot(OperationKind kind) {
     operation.state = Operation::State::kOpen;
     operation.peer = 0;
     operation.tag = 0;
+    operation.wire = wire;
     operation.tree = nullptr;
     return slot;
   }
@@ -123,22 +124,22 @@ Status OperationChannel::CheckTree(OperationKind kind, const SumTree& tree, size
   return CheckBytes(kind, all);
 }
 
-StatusOr<Request> OperationChannel::StartAllReduce(float* data, size_t count) {
-  return StartSum(data, count, 0, nullptr);
+StatusOr<Request> OperationChannel::StartAllReduce(float* data, size_t count, Wire wire) {
+  return StartSum(data, count, 0, nullptr, wire);
 }
 
 StatusOr<Request> OperationChannel::StartTreeAllReduce(float* data, size_t count,
                                                        size_t node_stride, const SumTree& tree) {
-  return StartSum(data, count, node_stride, &tree);
+  return StartSum(data, count, node_stride, &tree, Wire::kFloat32);
 }
 
 StatusOr<Request> OperationChannel::StartSum(float* data, size_t count, size_t node_stride,
-                                             const SumTree* tree) {
+                                             const SumTree* tree, Wire wire) {
   const size_t bytes =
       count > SIZE_MAX / sizeof(float) ? SIZE_MAX : count * sizeof(float);  // refused below
   LLMIR_RETURN_IF_ERROR(CheckBytes(OperationKind::kAllReduce, bytes));
   if (tree != nullptr) LLMIR_RETURN_IF_ERROR(CheckTree(OperationKind::kAllReduce, *tree, bytes));
-  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(OperationKind::kAllReduce));
+  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(OperationKind::kAllReduce, wire));
   Operation& operation = table_.operations[static_cast<size_t>(slot)];
   operation.out = reinterpret_cast<std::byte*>(data);
   operation.in = operation.out;
@@ -150,7 +151,7 @@ StatusOr<Request> OperationChannel::StartSum(float* data, size_t count, size_t n
 
 StatusOr<Request> OperationChannel::StartWithCounts(OperationKind kind, const float* in,
                                                     std::span<const size_t> counts, float* out,
-                                                    int root, size_t node_stride,
+                                                    int root, Wire wire, size_t node_stride,
                                                     const SumTree* tree) {
   LLMIR_RETURN_IF_ERROR(CheckPeer(kind, root));
   LLMIR_ASSIGN_OR_RETURN(const size_t bytes, TotalBytes(kind, counts));
@@ -161,7 +162,7 @@ StatusOr<Request> OperationChannel::StartWithCounts(OperationKind kind, const fl
     return InvalidArgument("{}: no place for the {} bytes that this rank gets", OperationName(kind),
                            bytes);
   }
-  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(kind));
+  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(kind, wire));
   Operation& operation = table_.operations[static_cast<size_t>(slot)];
   operation.peer = root;
   operation.in = reinterpret_cast<const std::byte*>(in);
@@ -183,25 +184,27 @@ StatusOr<Request> OperationChannel::StartWithCounts(OperationKind kind, const fl
 }
 
 StatusOr<Request> OperationChannel::StartAllGather(const float* in, std::span<const size_t> counts,
-                                                   float* out) {
-  return StartWithCounts(OperationKind::kAllGather, in, counts, out, 0);
+                                                   float* out, Wire wire) {
+  return StartWithCounts(OperationKind::kAllGather, in, counts, out, 0, wire);
 }
 
 StatusOr<Request> OperationChannel::StartGather(const float* in, std::span<const size_t> counts,
                                                 float* out, int root) {
-  return StartWithCounts(OperationKind::kGather, in, counts, out, root);
+  return StartWithCounts(OperationKind::kGather, in, counts, out, root, Wire::kFloat32);
 }
 
 StatusOr<Request> OperationChannel::StartReduceScatter(const float* data,
-                                                       std::span<const size_t> counts, float* out) {
-  return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0);
+                                                       std::span<const size_t> counts, float* out,
+                                                       Wire wire) {
+  return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0, wire);
 }
 
 StatusOr<Request> OperationChannel::StartTreeReduceScatter(const float* data,
                                                            std::span<const size_t> counts,
                                                            size_t node_stride, const SumTree& tree,
                                                            float* out) {
-  return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0, node_stride, &tree);
+  return StartWithCounts(OperationKind::kReduceScatter, data, counts, out, 0, Wire::kFloat32,
+                         node_stride, &tree);
 }
 
 StatusOr<Request> OperationChannel::StartBroadcast(void* data, size_t bytes, int root) {
@@ -217,13 +220,17 @@ StatusOr<Request> OperationChannel::StartBroadcast(void* data, size_t bytes, int
 }
 
 StatusOr<Request> OperationChannel::StartMessage(OperationKind kind, const void* in, void* out,
-                                                 size_t bytes, int peer, int tag) {
+                                                 size_t bytes, int peer, int tag, Wire wire) {
   LLMIR_RETURN_IF_ERROR(CheckPeer(kind, peer));
   LLMIR_RETURN_IF_ERROR(CheckBytes(kind, bytes));
   if (tag < 0 || tag > kMaxTag) {
     return InvalidArgument("{}: tag {} is not in 0..{}", OperationName(kind), tag, kMaxTag);
   }
-  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(kind));
+  if (wire != Wire::kFloat32 && bytes % sizeof(float) != 0) {
+    return InvalidArgument("{} of {} bytes: floats alone travel in int8; expected a multiple of {}",
+                           OperationName(kind), bytes, sizeof(float));
+  }
+  LLMIR_ASSIGN_OR_RETURN(const int slot, TakeSlot(kind, wire));
   Operation& operation = table_.operations[static_cast<size_t>(slot)];
   operation.peer = peer;
   operation.tag = tag;
@@ -233,12 +240,14 @@ StatusOr<Request> OperationChannel::StartMessage(OperationKind kind, const void*
   return Launch(slot);
 }
 
-StatusOr<Request> OperationChannel::StartSend(const void* data, size_t bytes, int peer, int tag) {
-  return StartMessage(OperationKind::kSend, data, nullptr, bytes, peer, tag);
+StatusOr<Request> OperationChannel::StartSend(const void* data, size_t bytes, int peer, int tag,
+                                              Wire wire) {
+  return StartMessage(OperationKind::kSend, data, nullptr, bytes, peer, tag, wire);
 }
 
-StatusOr<Request> OperationChannel::StartRecv(void* data, size_t bytes, int peer, int tag) {
-  return StartMessage(OperationKind::kReceive, nullptr, data, bytes, peer, tag);
+StatusOr<Request> OperationChannel::StartRecv(void* data, size_t bytes, int peer, int tag,
+                                              Wire wire) {
+  return StartMessage(OperationKind::kReceive, nullptr, data, bytes, peer, tag, wire);
 }
 
 Status OperationChannel::CheckRequest(Request request) const {

@@ -35,6 +35,7 @@ struct Operation {
   State state = State::kFree;
   int peer = 0;  // the root of a gather or broadcast, the other side of a message, else 0
   int tag = 0;
+  Wire wire = Wire::kFloat32;  // other than that: of the kinds that take one
   const std::byte* in = nullptr;
   std::byte* out = nullptr;
   size_t bytes = 0;  // of all data: of the message, or of all ranks' parts together
@@ -49,6 +50,8 @@ struct Operation {
     const size_t part = static_cast<size_t>(rank);
     return offsets[part + 1] - offsets[part];
   }
+  // What `part` bytes of the data are between hosts.
+  size_t WireBytes(size_t part) const { return comm::WireBytes(wire, part); }
   size_t Nodes(int rank) const { return tree ? tree->nodes[static_cast<size_t>(rank)] : 1; }
   // What a round that has room for `bytes` of a rank carries of each of its nodes: whole lines
   // where they fit.
@@ -79,21 +82,21 @@ class OperationChannel : public Channel {
   int size() const final { return size_; }
   std::string_view backend() const final { return backend_; }
 
-  StatusOr<Request> StartAllReduce(float* data, size_t count) final;
-  StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts,
-                                   float* out) final;
+  StatusOr<Request> StartAllReduce(float* data, size_t count, Wire wire) final;
+  StatusOr<Request> StartAllGather(const float* in, std::span<const size_t> counts, float* out,
+                                   Wire wire) final;
   StatusOr<Request> StartGather(const float* in, std::span<const size_t> counts, float* out,
                                 int root) final;
   StatusOr<Request> StartReduceScatter(const float* data, std::span<const size_t> counts,
-                                       float* out) final;
+                                       float* out, Wire wire) final;
   StatusOr<Request> StartTreeAllReduce(float* data, size_t count, size_t node_stride,
                                        const SumTree& tree) final;
   StatusOr<Request> StartTreeReduceScatter(const float* data, std::span<const size_t> counts,
                                            size_t node_stride, const SumTree& tree,
                                            float* out) final;
   StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) final;
-  StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag) final;
-  StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag) final;
+  StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag, Wire wire) final;
+  StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag, Wire wire) final;
   StatusOr<bool> Test(Request request) final;
   Status Wait(Request request) final;
 
@@ -112,14 +115,15 @@ class OperationChannel : public Channel {
   Status CheckBytes(OperationKind kind, size_t bytes) const;
   Status CheckPeer(OperationKind kind, int peer) const;
   StatusOr<size_t> TotalBytes(OperationKind kind, std::span<const size_t> counts) const;
-  StatusOr<int> TakeSlot(OperationKind kind);
+  StatusOr<int> TakeSlot(OperationKind kind, Wire wire = Wire::kFloat32);
   Status CheckTree(OperationKind kind, const SumTree& tree, size_t bytes) const;
-  StatusOr<Request> StartSum(float* data, size_t count, size_t node_stride, const SumTree* tree);
+  StatusOr<Request> StartSum(float* data, size_t count, size_t node_stride, const SumTree* tree,
+                             Wire wire);
   StatusOr<Request> StartWithCounts(OperationKind kind, const float* in,
-                                    std::span<const size_t> counts, float* out, int root,
+                                    std::span<const size_t> counts, float* out, int root, Wire wire,
                                     size_t node_stride = 0, const SumTree* tree = nullptr);
   StatusOr<Request> StartMessage(OperationKind kind, const void* in, void* out, size_t bytes,
-                                 int peer, int tag);
+                                 int peer, int tag, Wire wire);
   Request Launch(int slot);
 
   Status CheckRequest(Request request) const;

@@ -11,14 +11,15 @@ class SilentChannel final : public Channel {
   int size() const override { return size_; }
   std::string_view backend() const override { return "silent"; }
 
-  StatusOr<Request> StartAllReduce(float*, size_t) override { return Request{0}; }
-  StatusOr<Request> StartAllGather(const float*, std::span<const size_t>, float*) override {
+  StatusOr<Request> StartAllReduce(float*, size_t, Wire) override { return Request{0}; }
+  StatusOr<Request> StartAllGather(const float*, std::span<const size_t>, float*, Wire) override {
     return Request{0};
   }
   StatusOr<Request> StartGather(const float*, std::span<const size_t>, float*, int) override {
     return Request{0};
   }
-  StatusOr<Request> StartReduceScatter(const float*, std::span<const size_t>, float*) override {
+  StatusOr<Request> StartReduceScatter(const float*, std::span<const size_t>, float*,
+                                       Wire) override {
     return Request{0};
   }
   StatusOr<Request> StartTreeAllReduce(float*, size_t, size_t, const SumTree&) override {
@@ -29,8 +30,8 @@ class SilentChannel final : public Channel {
     return Request{0};
   }
   StatusOr<Request> StartBroadcast(void*, size_t, int) override { return Request{0}; }
-  StatusOr<Request> StartSend(const void*, size_t, int, int) override { return Request{0}; }
-  StatusOr<Request> StartRecv(void*, size_t, int, int) override { return Request{0}; }
+  StatusOr<Request> StartSend(const void*, size_t, int, int, Wire) override { return Request{0}; }
+  StatusOr<Request> StartRecv(void*, size_t, int, int, Wire) override { return Request{0}; }
 
   bool Progress() override { return false; }
   StatusOr<bool> Test(Request) override { return true; }

@@ -59,9 +59,10 @@ struct BoundStep {
   float softcap = 0;               // of the scores, or of softcap's rows
   std::vector<int64_t> node_ends;  // of a linear that makes nodes of a tree: their last columns
   const comm::SumTree* tree = nullptr;  // of a sum over nodes
-  MemoryMap gather_space;               // the ranks' columns, before they are put in rows
-  double flops_per_token = 0;           // planned, of this rank
-  int start = -1;                       // of a wait: what it waits for, in Program::State::steps
+  comm::Wire wire = comm::Wire::kFloat32;
+  MemoryMap gather_space;      // the ranks' columns, before they are put in rows
+  double flops_per_token = 0;  // planned, of this rank
+  int start = -1;              // of a wait: what it waits for, in Program::State::steps
   ActivationCollector::Input* collected = nullptr;  // what the input is recorded as
   std::string name;
   int32_t layer = -1;
@@ -459,7 +460,7 @@ Started StartAllReduce(const BoundStep& step, RunContext& run) {
   const BoundBuffer& x = step.in[0];
   float* data = x.floats(run.FirstRow(x));
   const size_t count = run.Rows(x) * x.columns;
-  if (step.tree == nullptr) return step.channel->StartAllReduce(data, count);
+  if (step.tree == nullptr) return step.channel->StartAllReduce(data, count, step.wire);
   return step.channel->StartTreeAllReduce(data, count, x.node_stride, *step.tree);
 }
 
@@ -479,7 +480,7 @@ Started StartReduceScatter(const BoundStep& step, RunContext& run) {
   const std::span<const size_t> counts = ShareCounts(share, run);
   float* out = share.floats(run.FirstRow(share));
   if (step.tree == nullptr) {
-    return step.channel->StartReduceScatter(step.in[0].floats(), counts, out);
+    return step.channel->StartReduceScatter(step.in[0].floats(), counts, out, step.wire);
   }
   return step.channel->StartTreeReduceScatter(step.in[0].floats(), counts, step.in[0].node_stride,
                                               *step.tree, out);
@@ -489,7 +490,7 @@ Started StartAllGather(const BoundStep& step, RunContext& run) {
   const BoundBuffer& share = step.in[0];
   return step.channel->StartAllGather(reinterpret_cast<const float*>(share.at(run.FirstRow(share))),
                                       ShareCounts(share, run),
-                                      reinterpret_cast<float*>(step.out[0].data));
+                                      reinterpret_cast<float*>(step.out[0].data), step.wire);
 }
 
 Started StartBroadcast(const BoundStep& step, RunContext& run) {
@@ -575,10 +576,20 @@ void RunGather(const BoundStep& step, RunContext& run, int thread) {
   if (run.status.ok()) PlaceColumns(step, run);
 }
 
+Started StartSend(const BoundStep& step, RunContext& run, int peer) {
+  const BoundBuffer& x = step.in[0];
+  return step.channel->StartSend(x.data, run.Rows(x) * x.row_bytes, peer, step.tag, step.wire);
+}
+
+Started StartRecv(const BoundStep& step, RunContext& run) {
+  const BoundBuffer& x = step.out[0];
+  return step.channel->StartRecv(x.data, run.Rows(x) * x.row_bytes, step.peers.front(), step.tag,
+                                 step.wire);
+}
+
 void RunSendStart(const BoundStep& step, RunContext& run, int) {
   for (const int peer : step.peers) {
-    const Started request = step.channel->StartSend(
-        step.in[0].data, run.Rows(step.in[0]) * step.in[0].row_bytes, peer, step.tag);
+    const Started request = StartSend(step, run, peer);
     if (!request.ok()) return run.Fail(step, request.status());
     run.state.events[step.event].push_back(*request);
   }
@@ -586,25 +597,17 @@ void RunSendStart(const BoundStep& step, RunContext& run, int) {
 
 void RunSend(const BoundStep& step, RunContext& run, int) {
   for (const int peer : step.peers) {
-    const Status status = step.channel->Send(
-        step.in[0].data, run.Rows(step.in[0]) * step.in[0].row_bytes, peer, step.tag);
+    const Started request = StartSend(step, run, peer);
+    if (!request.ok()) return run.Fail(step, request.status());
+    const Status status = step.channel->Wait(*request);
     if (!status.ok()) return run.Fail(step, status);
   }
 }
 
 void RunRecvStart(const BoundStep& step, RunContext& run, int) {
-  const Started request =
-      step.channel->StartRecv(step.out[0].data, run.Rows(step.out[0]) * step.out[0].row_bytes,
-                              step.peers.front(), step.tag);
+  const Started request = StartRecv(step, run);
   if (!request.ok()) return run.Fail(step, request.status());
   run.state.events[step.event].push_back(*request);
-}
-
-void RunRecv(const BoundStep& step, RunContext& run, int) {
-  const Status status =
-      step.channel->Recv(step.out[0].data, run.Rows(step.out[0]) * step.out[0].row_bytes,
-                         step.peers.front(), step.tag);
-  if (!status.ok()) run.Fail(step, status);
 }
 
 struct StepRule {
@@ -662,7 +665,7 @@ StepRule RuleOf(const plan::Step& step, plan::DType output) {
     case plan::StepKind::send_start:
       return {RunSendStart, true};
     case plan::StepKind::recv:
-      return {RunRecv, true};
+      return {RunWhole<StartRecv>, true};
     case plan::StepKind::recv_start:
       return {RunRecvStart, true};
     case plan::StepKind::layer_norm:
@@ -709,6 +712,12 @@ kernels::AttentionForm AttentionFormOf(plan::AttentionForm form) {
       return kernels::AttentionForm::kStandard;
   }
   return kernels::AttentionForm::kFlash;
+}
+
+comm::Wire WireOf(plan::Wire wire) {
+  // What a plan promises, holds.
+  static_assert(comm::kInt8WireError <= plan::kInt8WireError);
+  return wire == plan::Wire::int8 ? comm::Wire::kInt8 : comm::Wire::kFloat32;
 }
 
 bool IsCommunication(plan::StepKind kind) {
@@ -957,6 +966,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
       }
       bound.tree = &tree;
     }
+    bound.wire = WireOf(step.wire());
     if (step.group() >= 0) bound.channel = resources->groups[step.group()];
     if (step.kind() == plan::StepKind::wait) {
       bound.event = step.waits()->Get(0);
@@ -1138,6 +1148,8 @@ std::vector<Program::StepReport> Program::report() const {
       if (step.tree != nullptr) {
         bytes *= step.tree->nodes[static_cast<size_t>(step.channel->rank())];
       }
+      // As between hosts; shared memory takes rows as they are.
+      if (step.channel->backend() != "shared-memory") bytes = comm::WireBytes(step.wire, bytes);
     }
     result.push_back({step.name, plan::EnumNameStepKind(step.kind), step.layer,
                       IsCommunication(step.kind), step.flops_per_token, &state_->times[i], bytes});

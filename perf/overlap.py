@@ -7,6 +7,8 @@ Two hosts of one rank with one thread each, network namespaces of this machine w
 (tests/cluster/hosts.sh, needs root). Three runs in turn: a plan that exchanges and then goes on (plain), one that works
 meanwhile (overlap), and the plain plan without any exchange (none). The hidden share is
 1 - (overlap - none) / (plain - none), of the medians of a prefill step's time on the slower rank.
+The plain plan runs with int8 between the hosts too: bytes are those that the first host's link sent in a
+run, less those of the run without any exchange.
 """
 
 import argparse
@@ -29,33 +31,35 @@ def make_plan(build, model, weights, tokens, options, output):
 
 
 def prefill_step(build, plan, rate, prompts, folder, *options):
-    """Seconds of a prefill step on the slower rank, and the bytes that it sends there."""
-    report = folder / "report.json"
+    """Seconds of a prefill step on the slower rank, and the bytes that the first host sends in the run."""
+    report, sent = folder / "report.json", folder / "sent"
     # One token: no decode step.
-    execute([HOSTS, "--rate", rate, "1,1", "--", build / "bin" / "llmir-exec", plan, "--random-weights", "--prompts", prompts,
+    execute([HOSTS, "--rate", rate, "--sent", sent, "1,1", "--", build / "bin" / "llmir-exec", plan, "--random-weights", "--prompts", prompts,
              "--max-tokens", 1, "--ignore-eos", "--forget-prefixes", "--threads", 1, "--quiet", "--report", report, *options])  # fmt: skip
     programs = [next(p for p in rank["programs"] if p["program"] == "mixed") for rank in json.loads(report.read_text())["ranks"]]
     slower = max(programs, key=lambda program: program["total_us"] / program["runs"])
-    sent = sum(step.get("message_bytes", 0) for step in slower["steps"])
-    return slower["total_us"] / slower["runs"] / 1e6, sent / slower["runs"]
+    return slower["total_us"] / slower["runs"] / 1e6, int(sent.read_text().split()[0])
 
 
 def measure(arguments, rate, plans, prompts, folder):
-    seconds = {"plain": [], "overlap": [], "none": []}
-    sent = {}
+    seconds = {"plain": [], "overlap": [], "int8": [], "none": []}
+    sent = {name: [] for name in seconds}
     for _ in range(arguments.runs):
         for name, values in seconds.items():
             plan, options = (plans["plain"], ["--without-exchange"]) if name == "none" else (plans[name], [])
-            time, sent[name] = prefill_step(arguments.build, plan, rate, prompts, folder, *options)
+            time, bytes_sent = prefill_step(arguments.build, plan, rate, prompts, folder, *options)
             values.append(time)
+            sent[name].append(bytes_sent)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     exchange = medians["plain"] - medians["none"]
+    link_bytes = {name: statistics.median(values) for name, values in sent.items()}
     return {
         "rate": rate,
         "hidden_share": 1 - (medians["overlap"] - medians["none"]) / exchange,
         "median_seconds": medians,
         "seconds": seconds,
-        "message_bytes": {name: sent[name] for name in ("plain", "overlap")},
+        "link_bytes": link_bytes,
+        "int8_cuts_bytes": (link_bytes["plain"] - link_bytes["none"]) / (link_bytes["int8"] - link_bytes["none"]),
     }
 
 
@@ -73,9 +77,11 @@ def main():
     model = REPOSITORY / "configs" / "models" / f"{arguments.model}.yaml"
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        plans = {"plain": folder / "plain.fb", "overlap": folder / "overlap.fb"}
+        plans = {name: folder / f"{name}.fb" for name in ("plain", "overlap", "int8")}
         make = lambda options, plan: make_plan(arguments.build, model, arguments.weights, arguments.tokens, options, plan)  # noqa: E731
-        make(["--overlap", "none", "--disable", "llm-split-collectives"], plans["plain"])
+        plain = ["--overlap", "none", "--disable", "llm-split-collectives"]
+        make(plain, plans["plain"])
+        make([*plain, "--wire", "int8"], plans["int8"])
         make(["--overlap", arguments.overlap], plans["overlap"])
         prompts = folder / "prompts.jsonl"
         shown = json.loads(execute([arguments.build / "bin" / "llmir-inspect", "show", plans["plain"], "--json"]))

@@ -24,6 +24,7 @@ uint64_t UsedFeatures(const Plan& plan) {
           use(IsSplitCollective(step->kind()), Feature::split_collectives);
           use(IsOtherLayer(step->kind()), Feature::other_layers);
           use(step->tree() != Unit::whole, Feature::reproducible);
+          use(step->wire() != Wire::f32, Feature::int8_wire);
           const AttentionChoice* choice = step->attention();
           use(choice != nullptr &&
                   (choice->form() != AttentionForm::flash || choice->softcap() != 0),

@@ -165,7 +165,12 @@ class TextPrinter {
       Line("  reproducible with the {} kernels: results don't depend on batch, chunks, tp or pp",
            Text(plan_.isa()));
     }
-    Line("  numerics {:016x}: plans with this number give the same answers", plan_.numerics());
+    if (plan_.wire_error() > 0) {
+      Line("  int8 between hosts: a value errs by at most {} of the largest of its 32, each time",
+           plan_.wire_error());
+    }
+    Line("  numerics {:016x}: plans with this number give the same answers{}", plan_.numerics(),
+         plan_.wire_error() > 0 ? " on the same hosts" : "");
   }
 
   void PrintCheckpoint() {
@@ -355,6 +360,7 @@ class TextPrinter {
       if (choice->softcap() > 0) kind += fmt::format("+softcap {}", choice->softcap());
     }
     if (step.tree() != Unit::whole) kind += fmt::format("+tree {}", EnumNameUnit(step.tree()));
+    if (step.wire() != Wire::f32) kind += fmt::format("+{} wire", EnumNameWire(step.wire()));
     if (step.epilogue() != Epilogue::none) {
       kind += fmt::format("+{}", EnumNameEpilogue(step.epilogue()));
     }

@@ -637,6 +637,15 @@ Status VerifyReproducible(const Plan& plan) {
   return Status();
 }
 
+// What a plan promises of values that it lets lose bits.
+Status VerifyWireError(const Plan& plan) {
+  const bool encodes = (UsedFeatures(plan) & static_cast<uint64_t>(Feature::int8_wire)) != 0;
+  const double least = encodes ? kInt8WireError : 0;
+  if (plan.wire_error() >= least && (encodes || plan.wire_error() == 0)) return Status();
+  return InvalidArgument("wire_error: {}, but {}; expected {}", plan.wire_error(),
+                         encodes ? "messages travel in int8" : "no message loses bits", least);
+}
+
 // A runtime that lacks a feature must be able to refuse the plan before it looks inside.
 Status VerifyFeatures(const Plan& plan) {
   const uint64_t used = UsedFeatures(plan);
@@ -674,6 +683,7 @@ Status VerifyPlan(const Plan& plan) {
         VerifyPrograms(plan, *plan.replicas()->Get(i), fmt::format("replicas[{}]", i)));
   }
   LLMIR_RETURN_IF_ERROR(VerifyReproducible(plan));
+  LLMIR_RETURN_IF_ERROR(VerifyWireError(plan));
   return VerifyFeatures(plan);
 }
 

@@ -363,6 +363,9 @@ class ProgramVerifier {
       return InvalidArgument("{}.tree: {}, which only all_reduce and reduce_scatter have", where,
                              EnumNameUnit(step.tree()));
     }
+    LLMIR_RETURN_IF_ERROR(
+        CheckEnum(where + ".wire", EnumNameWire(step.wire()), static_cast<unsigned>(step.wire())));
+    if (step.wire() != Wire::f32) LLMIR_RETURN_IF_ERROR(VerifyWire(step, where));
     if (step.epilogue() != Epilogue::none && step.kind() != StepKind::linear) {
       return InvalidArgument("{}.epilogue: {}, which only linear has", where,
                              EnumNameEpilogue(step.epilogue()));
@@ -383,6 +386,28 @@ class ProgramVerifier {
       return InvalidArgument("{}: only the last stage has the model's output", where);
     }
     return Status();
+  }
+
+  // Values that lose bits between hosts, where the plan says so.
+  Status VerifyWire(const Step& step, const std::string& where) const {
+    const std::string_view wire = EnumNameWire(step.wire());
+    if (!TakesWire(step.kind())) {
+      return InvalidArgument(
+          "{}.wire: {}, which only all_reduce, reduce_scatter, all_gather, send and recv have",
+          where, wire);
+    }
+    if (plan_.reproducible()) {
+      return InvalidArgument(
+          "{}.wire: {}, but results of a reproducible plan don't depend on hosts", where, wire);
+    }
+    if (step.tree() != Unit::whole) {
+      return InvalidArgument("{}.wire: {}, but a sum over the tree of {} travels as it is", where,
+                             wire, EnumNameUnit(step.tree()));
+    }
+    const auto& rows = IsRecv(step.kind()) ? Output(step, 0) : Input(step, 0);
+    if (rows.dtype() == DType::f32) return Status();
+    return InvalidArgument("{}.wire: {}, but its rows are {}; expected f32", where, wire,
+                           DTypeName(rows.dtype()));
   }
 
   static bool CutsRows(StepKind kind) {

@@ -553,6 +553,13 @@ class Rehearsal {
         *TurnOf(target).program->buffers()->Get(StepAt(target, recv).outputs()->Get(0));
     const uint32_t from_columns = from.columns()->Get(source.rank);
     const uint32_t to_columns = to.columns()->Get(target.rank);
+    const Wire sent = StepAt(source, send).wire();
+    const Wire expected = StepAt(target, recv).wire();
+    if (sent != expected) {
+      return InvalidArgument("{}: {} gets rows in {}, but {} sends them in {}", where_,
+                             Place(target, recv), EnumNameWire(expected), Place(source, send),
+                             EnumNameWire(sent));
+    }
     if (from.dtype() == to.dtype() && from.rows() == to.rows() && from_columns == to_columns) {
       return Status();
     }

@@ -182,7 +182,7 @@ class Simulator {
       const uint32_t to = world_ranks_[0][0];
       if (from != to && runs_[run].sampled > 0) {
         const double bytes = 4.0 * runs_[run].sampled;
-        at += costs_.Message(from, to, bytes).us;
+        at += costs_.Message(from, to, bytes, bytes).us;
         result_.link_bytes[{costs_.NodeOf(from), costs_.NodeOf(to)}] += bytes;
       }
       result_.end_us[run] = at;
@@ -258,23 +258,24 @@ class Simulator {
     meet.last = std::max(meet.last, actor.clock);
     if (++meet.arrived < needed) return;
     const double bytes = Bytes(actor, program, step);
+    const double wire_bytes = bytes * WireShare(step.wire());
     double begin = meet.last;
     if (IsCollective(step.kind())) {
       const auto& ranks = world_ranks_[actor.stage];
-      meet.cost = costs_.Collective(Blocking(step.kind()), ranks, bytes);
-      CountCollective(Blocking(step.kind()), ranks, bytes);
+      meet.cost = costs_.Collective(Blocking(step.kind()), ranks, bytes, wire_bytes);
+      CountCollective(Blocking(step.kind()), ranks, bytes, wire_bytes);
     } else {
       const uint32_t own = actor.result.world_rank;
       const uint32_t other = step.ranks()->Get(actor.rank)->peers()->Get(peer);
       const uint32_t from = IsSend(step.kind()) ? own : other;
       const uint32_t to = IsSend(step.kind()) ? other : own;
-      meet.cost = costs_.Message(from, to, bytes);
+      meet.cost = costs_.Message(from, to, bytes, wire_bytes);
       const std::pair link(costs_.NodeOf(from), costs_.NodeOf(to));
-      result_.link_bytes[link] += bytes;
+      result_.link_bytes[link] += link.first == link.second ? bytes : wire_bytes;
       if (link.first != link.second && costs_.SharedLinkBytesPerS() > 0) {
         double& free = link_free_[link];
         begin = std::max(begin, free);
-        free = begin + bytes / costs_.SharedLinkBytesPerS() * 1e6;
+        free = begin + wire_bytes / costs_.SharedLinkBytesPerS() * 1e6;
       }
     }
     meet.complete = begin + meet.cost.us - meet.cost.processor_us;
@@ -283,15 +284,17 @@ class Simulator {
   }
 
   // Bytes between nodes, or within one: a ring's, whose every rank passes each part on.
-  void CountCollective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes) {
+  void CountCollective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
+                       double wire_bytes) {
     const double n = static_cast<double>(ranks.size());
     if (ranks.size() < 2) return;
     const double share = kind == StepKind::all_reduce ? 2 * (n - 1) / n : (n - 1) / n;
     for (size_t i = 0; i < ranks.size(); ++i) {
       const uint32_t to = kind == StepKind::gather ? ranks[0] : ranks[(i + 1) % ranks.size()];
       if (kind == StepKind::gather && i == 0) continue;
-      const double moved = kind == StepKind::gather ? bytes / n : bytes * share;
-      result_.link_bytes[{costs_.NodeOf(ranks[i]), costs_.NodeOf(to)}] += moved;
+      const std::pair link(costs_.NodeOf(ranks[i]), costs_.NodeOf(to));
+      const double whole = link.first == link.second ? bytes : wire_bytes;
+      result_.link_bytes[link] += kind == StepKind::gather ? whole / n : whole * share;
     }
   }
 

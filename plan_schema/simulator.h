@@ -45,10 +45,11 @@ class CostSource {
   // Of a step that doesn't communicate.
   virtual double ComputeUs(const StepPlace& place, const EngineStep& run) const = 0;
   // Of a collective among `ranks` (world ranks). `bytes`: what one rank brings, of all_gather,
-  // reduce_scatter and gather the whole rows.
-  virtual TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks,
-                                  double bytes) const = 0;
-  virtual TransferCost Message(uint32_t from, uint32_t to, double bytes) const = 0;
+  // reduce_scatter and gather the whole rows; `wire_bytes`: the same as they travel between nodes.
+  virtual TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
+                                  double wire_bytes) const = 0;
+  virtual TransferCost Message(uint32_t from, uint32_t to, double bytes,
+                               double wire_bytes) const = 0;
   // On rank `world_rank`, before the first step and after the last one: what the step of the engine
   // takes beside the program's steps.
   virtual double BeforeUs(uint32_t world_rank, const Stage& stage, const EngineStep& run) const = 0;

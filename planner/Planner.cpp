@@ -114,6 +114,13 @@ Status checkOptions(const checkpoint::ModelConfig &config,
     return InvalidArgument("--overlap {}: expected none, halves, scatter or "
                            "auto",
                            options.overlap);
+  if (!llvm::is_contained({"f32", "int8"}, options.wire))
+    return InvalidArgument("--wire {}: expected f32 or int8", options.wire);
+  if (options.reproducible && options.wire != "f32")
+    return InvalidArgument("--wire {}: results of a plan that is "
+                           "--reproducible don't depend on which ranks share "
+                           "a host; leave one of the two out",
+                           options.wire);
   if (!llvm::is_contained({"", "latency", "throughput"}, options.goal))
     return InvalidArgument("--goal {}: expected latency or throughput",
                            options.goal);
@@ -210,6 +217,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
           fmt::format("overlap={}", options.overlap),
+          fmt::format("wire={}", options.wire),
           "reproducible=" + (options.reproducible ? options.isa : "no"),
           fmt::format("pack={}", getFileName(options.pack)),
           fmt::format("pack-isa={}", options.packIsa),
@@ -528,6 +536,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   pipeline.prefillChunk = options.prefillChunk;
   pipeline.overlap = options.overlap;
   pipeline.reproducible = options.reproducible;
+  pipeline.wire = options.wire;
   PassManager manager(&mlirContext);
   if (options.configure && !options.configure(manager))
     return InvalidArgument("wrong options of the pass manager");

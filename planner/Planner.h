@@ -53,6 +53,7 @@ struct PlannerOptions {
   std::string overlap = "auto";     // none, halves, scatter, auto
   /// Results don't depend on batch, chunks, cached prefixes, tp or pp, with the
   /// kernels of `isa`.
+  std::string wire = "f32"; // of rows between hosts: f32 or int8
   bool reproducible = false;
   std::string isa; // of a reproducible plan; empty: this processor's best
   std::vector<std::string> disabled;     // families and passes that don't run

@@ -270,8 +270,8 @@ TransferCost CostModel::CollectiveIn(StepKind kind, bool between_nodes, const Li
   return cost;
 }
 
-TransferCost CostModel::Collective(StepKind kind, const std::vector<uint32_t>& ranks,
-                                   double bytes) const {
+TransferCost CostModel::Collective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
+                                   double wire_bytes) const {
   std::map<int, int64_t> on_node;
   for (const uint32_t rank : ranks) ++on_node[NodeOf(rank)];
   TransferCost cost;
@@ -284,7 +284,7 @@ TransferCost CostModel::Collective(StepKind kind, const std::vector<uint32_t>& r
   }
   if (on_node.size() > 1) {
     const TransferCost between = CollectiveIn(kind, true, cluster_.network, false,
-                                              static_cast<int64_t>(on_node.size()), bytes);
+                                              static_cast<int64_t>(on_node.size()), wire_bytes);
     cost.us += between.us;
     cost.processor_us += between.processor_us;
   }
@@ -295,8 +295,9 @@ TransferCost CostModel::Collective(StepKind kind, const std::vector<uint32_t>& r
   return cost;
 }
 
-TransferCost CostModel::Message(uint32_t from, uint32_t to, double bytes) const {
+TransferCost CostModel::Message(uint32_t from, uint32_t to, double bytes, double wire_bytes) const {
   const bool between = NodeOf(from) != NodeOf(to);
+  if (between) bytes = wire_bytes;
   const Node& node = cluster_.nodes[static_cast<size_t>(NodeOf(from))];
   TransferCost cost;
   if (calibration_ != nullptr && node.accelerators == 0) {
@@ -322,7 +323,8 @@ double CostModel::BeforeUs(uint32_t world_rank, const Stage&, const EngineStep& 
     const double blocks = run.sequences * std::ceil(run.context / plan_.kv()->block_size());
     std::vector<uint32_t> all(places_.size());
     for (uint32_t rank = 0; rank < all.size(); ++rank) all[rank] = rank;
-    us += Collective(StepKind::broadcast, all, kTokenBytes * run.tokens + 4 * blocks).us;
+    const double bytes = kTokenBytes * run.tokens + 4 * blocks;
+    us += Collective(StepKind::broadcast, all, bytes, bytes).us;
   }
   if (calibration_ != nullptr &&
       cluster_.nodes[static_cast<size_t>(place.node)].accelerators == 0) {

@@ -31,9 +31,9 @@ class CostModel final : public CostSource {
             const CostOptions& options);
 
   double ComputeUs(const StepPlace& place, const EngineStep& run) const override;
-  TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks,
-                          double bytes) const override;
-  TransferCost Message(uint32_t from, uint32_t to, double bytes) const override;
+  TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
+                          double wire_bytes) const override;
+  TransferCost Message(uint32_t from, uint32_t to, double bytes, double wire_bytes) const override;
   double BeforeUs(uint32_t world_rank, const Stage& stage, const EngineStep& run) const override;
   double AfterUs(const EngineStep& run) const override;
   int NodeOf(uint32_t world_rank) const override;

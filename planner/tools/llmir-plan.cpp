@@ -147,6 +147,12 @@ cl::opt<std::string> overlap(
              "scatter (each adds and normalizes its share of the tokens), "
              "halves (one half's work beside the other's sums) or auto"),
     cl::cat(category));
+cl::opt<std::string>
+    wire("wire", cl::value_desc("type"), cl::init("f32"),
+         cl::desc("How activations travel between hosts: f32, or int8, a "
+                  "quarter of the bytes with an error that the plan states. "
+                  "Within a host nothing changes"),
+         cl::cat(category));
 cl::opt<std::string> reproducible(
     "reproducible", cl::ValueOptional, cl::value_desc("family"),
     cl::desc("No bit of a result depends on batch, chunks, cached prefixes, tp "
@@ -354,6 +360,7 @@ Status run(int argc, char **argv) {
   options.maxBatch = maxBatch;
   options.prefillChunk = prefillChunk;
   options.overlap = overlap;
+  options.wire = wire;
   options.reproducible = reproducible.getNumOccurrences() > 0;
   options.isa = reproducible;
   options.calibration = calibration;

@@ -2,10 +2,11 @@
 # Runs a command on several hosts that are network namespaces of this machine, with mpirun between
 # them over TCP. Needs root, iproute2 and Open MPI.
 #
-#   tests/cluster/hosts.sh [--rate RATE] RANKS[,RANKS...] -- PROGRAM [ARGUMENTS]
+#   tests/cluster/hosts.sh [--rate RATE] [--sent FILE] RANKS[,RANKS...] -- PROGRAM [ARGUMENTS]
 #
 # RANKS: ranks of each host, so 2,2 are two hosts of two ranks each. RATE: of every host's link, as
-# tc writes it (1gbit); without it the links are as fast as memory. Hosts, links and processes go
+# tc writes it (1gbit); without it the links are as fast as memory. FILE: gets the bytes that each
+# host's link has sent, packets' headers included, a line per host. Hosts, links and processes go
 # away with the script, however it ends. Exit status: mpirun's; 75 where hosts can't be made.
 set -euo pipefail
 
@@ -17,13 +18,14 @@ if [ "${1:-}" = --enter ]; then
   exec nsenter --target "$holder" --net --uts --mount --wdns="$PWD" sh -c "$*"
 fi
 
-usage() { sed -n '5,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '5,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 rate=
-if [ "${1:-}" = --rate ]; then
+sent=
+while [[ "${1:-}" =~ ^--(rate|sent)$ ]]; do
   [ $# -ge 2 ] || usage
-  rate=$2
+  if [ "$1" = --rate ]; then rate=$2; else sent=$2; fi
   shift 2
-fi
+done
 if [ $# -lt 3 ] || [ "$2" != -- ]; then usage; fi
 IFS=, read -ra ranks <<<"$1"
 shift 2
@@ -102,4 +104,9 @@ mpirun_pid=$!
 status=0
 wait $mpirun_pid || status=$?
 mpirun_pid=
+if [ -n "$sent" ]; then
+  for name in "${names[@]}"; do
+    ip netns exec "$name" cat /sys/class/net/eth0/statistics/tx_bytes
+  done >"$sent"
+fi
 exit $status

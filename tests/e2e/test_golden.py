@@ -14,8 +14,13 @@ import pytest
 import tokenizers
 
 QUICK_LAYOUTS = [(1, 1), (2, 1)]
-SLOW_LAYOUTS = [(3, 1), (1, 2), (1, 3), (2, 2)]
-LAYOUTS = QUICK_LAYOUTS + [pytest.param(layout, marks=pytest.mark.slow) for layout in SLOW_LAYOUTS]
+SLOW_LAYOUTS = [(3, 1), (2, 2)]
+LONG_LAYOUTS = [(1, 2), (1, 3)]
+LAYOUTS = [
+    *QUICK_LAYOUTS,
+    *(pytest.param(layout, marks=pytest.mark.slow) for layout in SLOW_LAYOUTS),
+    *(pytest.param(layout, marks=pytest.mark.long) for layout in LONG_LAYOUTS),
+]
 OPTIONS = ("--weights", "f32", "--context", 1152, "--max-batch", 8, "--kv-blocks", 640, "--block-size", 16)
 CLOSE_GAP = 1e-3  # a step whose two best logits are closer may go either way
 LICENSE_TEXT = pathlib.Path("/usr/share/common-licenses/GPL-3")

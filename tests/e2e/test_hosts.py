@@ -46,6 +46,36 @@ def test_logits_are_those_of_one_host(models, tmp_path, tp, pp, hosts, overlap):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("tp", "pp", "hosts"),
+    [(2, 1, "1,1"), pytest.param(4, 1, "2,2", marks=pytest.mark.slow), pytest.param(2, 2, "2,2", marks=pytest.mark.slow),
+     pytest.param(3, 1, "1,1,1", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_int8_between_hosts_keeps_to_its_error(models, tmp_path, tp, pp, hosts):
+    _, file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192", gguf_type="F16")
+    plain = models.job(file, *OPTIONS, tp=tp, pp=pp)
+    int8 = models.job(file, "--wire", "int8", *OPTIONS, tp=tp, pp=pp)
+    prompts = [{"prompt_ids": ids(count), "force_ids": ids(3)} for count in (1, 5, 60)]
+    arguments = (prompts, "--max-tokens", 3, "--ignore-eos")
+    exact = plain.generate_with_logits(*arguments)[1]
+    # Within a host nothing is encoded.
+    for ours, theirs in zip(int8.generate_with_logits(*arguments)[1], exact):
+        np.testing.assert_array_equal(ours, theirs)
+    several = HostsJob(int8, hosts, tmp_path / "hosts").generate_with_logits(*arguments)[1]
+    for ours, theirs in zip(several, exact):
+        # A value errs by 0.4 % of the largest of its group each time; an error of that size in the rows before the head
+        # comes out as large beside the logits.
+        assert 0 < np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
+    shown = llmir.run([llmir.program("llmir-inspect"), "show", int8.plan]).check().stdout
+    assert "int8 between hosts: a value errs by at most 0.004 of the largest of its 32" in shown
+
+
+def test_int8_between_hosts_is_not_reproducible(models):
+    folder, file = models.random("tiny-test", gguf_type="Q8_0")
+    refused = llmir.run([llmir.program("llmir-plan"), file, "-o", folder / "p.fb", "--tp", 2, "--wire", "int8", "--reproducible"])
+    assert refused.status == 1 and "--reproducible" in refused.stderr, refused
+
+
 def test_the_report_names_hosts_and_channel(models, tmp_path):
     _, file = models.random("tiny-test", gguf_type="Q8_0")
     job = HostsJob(models.job(file, *OPTIONS, tp=3), "2,1", tmp_path / "hosts")
@@ -96,4 +126,5 @@ def test_overlap_is_measured_on_a_link_of_a_given_rate(tmp_path):
     # The link bounds the plain run: half a sum goes out and half a total per layer's exchange.
     assert link["rate"] == "100mbit"
     assert seconds["plain"] > seconds["none"] > 0
+    assert 3.5 < link["int8_cuts_bytes"] < 3.8
     assert link["hidden_share"] == pytest.approx(1 - (seconds["overlap"] - seconds["none"]) / (seconds["plain"] - seconds["none"]))

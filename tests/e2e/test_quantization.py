@@ -170,21 +170,30 @@ def test_the_packed_file_stays_with_the_plan_when_the_checkpoint_moves(collected
     np.testing.assert_array_equal(np.load(tmp_path / "0.npy"), expected)
 
 
-@pytest.mark.slow
-def test_perplexity_of_smollm2(smollm2, tmp_path):
-    """The figures of docs/quantization.md (perf/quantization.py makes all)."""
-    bench = quantization.Bench(llmir.BUILD, smollm2, tmp_path)
+def perplexity_rows(model, folder, names):
+    bench = quantization.Bench(llmir.BUILD, model, folder)
     bench.tokenize()
     bench.collect()
-    rows = {name: bench.row(name) for name in ("q8", "q4_0 rtn", "q4_0 awq", "q4_0 gptq", "q4_1_64 gptq", "auto:5.349 gptq", "auto:4.5 gptq", "auto:4.5 rtn")}
-    perplexity = {name: row["perplexity"] for name, row in rows.items()}
+    rows = {name: bench.row(name) for name in names}
+    return rows, {name: row["perplexity"] for name, row in rows.items()}
+
+
+@pytest.mark.slow
+def test_perplexity_of_smollm2(smollm2, tmp_path):
+    """Two of the figures of docs/quantization.md (perf/quantization.py makes all)."""
+    rows, perplexity = perplexity_rows(smollm2, tmp_path, ("q8", "auto:5.349 gptq"))
     f32, q4_0 = quantization.REFERENCE["f32"], quantization.REFERENCE["q4_0"]
     assert perplexity["q8"] <= 18.37
-    assert perplexity["q4_0 awq"] < perplexity["q4_0 rtn"]
-    assert perplexity["q4_0 gptq"] < perplexity["q4_0 rtn"]
     # At the size of llama.cpp's q4_0 file, at least four fifths of what that loses are kept.
     assert rows["auto:5.349 gptq"]["bits_per_weight"] == pytest.approx(quantization.Q4_0_FILE_BITS, rel=0.01)
     assert perplexity["auto:5.349 gptq"] <= f32 + 0.2 * (q4_0 - f32)
+
+
+@pytest.mark.long
+def test_perplexity_of_smollm2_by_method(smollm2, tmp_path):
+    rows, perplexity = perplexity_rows(smollm2, tmp_path, ("q4_0 rtn", "q4_0 awq", "q4_0 gptq", "q4_1_64 gptq", "auto:4.5 gptq", "auto:4.5 rtn"))
+    assert perplexity["q4_0 awq"] < perplexity["q4_0 rtn"]
+    assert perplexity["q4_0 gptq"] < perplexity["q4_0 rtn"]
     assert 4.455 <= rows["auto:4.5 gptq"]["bits_per_weight"] <= 4.5
     assert perplexity["auto:4.5 gptq"] < perplexity["auto:4.5 rtn"]
     # A mix is at least as good as one type for all of its size.

@@ -86,8 +86,8 @@ def assert_same_bits(got, wanted, message):
         np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32), err_msg=f"{message}, prompt {i}")
 
 
-FAST = [("2", 1, "keep"), ("5", 1, "keep"), ("3", 1, "bf16"), ("2,1", 2, "keep")]
-SLOW = [("1", 1, "keep"), ("8", 1, "keep"), ("1", 8, "keep"), ("2", 4, "keep"), ("4,3", 2, "keep"), ("7", 1, "bf16")]
+FAST = [("2", 1, "keep"), ("3", 1, "bf16"), ("2,1", 2, "keep")]
+SLOW = [("8", 1, "keep"), ("1", 8, "keep"), ("4,3", 2, "keep")]
 LONG = [(tp, pp, weights) for weights in ("keep", "bf16") for tp, pp in (
     ("1", 1), ("2", 1), ("3", 1), ("4", 1), ("5", 1), ("6", 1), ("7", 1), ("8", 1),
     ("1", 2), ("1", 3), ("1", 5), ("1", 8), ("2", 2), ("3", 2), ("2", 3), ("2", 4), ("4", 2), ("4,3", 2), ("1,5,2", 3),

@@ -520,6 +520,10 @@ private:
     step->attention = getAttention(op);
     if (std::optional<llm::Unit> tree = llm::getSumTree(op))
       step->tree = getPlanUnit(*tree);
+    if (op->hasAttr("llm.wire")) {
+      step->wire = plan::Wire::int8;
+      plan->wire_error = plan::kInt8WireError;
+    }
     if (auto linear = dyn_cast<llm::LinearOp>(op)) {
       if (linear.getSiluMul())
         step->epilogue = plan::Epilogue::silu_mul;
@@ -554,6 +558,7 @@ private:
            {&rank->cost->bytes_per_token, &rank->cost->flops_per_token,
             &rank->cost->message_bytes_per_token})
         *perToken *= part;
+      rank->cost->message_bytes_per_token *= plan::WireShare(step->wire);
       step->ranks.push_back(std::move(rank));
     }
     return step;
@@ -884,6 +889,9 @@ private:
             hasher.AddValue(choice->window);
             hasher.AddValue(choice->softcap);
           }
+    // What loses bits between hosts.
+    if (plan->wire_error > 0)
+      hasher.AddValue(plan->wire_error);
     // Sums over ranks group a matrix's leaves by rank.
     for (auto &stage : plan->replicas[0]->stages) {
       if (stage->ranks.size() == 1)

@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -386,6 +387,122 @@ TEST_P(ChannelConformance, SharesOfRowsGoOutSummedAndComeBackWhole) {
       for (float& value : expected) value *= 2;
       EXPECT_TRUE(SameBits(data, expected)) << rows;
     }
+  });
+}
+
+// What is allowed of a sum of which summands, or sums of the first of them, and the total are
+// encoded on their way.
+class Encoded {
+ public:
+  Encoded(size_t count, int ranks, uint32_t seed) : exact_(count) {
+    for (int rank = 0; rank < ranks; ++rank) {
+      const Floats values = Values(count, rank, seed);
+      double largest = 0;
+      for (size_t i = 0; i < count; ++i) {
+        exact_[i] += values[i];
+        largest = std::max(largest, std::fabs(double{values[i]}));
+      }
+      // Running sums are encoded too, and none exceeds the sum of the magnitudes.
+      all_ += largest;
+    }
+    allowed_ = (ranks + 1) * all_ * kInt8WireError;
+  }
+
+  testing::AssertionResult Allows(const Floats& got, size_t begin, size_t count) const {
+    for (size_t i = 0; i < count; ++i) {
+      const double error = std::fabs(double{got[i]} - exact_[begin + i]);
+      if (!(error <= allowed_ + 1e-6 * all_)) {
+        return testing::AssertionFailure()
+               << "value " << begin + i << " is " << got[i] << ", expected " << exact_[begin + i];
+      }
+    }
+    return testing::AssertionSuccess();
+  }
+
+ private:
+  std::vector<double> exact_;
+  double all_ = 0;
+  double allowed_ = 0;
+};
+
+TEST_P(ChannelConformance, EncodedSumsStayWithinTheirErrorAndAreTheSameOnAllRanks) {
+  OnRanks([](Channel& channel) {
+    uint32_t seed = 900;
+    for (const size_t count : {1, 31, 33, 1000, 4097, 16384, 70001, 300007}) {
+      ++seed;
+      const Encoded expected(count, channel.size(), seed);
+      Floats data = Values(count, channel.rank(), seed);
+      StatusOr<Request> request = channel.StartAllReduce(data.data(), count, Wire::kInt8);
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      EXPECT_OK(channel.Wait(*request));
+      EXPECT_TRUE(expected.Allows(data, 0, count)) << count;
+      if (channel.backend() == "shared-memory" || channel.backend() == "loopback") {
+        EXPECT_TRUE(SameBits(data, SequentialSum(count, channel.size(), seed))) << count;
+      }
+      Floats first = data;
+      EXPECT_OK(channel.Broadcast(first.data(), count * sizeof(float), 0));
+      EXPECT_TRUE(SameBits(data, first)) << count;
+    }
+  });
+}
+
+TEST_P(ChannelConformance, EncodedSharesGoOutSummedAndComeBackTheSameToAll) {
+  constexpr size_t kColumns = 577;
+  OnRanks([](Channel& channel) {
+    const size_t ranks = static_cast<size_t>(channel.size());
+    const size_t own = static_cast<size_t>(channel.rank());
+    for (const size_t rows : {1, 2, 3, 5, 250}) {
+      Counts counts(ranks);
+      for (size_t r = 0; r < ranks; ++r) {
+        counts[r] = (rows * (r + 1) / ranks - rows * r / ranks) * kColumns;
+      }
+      const size_t begin = Offsets(counts)[own];
+      const uint32_t seed = static_cast<uint32_t>(rows);
+      const Encoded expected(rows * kColumns, channel.size(), seed);
+      Floats data = Values(rows * kColumns, channel.rank(), seed);
+      Floats share(counts[own]);
+      StatusOr<Request> request =
+          channel.StartReduceScatter(data.data(), counts, share.data(), Wire::kInt8);
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      EXPECT_OK(channel.Wait(*request));
+      EXPECT_TRUE(expected.Allows(share, begin, share.size())) << rows;
+      request = channel.StartAllGather(share.data(), counts, data.data(), Wire::kInt8);
+      ASSERT_TRUE(request.ok()) << request.status().ToString();
+      EXPECT_OK(channel.Wait(*request));
+      EXPECT_TRUE(expected.Allows(data, 0, data.size())) << rows;
+      Floats first = data;
+      EXPECT_OK(channel.Broadcast(first.data(), first.size() * sizeof(float), 0));
+      EXPECT_TRUE(SameBits(data, first)) << rows;
+    }
+  });
+}
+
+TEST_P(ChannelConformance, EncodedMessagesArriveWithinTheirError) {
+  OnRanks([](Channel& channel) {
+    const int to = (channel.rank() + 1) % channel.size();
+    const int from = (channel.rank() + channel.size() - 1) % channel.size();
+    for (const size_t count : {0, 1, 33, 8192, 30840, 30841, 123456, 4000001}) {
+      const auto seed = static_cast<uint32_t>(count);
+      const Floats in = Values(count, channel.rank(), seed);
+      const Floats sent = Values(count, from, seed);
+      Floats out(count);
+      const size_t bytes = count * sizeof(float);
+      const StatusOr<Request> receive = channel.StartRecv(out.data(), bytes, from, 7, Wire::kInt8);
+      const StatusOr<Request> send = channel.StartSend(in.data(), bytes, to, 7, Wire::kInt8);
+      ASSERT_TRUE(receive.ok() && send.ok());
+      EXPECT_OK(channel.Wait(*send));
+      EXPECT_OK(channel.Wait(*receive));
+      Floats rounded = sent;
+      RoundInt8(rounded.data(), count);
+      // As they are within a host, else rounded once.
+      EXPECT_TRUE(SameBits(out, sent) || SameBits(out, rounded)) << count;
+      if (channel.backend() == "mpi") {
+        EXPECT_TRUE(SameBits(out, rounded)) << count;
+      }
+    }
+    float odd = 0;
+    EXPECT_EQ(channel.StartSend(&odd, 3, to, 7, Wire::kInt8).status().code(),
+              StatusCode::kInvalidArgument);
   });
 }
 

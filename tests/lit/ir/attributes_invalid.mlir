@@ -123,3 +123,27 @@ module attributes {test.a = #llm.attention<form = flash, softcap = -1.0 : f32>} 
 // expected-error @+2 {{unknown enumerator 'fast'}}
 // expected-error @+1 {{failed to parse LLM_AttentionAttr parameter 'form'}}
 module attributes {test.a = #llm.attention<form = fast>} {}
+
+// -----
+
+func.func @wire_of_what_sends_nothing(%a: tensor<?x64xf32>) {
+  // expected-error @+1 {{'llm.wire' must be "int8" on what passes on rows of f32, in rank order}}
+  %0 = llm.add %a, %a {llm.wire = "int8"} : (tensor<?x64xf32>, tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @wire_of_a_tree(%a: tensor<?x64xf32>) {
+  // expected-error @+1 {{'llm.wire' must be "int8" on what passes on rows of f32, in rank order}}
+  %0 = llm.all_reduce %a tree mlp_column {llm.wire = "int8"} : (tensor<?x64xf32>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @wire_of_another_type(%a: tensor<?x64xf32>) {
+  // expected-error @+1 {{'llm.wire' must be "int8" on what passes on rows of f32, in rank order}}
+  llm.send %a {llm.wire = "int4"} : tensor<?x64xf32>
+  return
+}

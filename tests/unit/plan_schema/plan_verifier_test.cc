@@ -340,6 +340,27 @@ TEST(PlanVerifier, AcceptsLayersOfOtherModels) {
   }
 }
 
+// All that can travel in int8, does.
+void UseInt8Wire(PlanT& plan) {
+  Use(plan, Feature::int8_wire);
+  plan.wire_error = kInt8WireError;
+  for (auto& stage : plan.replicas[0]->stages) {
+    for (auto& program : stage->programs) {
+      for (auto& step : program->steps) {
+        if (TakesWire(step->kind)) step->wire = Wire::int8;
+      }
+    }
+  }
+}
+
+TEST(PlanVerifier, AcceptsInt8BetweenHosts) {
+  for (const PlanShape& shape : {kTwo, kPipe, kWide}) {
+    auto plan = BuildPlan(shape);
+    UseInt8Wire(*plan);
+    EXPECT_TRUE(VerifyBuilt(*plan).ok()) << VerifyBuilt(*plan).ToString();
+  }
+}
+
 TEST(PlanVerifier, AcceptsSplitMessages) {
   for (const PlanShape& shape : {kPipe, kWide, PlanShape{.ranks = {2, 1, 3}, .layers = 3}}) {
     for (const bool late : {false, true}) {
@@ -1228,6 +1249,43 @@ const std::vector<Mutation>& Mutations() {
          Insert(Mixed(p), 1, StepKind::dequantize, {x}, {Named(Mixed(p), "qkv")}).kernel = 0;
        },
        "(dequantize).inputs[0]"},
+      // Int8 between hosts
+      {"Int8WireWithoutFeature", kTwo,
+       [](P p) {
+         UseInt8Wire(p);
+         p.required_features &= ~static_cast<uint64_t>(Feature::int8_wire);
+       },
+       "lacks int8_wire"},
+      {"Int8WireOfAStepThatSendsNothing", kTwo,
+       [](P p) {
+         UseInt8Wire(p);
+         Mixed(p, StepKind::embedding).wire = Wire::int8;
+       },
+       "(embedding).wire: int8, which only all_reduce"},
+      {"Int8WireErrorUnderstated", kTwo,
+       [](P p) {
+         UseInt8Wire(p);
+         p.wire_error = 0.001;
+       },
+       "wire_error: 0.001, but messages travel in int8; expected 0.004"},
+      {"WireErrorOfNothing", kTwo, [](P p) { p.wire_error = 0.004; },
+       "wire_error: 0.004, but no message loses bits; expected 0"},
+      {"Int8WireReproducible", kTwo,
+       [](P p) {
+         UseInt8Wire(p);
+         Use(p, Feature::reproducible);
+         p.reproducible = true;
+         p.isa = "avx2";
+       },
+       ".wire: int8, but results of a reproducible plan"},
+      {"WireThatIsNone", kTwo,
+       [](P p) { Mixed(p, StepKind::all_reduce).wire = static_cast<Wire>(9); }, ".wire: 9"},
+      {"SentInAnotherForm", kPipe,
+       [](P p) {
+         UseInt8Wire(p);
+         FindStep(FindProgram(p, ProgramKind::mixed, 1), StepKind::recv).wire = Wire::f32;
+       },
+       "rank 1 at stages[1].steps[0] (recv \"recv\") gets rows in f32, but rank 0 at "},
       // Messages
       {"SplitMessagesWithoutFeature", kPipe,
        [](P p) {

@@ -23,10 +23,11 @@ class MadeUpCosts : public CostSource {
                ? linear_us(place.stage.ranks()->Get(place.rank)->world_rank())
                : 0;
   }
-  TransferCost Collective(StepKind, const std::vector<uint32_t>& ranks, double) const override {
+  TransferCost Collective(StepKind, const std::vector<uint32_t>& ranks, double,
+                          double) const override {
     return ranks.size() > 1 ? transfer : TransferCost{};
   }
-  TransferCost Message(uint32_t, uint32_t, double) const override { return transfer; }
+  TransferCost Message(uint32_t, uint32_t, double, double) const override { return transfer; }
   double BeforeUs(uint32_t, const Stage&, const EngineStep&) const override { return 0; }
   double AfterUs(const EngineStep&) const override { return 0; }
   int NodeOf(uint32_t world_rank) const override { return static_cast<int>(world_rank) / per_node; }

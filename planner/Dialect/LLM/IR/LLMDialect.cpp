@@ -110,6 +110,11 @@ LogicalResult LLMDialect::verifyOperationAttribute(Operation *op,
   if (name == "llm.event")
     return require((isStart(op) || isa<WaitOp>(op)) && isa<IntegerAttr>(value),
                    "an integer on a start or a wait");
+  if (name == "llm.wire") {
+    auto wire = dyn_cast<StringAttr>(value);
+    return require(canLoseBits(op) && wire && wire.getValue() == "int8",
+                   "\"int8\" on what passes on rows of f32, in rank order");
+  }
   if (name == "llm.buffers") {
     auto buffers = dyn_cast<ArrayAttr>(value);
     return require(

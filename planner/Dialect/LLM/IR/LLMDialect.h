@@ -145,6 +145,12 @@ inline bool isStart(mlir::Operation *op) {
 /// rank order, or not at all.
 std::optional<Unit> getSumTree(mlir::Operation *op);
 
+/// Whether `op` passes on rows of f32 that may lose bits on their way
+/// (`llm.wire`): partial sums, shares of rows, what goes from stage to stage.
+/// Not sums over a tree, whose results don't depend on the layout, nor what is
+/// gathered or broadcast, which a request sees.
+bool canLoseBits(mlir::Operation *op);
+
 } // namespace llmir::llm
 
 #endif // LLMIR_DIALECT_LLM_IR_LLMDIALECT_H

@@ -727,6 +727,16 @@ std::optional<Unit> llmir::llm::getSumTree(Operation *op) {
       .Default([](Operation *) { return std::nullopt; });
 }
 
+bool llmir::llm::canLoseBits(Operation *op) {
+  if (isa<RecvOp, RecvStartOp>(op))
+    return true; // rows from stage to stage are f32
+  return isa<AllReduceOp, AllReduceStartOp, ReduceScatterOp,
+             ReduceScatterStartOp, AllGatherOp, AllGatherStartOp, SendOp,
+             SendStartOp>(op) &&
+         !getSumTree(op) && !isQuantized(op->getOperand(0).getType()) &&
+         !isIdMatrix(op->getOperand(0).getType());
+}
+
 //===----------------------------------------------------------------------===//
 // Parts of the rows
 //===----------------------------------------------------------------------===//

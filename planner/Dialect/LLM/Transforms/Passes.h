@@ -46,6 +46,7 @@ struct PipelineOptions {
   int64_t attentionWindow = 0; // tokens; 0: as the model
   /// Results don't depend on batch, chunks or the layout.
   bool reproducible = false;
+  std::string wire = "f32"; // of rows between hosts: f32 or int8
 };
 
 /// Adds the passes from an imported model to placed programs. INVALID_ARGUMENT

@@ -318,6 +318,17 @@ def SplitCollectives : Pass<"llm-split-collectives", "::mlir::ModuleOp"> {
   let dependentDialects = ["::llmir::llm::LLMDialect"];
 }
 
+def EncodeMessages : Pass<"llm-encode-messages", "::mlir::ModuleOp"> {
+  let summary = "Let rows travel between hosts in int8";
+  let description = [{
+    Gives `llm.wire = "int8"` to whatever passes on rows of f32: all_reduce,
+    reduce_scatter, all_gather, send, recv and their starts. Where it crosses
+    from host to host, 32 values travel as 34 bytes (comm/wire.h). Not to sums
+    over a tree, whose results don't depend on the layout.
+  }];
+  let dependentDialects = ["::llmir::llm::LLMDialect"];
+}
+
 def PrefetchWeights : Pass<"llm-prefetch-weights", "::mlir::ModuleOp"> {
   let summary = "Bring the next matrix near while a collective is under way";
   let description = [{

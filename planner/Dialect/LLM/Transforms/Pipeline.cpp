@@ -201,6 +201,7 @@ void addPasses(PipelineBuilder &pipeline, const PipelineOptions &options) {
   pipeline.optimize(createOverlapHalves(halving),
                     options.overlap == "auto" || options.overlap == "halves");
   pipeline.optimize(createSplitCollectives());
+  pipeline.optimize(createEncodeMessages(), options.wire == "int8");
   pipeline.optimize(createPrefetchWeights());
   pipeline.verify("communication");
 
