@@ -2,8 +2,8 @@
 """LLMIR against other systems on this machine: the same weights, the same threads, runs in turn.
 
 Ours and the peer's run alternate, so that what the machine does besides hits both; a row states the median of the ratios of
-neighbouring runs, its least and its greatest. The peer's best setting is chosen first, per row. The bound is measured in the
-same run: memory bandwidth over the bytes of weights that a token reads (decode, batch_decode), operations per second over
+neighbouring runs, its least and its greatest. The peer's best setting is chosen first, per row. The bound is measured right
+before a row, since a shared host's bandwidth drifts: memory bandwidth over the bytes of weights that a token reads (decode, batch_decode), operations per second over
 the operations that a token takes (prefill).
 """
 
@@ -132,7 +132,12 @@ def bound_of(task, weights, model, machine):
     return None
 
 
-def compare(ours, peer, source, weights, task, repeats, machine, commit):
+def measure_machine(build, threads):
+    """What llmir-bound finds now."""
+    return json.loads(execute([build / "bin" / "llmir-bound", "--threads", threads]))
+
+
+def compare(ours, peer, source, weights, task, repeats, commit):
     """One row."""
     our_model, their_model = ours.model(source, weights), peer.model(source, weights)
     better = min if task.metric in LESS_IS_BETTER else max
@@ -140,6 +145,7 @@ def compare(ours, peer, source, weights, task, repeats, machine, commit):
     best = settings[0]
     if len(settings) > 1:
         best = better(settings, key=lambda setting: peer.run(their_model, task, setting).value)
+    machine = measure_machine(ours.build, task.threads)
     pairs = []
     for repeat in range(repeats):
         runs = [lambda: ours.run(our_model, task, None), lambda: peer.run(their_model, task, best)]
@@ -167,6 +173,7 @@ def compare(ours, peer, source, weights, task, repeats, machine, commit):
         "ratio": statistics.median(ratios),
         "bound": bound,
         "bound_fraction": statistics.median(mine) / bound if bound else None,
+        "read_gb_per_s": machine["read_gb_per_s"]["median"],
         "isa": machine["isa"],
         "commit": commit,
         "repeats": repeats,
@@ -235,13 +242,12 @@ def main():
     commit, rows, skipped = current_commit(), [], 0
     LlamaCpp().prepare()  # makes the other weight types, whoever the peer is
     source = source_model(arguments.model)
-    machines = {}
     for threads in arguments.threads:
-        machines[threads] = json.loads(execute([arguments.build / "bin" / "llmir-bound", "--threads", threads]))
-        read = machines[threads]["read_gb_per_s"]
-        print(f"bound, {threads} thread(s), {machines[threads]['isa']}: {read['median']:.1f} GB/s read ({read['streams']} streams a"
-              f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machines[threads]['fp32_gflop_per_s']['median']:.0f}"
-              f" GFLOP/s, int8 {machines[threads]['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
+        machine = measure_machine(arguments.build, threads)
+        read = machine["read_gb_per_s"]
+        print(f"bound, {threads} thread(s), {machine['isa']}: {read['median']:.1f} GB/s read ({read['streams']} streams a"
+              f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machine['fp32_gflop_per_s']['median']:.0f}"
+              f" GFLOP/s, int8 {machine['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
     for name in arguments.peer or ["llama.cpp"]:
         if row := row_not_run(name, arguments):
             rows.append(row)
@@ -253,7 +259,7 @@ def main():
         for weights in arguments.weights:
             for task in tasks_of(arguments):
                 try:
-                    row = compare(ours, peer, source, weights, task, arguments.repeats, machines[task.threads], commit)
+                    row = compare(ours, peer, source, weights, task, arguments.repeats, commit)
                 except Unsupported as reason:
                     skipped += 1
                     print(f"no row: {name}, {weights}, {task.metric}: {reason}", flush=True)
