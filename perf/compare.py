@@ -192,6 +192,13 @@ def print_row(row):
     )
 
 
+def write_rows(rows, file):
+    """After each row: what was measured stays, whatever ends the run."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
@@ -251,6 +258,7 @@ def main():
     for name in arguments.peer or ["llama.cpp"]:
         if row := row_not_run(name, arguments):
             rows.append(row)
+            write_rows(rows, arguments.json)
             print(f"{name}: not run: {row['not_run']}", flush=True)
             continue
         peer = make_peer(name, arguments)
@@ -265,12 +273,9 @@ def main():
                     print(f"no row: {name}, {weights}, {task.metric}: {reason}", flush=True)
                     continue
                 rows.append(row)
+                write_rows(rows, arguments.json)
                 print_row(row)
     print(f"{len(rows)} rows, {skipped} not supported by the peer")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-
 
 if __name__ == "__main__":
     try:
