@@ -227,9 +227,9 @@ void RunPanels(const PackedWeight& weight, kernels::Share share, const kernels::
 }
 
 // Panels of a matrix after which collectives that are under way are moved on: MPI does nothing in
-// the background. A multiple of what a kernel takes at a time, for about half a millisecond.
+// the background. A multiple of what a kernel takes at a time, for about a quarter of a millisecond.
 int64_t PanelsBetweenProgress(const BoundStep& step, int64_t tokens) {
-  constexpr int64_t kMultiplications = 32'000'000;
+  constexpr int64_t kMultiplications = 16'000'000;
   constexpr int64_t kAtATime = 4;
   const int64_t pieces = step.silu_mul ? 2 : 1;
   const int64_t each = kAtATime * pieces * kernels::kPanelRows * step.weight->columns * tokens;

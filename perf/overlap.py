@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--weights", default="q4_0")
     parser.add_argument("--tokens", type=int, default=512, help="of the prefill step (default: %(default)s)")
     parser.add_argument("--rates", default="1gbit,10gbit", help="of the link, as tc writes them (default: %(default)s)")
-    parser.add_argument("--overlap", default="auto", help="llmir-plan --overlap of the overlapping plan (default: %(default)s)")
+    parser.add_argument("--overlap", default="halves", help="llmir-plan --overlap of the overlapping plan (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of each plan (default: %(default)s)")
     parser.add_argument("-o", "--output", type=pathlib.Path)
     arguments = parser.parse_args()
