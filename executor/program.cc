@@ -227,7 +227,8 @@ void RunPanels(const PackedWeight& weight, kernels::Share share, const kernels::
 }
 
 // Panels of a matrix after which collectives that are under way are moved on: MPI does nothing in
-// the background. A multiple of what a kernel takes at a time, for about a quarter of a millisecond.
+// the background. A multiple of what a kernel takes at a time, for about a quarter of a
+// millisecond.
 int64_t PanelsBetweenProgress(const BoundStep& step, int64_t tokens) {
   constexpr int64_t kMultiplications = 16'000'000;
   constexpr int64_t kAtATime = 4;

@@ -137,15 +137,15 @@ def measure_machine(build, threads):
     return json.loads(execute([build / "bin" / "llmir-bound", "--threads", threads]))
 
 
-def compare(ours, peer, source, weights, task, repeats, commit):
-    """One row."""
+def compare(ours, peer, source, weights, task, repeats, measure, commit):
+    """One row. `measure` says what the machine gives with so many threads, now."""
     our_model, their_model = ours.model(source, weights), peer.model(source, weights)
     better = min if task.metric in LESS_IS_BETTER else max
     settings = peer.settings(task)
     best = settings[0]
     if len(settings) > 1:
         best = better(settings, key=lambda setting: peer.run(their_model, task, setting).value)
-    machine = measure_machine(ours.build, task.threads)
+    machine = measure(task.threads)
     pairs = []
     for repeat in range(repeats):
         runs = [lambda: ours.run(our_model, task, None), lambda: peer.run(their_model, task, best)]
@@ -249,8 +249,9 @@ def main():
     commit, rows, skipped = current_commit(), [], 0
     LlamaCpp().prepare()  # makes the other weight types, whoever the peer is
     source = source_model(arguments.model)
+    measure = lambda threads: measure_machine(arguments.build, threads)  # noqa: E731
     for threads in arguments.threads:
-        machine = measure_machine(arguments.build, threads)
+        machine = measure(threads)
         read = machine["read_gb_per_s"]
         print(f"bound, {threads} thread(s), {machine['isa']}: {read['median']:.1f} GB/s read ({read['streams']} streams a"
               f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machine['fp32_gflop_per_s']['median']:.0f}"
@@ -267,7 +268,7 @@ def main():
         for weights in arguments.weights:
             for task in tasks_of(arguments):
                 try:
-                    row = compare(ours, peer, source, weights, task, arguments.repeats, commit)
+                    row = compare(ours, peer, source, weights, task, arguments.repeats, measure, commit)
                 except Unsupported as reason:
                     skipped += 1
                     print(f"no row: {name}, {weights}, {task.metric}: {reason}", flush=True)
