@@ -77,6 +77,12 @@ size_t MpiCollectives::PieceBytes(const Operation& operation) const {
   return operation.NodePiece(is_sliced ? SliceStride(round_bytes_) : round_bytes_);
 }
 
+size_t MpiCollectives::Carried(const Round& round, size_t bytes) const {
+  const size_t piece = PieceBytes(table_->operations[static_cast<size_t>(round.slot)]);
+  const size_t begin = round.index * piece;
+  return bytes > begin ? std::min(piece, bytes - begin) : 0;
+}
+
 size_t MpiCollectives::RoundCount(const Operation& operation) const {
   size_t bytes = operation.bytes;
   if (operation.kind != OperationKind::kAllReduce && operation.kind != OperationKind::kBroadcast) {
@@ -151,12 +157,8 @@ size_t MpiCollectives::ScratchBytes(const Operation& operation, size_t bytes, in
 
 void MpiCollectives::PostEncoded(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
-  const size_t piece = PieceBytes(operation);
-  const size_t begin = round->index * piece;
-  const auto piece_of = [&](int rank) {
-    const size_t part = operation.PartBytes(rank);
-    return part > begin ? std::min(piece, part - begin) : 0;
-  };
+  const size_t begin = round->index * PieceBytes(operation);
+  const auto piece_of = [&](int rank) { return Carried(*round, operation.PartBytes(rank)); };
   const std::byte* const own = operation.in + begin;
   std::byte* scratch = round->scratch.data();
   round->packed_bytes = 0;
@@ -179,7 +181,7 @@ void MpiCollectives::PostEncoded(Round* round) {
       if (peer != rank_) exchange(sent, piece_of(rank_), piece_of(peer), peer);
     }
   } else {
-    const size_t bytes = std::min(piece, operation.bytes - begin);
+    const size_t bytes = Carried(*round, operation.bytes);
     const bool is_sliced = IsSliced(operation, bytes);
     const std::byte* const sent = is_sliced ? nullptr : AsSent(round, operation, own, bytes);
     const auto [own_begin, own_end] = Slice(rank_, bytes);
@@ -199,12 +201,8 @@ void MpiCollectives::PostEncoded(Round* round) {
 void MpiCollectives::PostFirstPhase(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
   if (operation.wire != Wire::kFloat32) return PostEncoded(round);
-  const size_t piece = PieceBytes(operation);
-  const size_t begin = round->index * piece;
-  // What a round carries of a part of `bytes` bytes.
-  const auto piece_of = [&](size_t bytes) {
-    return bytes > begin ? std::min(piece, bytes - begin) : 0;
-  };
+  const size_t begin = round->index * PieceBytes(operation);
+  const auto piece_of = [&](size_t bytes) { return Carried(*round, bytes); };
   const bool is_root = rank_ == operation.peer;
   // Where the next peer's data goes to in the scratch memory.
   std::byte* scratch = round->scratch.data();
@@ -266,9 +264,8 @@ void MpiCollectives::PostFirstPhase(Round* round) {
 
 void MpiCollectives::PostSecondPhase(Round* round) {
   const Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
-  const size_t piece = PieceBytes(operation);
-  const size_t begin = round->index * piece;
-  const size_t bytes = std::min(piece, operation.bytes - begin);
+  const size_t begin = round->index * PieceBytes(operation);
+  const size_t bytes = Carried(*round, operation.bytes);
   const auto [own_begin, own_end] = Slice(rank_, bytes);
   round->packed_bytes = 0;
   const std::byte* const total =
@@ -347,30 +344,26 @@ void MpiCollectives::PlaceEncoded(Round* round, const Bytes& bytes, const Place&
 void MpiCollectives::EndPhase(Round* round) {
   Operation& operation = table_->operations[static_cast<size_t>(round->slot)];
   round->request_count = 0;
-  const size_t piece = PieceBytes(operation);
-  const size_t begin = round->index * piece;
+  const size_t begin = round->index * PieceBytes(operation);
   const bool is_encoded = operation.wire != Wire::kFloat32;
-  const auto sum = [&](const std::byte* own, size_t bytes, std::byte* out) {
+  const auto sum = [&](const std::byte* own, const std::byte* own_encoded, size_t bytes,
+                       std::byte* out) {
     if (is_encoded) {
-      SumEncoded(*round, own, /*own_encoded=*/nullptr, bytes, out);
+      SumEncoded(*round, own, own_encoded, bytes, out);
     } else {
       Sum(*round, own, bytes, out);
     }
   };
   if (operation.kind == OperationKind::kAllReduce) {
-    const size_t bytes = std::min(piece, operation.bytes - begin);
+    const size_t bytes = Carried(*round, operation.bytes);
     std::byte* const data = operation.out + begin;
     const auto slice = [&](int rank) { return Slice(rank, bytes); };
     if (!IsSliced(operation, bytes)) {
       // Everyone adds what everyone else has: this rank's part too as it was sent.
-      if (is_encoded) {
-        SumEncoded(*round, data, round->packed.get(), bytes, data);
-      } else {
-        Sum(*round, data, bytes, data);
-      }
+      sum(data, round->packed.get(), bytes, data);
     } else if (round->phase == 0) {
       const auto [own_begin, own_end] = slice(rank_);
-      sum(data + own_begin, own_end - own_begin, data + own_begin);
+      sum(data + own_begin, nullptr, own_end - own_begin, data + own_begin);
       round->phase = 1;
       PostSecondPhase(round);
       return;
@@ -381,16 +374,12 @@ void MpiCollectives::EndPhase(Round* round) {
     }
   } else if (operation.kind == OperationKind::kReduceScatter) {
     if (operation.PartBytes(rank_) > begin) {
-      sum(operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin,
-          std::min(piece, operation.PartBytes(rank_) - begin), operation.out + begin);
+      sum(operation.in + operation.offsets[static_cast<size_t>(rank_)] + begin, nullptr,
+          Carried(*round, operation.PartBytes(rank_)), operation.out + begin);
     }
   } else if (is_encoded) {
     PlaceEncoded(
-        round,
-        [&](int rank) {
-          const size_t part = operation.PartBytes(rank);
-          return part > begin ? std::min(piece, part - begin) : 0;
-        },
+        round, [&](int rank) { return Carried(*round, operation.PartBytes(rank)); },
         [&](int rank) {
           return operation.out + operation.offsets[static_cast<size_t>(rank)] + begin;
         });

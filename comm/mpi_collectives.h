@@ -51,6 +51,8 @@ class MpiCollectives {
   size_t RoundCount(const Operation& operation) const;
   // The bytes of each rank's part, or of each of its nodes, that a round of `operation` carries.
   size_t PieceBytes(const Operation& operation) const;
+  // What a round carries of a part, or of each of its nodes, of `bytes` bytes in all.
+  size_t Carried(const Round& round, size_t bytes) const;
   bool IsSliced(const Operation& operation, size_t bytes) const;
   size_t SliceStride(size_t bytes) const;
   std::pair<size_t, size_t> Slice(int rank, size_t bytes) const;

@@ -36,8 +36,9 @@ Scale ScaleOf(uint32_t largest) {
   return {bits, 1 / scale};
 }
 
-// The loops, for what instructions they are compiled. Integers throughout: the largest magnitude of
-// floats is no reduction that a compiler may reorder. A NaN times zero is no byte either.
+// The loops, for what instructions they are compiled. The largest magnitude is found in integers:
+// that of floats is no reduction that a compiler may reorder. Where the scale is NaN, any byte will
+// do.
 __attribute__((always_inline)) inline void EncodeGroup(const float* in, size_t count,
                                                        std::byte* out) {
   uint32_t largest = 0;

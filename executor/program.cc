@@ -716,8 +716,10 @@ kernels::AttentionForm AttentionFormOf(plan::AttentionForm form) {
 }
 
 comm::Wire WireOf(plan::Wire wire) {
-  // What a plan promises, holds.
+  // What a plan promises and counts, holds.
   static_assert(comm::kInt8WireError <= plan::kInt8WireError);
+  static_assert(plan::WireShare(plan::Wire::int8) * comm::kWireGroup * sizeof(float) ==
+                comm::kWireGroupBytes);
   return wire == plan::Wire::int8 ? comm::Wire::kInt8 : comm::Wire::kFloat32;
 }
 

@@ -3,8 +3,8 @@
 
 Ours and the peer's run alternate, so that what the machine does besides hits both; a row states the median of the ratios of
 neighbouring runs, its least and its greatest. The peer's best setting is chosen first, per row. The bound is measured right
-before a row, since a shared host's bandwidth drifts: memory bandwidth over the bytes of weights that a token reads (decode, batch_decode), operations per second over
-the operations that a token takes (prefill).
+before a row, since a shared host's bandwidth drifts: memory bandwidth over the bytes of weights that a token reads (decode,
+batch_decode), operations per second over the operations that a token takes (prefill).
 """
 
 import argparse
@@ -183,7 +183,7 @@ def compare(ours, peer, source, weights, task, repeats, measure, commit):
 
 
 def print_row(row):
-    fraction = f"{100 * row['bound_fraction']:3.0f} % of the bound" if row["bound"] else ""
+    fraction = f"{100 * row['bound_fraction']:3.0f} % of the bound, {row['read_gb_per_s']:.1f} GB/s read" if row["bound"] else ""
     print(
         f"{row['model']:24} {row['weights']:5} {row['metric']:12} {row['threads']} thr  batch {row['batch']:<3}"
         f" ours {row['ours']:10.4g}  {row['peer']} {row['theirs']:10.4g} {UNITS.get(row['metric'], 'tok/s'):5}"
@@ -250,12 +250,6 @@ def main():
     LlamaCpp().prepare()  # makes the other weight types, whoever the peer is
     source = source_model(arguments.model)
     measure = lambda threads: measure_machine(arguments.build, threads)  # noqa: E731
-    for threads in arguments.threads:
-        machine = measure(threads)
-        read = machine["read_gb_per_s"]
-        print(f"bound, {threads} thread(s), {machine['isa']}: {read['median']:.1f} GB/s read ({read['streams']} streams a"
-              f" thread, {'huge' if read['huge_pages'] else 'small'} pages), fp32 {machine['fp32_gflop_per_s']['median']:.0f}"
-              f" GFLOP/s, int8 {machine['int8_gop_per_s']['median']:.0f} GOP/s", flush=True)  # fmt: skip
     for name in arguments.peer or ["llama.cpp"]:
         if row := row_not_run(name, arguments):
             rows.append(row)
@@ -277,6 +271,7 @@ def main():
                 write_rows(rows, arguments.json)
                 print_row(row)
     print(f"{len(rows)} rows, {skipped} not supported by the peer")
+
 
 if __name__ == "__main__":
     try:

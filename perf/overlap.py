@@ -4,11 +4,10 @@
     perf/overlap.py [--build build] [--model SHAPE] [--rates 1gbit,10gbit] [--runs 3] [-o FILE]
 
 Two hosts of one rank with one thread each, network namespaces of this machine with a link of the given rate between them
-(tests/cluster/hosts.sh, needs root). Three runs in turn: a plan that exchanges and then goes on (plain), one that works
-meanwhile (overlap), and the plain plan without any exchange (none). The hidden share is
-1 - (overlap - none) / (plain - none), of the medians of a prefill step's time on the slower rank.
-The plain plan runs with int8 between the hosts too: bytes are those that the first host's link sent in a
-run, less those of the run without any exchange.
+(tests/cluster/hosts.sh, needs root). Four runs in turn: a plan that exchanges and then goes on (plain), one that works
+meanwhile (overlap), the plain one with int8 between the hosts (int8), and the plain one without any exchange (none). The
+hidden share is 1 - (overlap - none) / (plain - none), of the medians of a prefill step's time on the slower rank. int8 cuts
+the bytes that the first host's link sends in a run, less those of the run without any exchange.
 """
 
 import argparse
@@ -77,7 +76,7 @@ def main():
     model = REPOSITORY / "configs" / "models" / f"{arguments.model}.yaml"
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        plans = {name: folder / f"{name}.fb" for name in ("plain", "overlap", "int8")}
+        plans = {plan: folder / f"{plan}.fb" for plan in ("plain", "overlap", "int8")}
         make = lambda options, plan: make_plan(arguments.build, model, arguments.weights, arguments.tokens, options, plan)  # noqa: E731
         plain = ["--overlap", "none", "--disable", "llm-split-collectives"]
         make(plain, plans["plain"])

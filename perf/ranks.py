@@ -19,6 +19,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "perf"))
 
 from compare import source_model  # noqa: E402 (found through the line above)
+from peers.llamacpp import shown  # noqa: E402
 from peers.llmir import ENVIRONMENT  # noqa: E402
 from peers.peer import CACHE, Failed, execute  # noqa: E402
 from provenance import current_commit, machine  # noqa: E402
@@ -78,7 +79,7 @@ class Bench:
         held = json.loads(report.read_text())
         engine = held["engine"]
         value = engine["prompt_tokens"] / engine["prefill_seconds"] if metric == "prefill" else engine["decode_rows"] / engine["decode_seconds"]
-        return value, " ".join(str(word) for word in command).replace(str(self.folder) + "/", ""), held.get("slowest")
+        return value, shown(command), held.get("slowest")
 
     def row(self, name, repeats):
         model, tp, pp, metric, batch, bar, of_cap = ROWS[name]

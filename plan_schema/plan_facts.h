@@ -77,30 +77,6 @@ constexpr bool IsCollective(StepKind kind) {
       return false;
   }
 }
-// Steps whose rows can travel in int8 (Step.wire).
-constexpr bool TakesWire(StepKind kind) {
-  switch (kind) {
-    case StepKind::all_reduce:
-    case StepKind::all_reduce_start:
-    case StepKind::reduce_scatter:
-    case StepKind::reduce_scatter_start:
-    case StepKind::all_gather:
-    case StepKind::all_gather_start:
-    case StepKind::send:
-    case StepKind::send_start:
-    case StepKind::recv:
-    case StepKind::recv_start:
-      return true;
-    default:
-      return false;
-  }
-}
-// The part of their bytes that rows of f32 have between hosts.
-constexpr double WireShare(Wire wire) { return wire == Wire::int8 ? 34.0 / 128 : 1; }
-// Plan.wire_error of int8: half a step of a scale that is the largest magnitude over 127, itself
-// rounded.
-inline constexpr double kInt8WireError = 0.004;
-
 constexpr bool IsSend(StepKind kind) {
   return kind == StepKind::send || kind == StepKind::send_start;
 }
@@ -118,6 +94,16 @@ constexpr bool IsSum(StepKind kind) {
   return kind == StepKind::all_reduce || kind == StepKind::all_reduce_start ||
          kind == StepKind::reduce_scatter || kind == StepKind::reduce_scatter_start;
 }
+// Steps whose rows can travel in int8 (Step.wire).
+constexpr bool TakesWire(StepKind kind) {
+  return IsSum(kind) || kind == StepKind::all_gather || kind == StepKind::all_gather_start ||
+         IsSend(kind) || IsRecv(kind);
+}
+// The part of their bytes that rows of f32 have between hosts.
+constexpr double WireShare(Wire wire) { return wire == Wire::int8 ? 34.0 / 128 : 1; }
+// Plan.wire_error of int8: half a step of a scale that is the largest magnitude over 127, itself
+// rounded.
+inline constexpr double kInt8WireError = 0.004;
 // Starts signal an event, which is waited for.
 constexpr bool IsStart(StepKind kind) {
   return kind == StepKind::all_reduce_start || kind == StepKind::reduce_scatter_start ||

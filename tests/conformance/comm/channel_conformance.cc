@@ -109,6 +109,14 @@ Counts Offsets(const Counts& counts) {
   return offsets;
 }
 
+// The floats of each rank's share of `rows` rows; it may be empty.
+Counts ShareCounts(size_t rows, int ranks, size_t columns) {
+  const auto all = static_cast<size_t>(ranks);
+  Counts counts(all);
+  for (size_t r = 0; r < all; ++r) counts[r] = (rows * (r + 1) / all - rows * r / all) * columns;
+  return counts;
+}
+
 Floats Slice(const Floats& values, size_t begin, size_t count) {
   const auto first = values.begin() + static_cast<ptrdiff_t>(begin);
   return {first, first + static_cast<ptrdiff_t>(count)};
@@ -363,13 +371,9 @@ TEST_P(ChannelConformance, ATreeOfOtherRanksIsRefused) {
 TEST_P(ChannelConformance, SharesOfRowsGoOutSummedAndComeBackWhole) {
   constexpr size_t kColumns = 577;
   OnRanks([](Channel& channel) {
-    const size_t ranks = static_cast<size_t>(channel.size());
     const size_t own = static_cast<size_t>(channel.rank());
     for (const size_t rows : {1, 2, 3, 5, 250}) {
-      Counts counts(ranks);
-      for (size_t r = 0; r < ranks; ++r) {
-        counts[r] = (rows * (r + 1) / ranks - rows * r / ranks) * kColumns;
-      }
+      const Counts counts = ShareCounts(rows, channel.size(), kColumns);
       const size_t begin = Offsets(counts)[own];
       const uint32_t seed = static_cast<uint32_t>(rows);
       Floats data = Values(rows * kColumns, channel.rank(), seed);
@@ -449,13 +453,9 @@ TEST_P(ChannelConformance, EncodedSumsStayWithinTheirErrorAndAreTheSameOnAllRank
 TEST_P(ChannelConformance, EncodedSharesGoOutSummedAndComeBackTheSameToAll) {
   constexpr size_t kColumns = 577;
   OnRanks([](Channel& channel) {
-    const size_t ranks = static_cast<size_t>(channel.size());
     const size_t own = static_cast<size_t>(channel.rank());
     for (const size_t rows : {1, 2, 3, 5, 250}) {
-      Counts counts(ranks);
-      for (size_t r = 0; r < ranks; ++r) {
-        counts[r] = (rows * (r + 1) / ranks - rows * r / ranks) * kColumns;
-      }
+      const Counts counts = ShareCounts(rows, channel.size(), kColumns);
       const size_t begin = Offsets(counts)[own];
       const uint32_t seed = static_cast<uint32_t>(rows);
       const Encoded expected(rows * kColumns, channel.size(), seed);
