@@ -40,6 +40,7 @@ class MpiWorld final : public World {
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
   const std::string& host() const override { return host_; }
+  int host_leader(int rank) const override { return host_leaders_[static_cast<size_t>(rank)]; }
 
   StatusOr<std::unique_ptr<Channel>> CreateChannel(std::span<const int> ranks, size_t max_bytes,
                                                    Backend backend) override;

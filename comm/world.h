@@ -32,6 +32,8 @@ class World {
   virtual int local_rank() const = 0;  // among the ranks of this host
   virtual int local_size() const = 0;
   virtual const std::string& host() const = 0;
+  // The lowest rank of the host that `rank` is on: ranks that share a host have it in common.
+  virtual int host_leader(int rank) const = 0;
 
   // Collective over `ranks` (world ranks, in group order); those not named must not call.
   // `max_bytes` bounds one message or collective's data; buffers are made now. A group of one rank

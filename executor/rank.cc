@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <optional>
 
 #include "comm/silent_channel.h"
 #include "executor/cores.h"
+#include "kvpool/transfer_service.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/sum_tree.h"
 
@@ -71,8 +74,9 @@ struct Link {
     std::vector<comm::Request> sends;  // of the descriptor
     double copy_seconds = 0;
   };
-  int first = 0;            // world rank of its first stage's first rank: gets descriptors
-  int sampling = 0;         // of its last stage's first rank: sends results
+  int first = 0;     // world rank of its first stage's first rank: gets descriptors
+  int sampling = 0;  // of its last stage's first rank: sends results
+  bool lost = false;
   std::vector<Step> steps;  // a ring
   size_t oldest = 0;
   size_t count = 0;
@@ -100,6 +104,7 @@ struct Rank::State {
   std::unique_ptr<Weights> weights;
   std::unique_ptr<kvpool::KvArena> kv;
   std::unique_ptr<kvpool::KvArena> swap;
+  std::unique_ptr<kvpool::TransferService> transfers;  // where there are several replicas
   std::unique_ptr<Sampler> sampler;
   // All ranks of the job: rows between stages, descriptors, results, reports. One channel, so that
   // waiting for one kind moves the others on.
@@ -115,6 +120,7 @@ struct Rank::State {
   std::vector<ResultBuffer> results;           // on other sampling ranks: a ring
   size_t next_result = 0;
   std::vector<DrawDetails> details;  // where rank 0 samples
+  bool crippled = false;
 
   Program* Find(plan::ProgramKind kind) {
     for (const auto& program : programs) {
@@ -126,6 +132,9 @@ struct Rank::State {
   Status Load(comm::World& world, const RankOptions& options, const LoadProgress& progress);
   // `exchange`: programs have the job's channels, else silent ones.
   Status CreateChannels(comm::World& world, bool exchange);
+  Status CreateBlocks(const comm::World& world, const RankOptions& options);
+  // The services of all ranks learn of each other.
+  Status JoinTransfers();
   // The stage's ranks get the descriptor, and the next stage.
   Status PassOn(StepDescriptor& step, std::vector<comm::Request>* sends);
   Status RunProgram(StepDescriptor& step, const std::function<Status()>& meanwhile);
@@ -164,22 +173,14 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   const int threads = options.threads > 0 ? options.threads : DefaultThreads(world.local_size());
   cores = AllowedCores();
   const bool oversubscribed = threads * world.local_size() > cores;
+  // Before this thread is pinned to a core: that of the transfers may run on all.
+  LLMIR_RETURN_IF_ERROR(CreateBlocks(world, options));
   pool = std::make_unique<kernels::WorkerPool>(threads, oversubscribed);
   pinned = PinThreads(*pool, world.local_rank(), world.local_size(), cores);
   LLMIR_ASSIGN_OR_RETURN(Weights loaded,
                          Weights::Load(plan, *resources.rank, options.plan_folder, options.model,
                                        options.random_seed, options.isa, *pool, progress));
   weights = std::make_unique<Weights>(std::move(loaded));
-  const size_t block_bytes = resources.rank->memory()->kv_block();
-  LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena arena,
-                         kvpool::KvArena::Create(plan.kv()->blocks(), block_bytes));
-  kv = std::make_unique<kvpool::KvArena>(std::move(arena));
-  if (options.swap_blocks > 0) {
-    LLMIR_ASSIGN_OR_RETURN(
-        kvpool::KvArena places,
-        kvpool::KvArena::Create(static_cast<size_t>(options.swap_blocks), block_bytes));
-    swap = std::make_unique<kvpool::KvArena>(std::move(places));
-  }
   for (const uint64_t bytes : *resources.rank->arena_bytes()) {
     LLMIR_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::Create(bytes, "activations"));
     resources.arenas.push_back(std::move(map));
@@ -220,6 +221,65 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
   return Status();
 }
 
+Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& options) {
+  const plan::Plan& plan = file->plan();
+  const size_t block_bytes = resources.rank->memory()->kv_block();
+  const bool transferring = options.transfers && plan.replicas()->size() > 1;
+  bool near = false;  // whether ranks of another replica share this host
+  bool far = false;
+  for (uint32_t p = 0; p < plan.replicas()->size(); ++p) {
+    for (const plan::Stage* each : *plan.replicas()->Get(p)->stages()) {
+      for (const plan::Rank* rank : *each->ranks()) {
+        const bool here = world.host_leader(static_cast<int>(rank->world_rank())) ==
+                          world.host_leader(world_rank);
+        near = near || (here && p != replica);
+        far = far || !here;
+      }
+    }
+  }
+  LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena arena,
+                         kvpool::KvArena::Create(plan.kv()->blocks(), block_bytes,
+                                                 transferring && near ? kvpool::Sharing::kShared
+                                                                      : kvpool::Sharing::kPrivate));
+  kv = std::make_unique<kvpool::KvArena>(std::move(arena));
+  if (options.swap_blocks > 0) {
+    LLMIR_ASSIGN_OR_RETURN(
+        kvpool::KvArena places,
+        kvpool::KvArena::Create(static_cast<size_t>(options.swap_blocks), block_bytes));
+    swap = std::make_unique<kvpool::KvArena>(std::move(places));
+  }
+  if (!transferring) return Status();
+  const plan::Leaves heads = plan::RankLeaves(*resources.rank, plan::Unit::kv_head);
+  const kvpool::BlockLayout layout{static_cast<int32_t>(stage->layer_begin()),
+                                   static_cast<int32_t>(stage->layer_end() - stage->layer_begin()),
+                                   static_cast<int32_t>(heads.begin),
+                                   static_cast<int32_t>(heads.count()),
+                                   static_cast<int64_t>(plan.kv()->head_bytes())};
+  kvpool::TransferOptions transfer_options;
+  transfer_options.between_hosts = far;
+  // Whoever waits for a rank that is lost would wait for ever.
+  transfer_options.on_fatal = [](const Status& why) {
+    std::fprintf(stderr, "llmir-exec: %s\n", why.ToString().c_str());
+    std::_Exit(1);
+  };
+  LLMIR_ASSIGN_OR_RETURN(transfers,
+                         kvpool::TransferService::Create(world_rank, static_cast<int>(replica),
+                                                         world.host_leader(world_rank), layout, *kv,
+                                                         transfer_options));
+  return Status();
+}
+
+Status Rank::State::JoinTransfers() {
+  if (transfers == nullptr) return Status();
+  using kvpool::TransferEndpoint;
+  const auto size = static_cast<size_t>(messages->size());
+  std::vector<TransferEndpoint> endpoints(size);
+  const std::vector<size_t> counts(size, sizeof(TransferEndpoint) / sizeof(float));
+  LLMIR_RETURN_IF_ERROR(messages->AllGather(reinterpret_cast<const float*>(&transfers->endpoint()),
+                                            counts, reinterpret_cast<float*>(endpoints.data())));
+  return transfers->Join(std::move(endpoints));
+}
+
 // Every rank walks the same list, so that those of a channel meet in one order.
 Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
   const plan::Plan& plan = file->plan();
@@ -241,7 +301,8 @@ Status Rank::State::CreateChannels(comm::World& world, bool exchange) {
   const size_t descriptor_bytes = descriptor->capacity_bytes();
   LLMIR_ASSIGN_OR_RETURN(
       messages,
-      world.CreateChannel(all, std::max({descriptor_bytes, LargestResult(plan), hidden_bytes})));
+      world.CreateChannel(all, std::max({descriptor_bytes, LargestResult(plan), hidden_bytes,
+                                         all.size() * sizeof(kvpool::TransferEndpoint)})));
   groups.resize(plan.groups()->size());
   resources.groups.assign(plan.groups()->size(), nullptr);
   for (uint32_t g = 0; g < plan.groups()->size(); ++g) {
@@ -275,6 +336,7 @@ StatusOr<std::unique_ptr<Rank>> Rank::Create(comm::World& world, const plan::Pla
   state->file = &plan;
   LLMIR_RETURN_IF_ERROR(world.Agree(state->Load(world, options, progress)));
   LLMIR_RETURN_IF_ERROR(world.Agree(state->CreateChannels(world, options.exchange)));
+  LLMIR_RETURN_IF_ERROR(world.Agree(state->JoinTransfers()));
   Status status;
   for (const plan::Program* program : *state->stage->programs()) {
     auto bound = Program::Create(*program, &state->resources);
@@ -487,12 +549,14 @@ Status Rank::Serve() {
       LLMIR_RETURN_IF_ERROR(s.descriptor->Receive(*s.messages, s.upstream, kDescriptorTag));
     }
     LLMIR_RETURN_IF_ERROR(s.PassOn(*s.descriptor, &s.relays));
-    if (s.descriptor->header().stop != 0) break;
+    if (s.descriptor->header().stop != Stop::kNo) break;
     const bool sends = !s.relays.empty() || !s.results.empty();
     LLMIR_RETURN_IF_ERROR(s.RunProgram(*s.descriptor, sends ? progress : nullptr));
     LLMIR_RETURN_IF_ERROR(s.WaitAll(&s.relays));
     LLMIR_RETURN_IF_ERROR(s.StartResult(*s.descriptor));
   }
+  if (s.transfers != nullptr) s.transfers->Close();
+  s.crippled = s.descriptor->header().stop == Stop::kAlone;
   for (ResultBuffer& result : s.results) {
     if (result.request.valid()) LLMIR_RETURN_IF_ERROR(s.messages->Wait(result.request));
   }
@@ -505,9 +569,11 @@ Status Rank::Stop() {
     while (s.links[r].count > 0) LLMIR_RETURN_IF_ERROR(Finish(static_cast<int>(r)).status());
   }
   s.descriptor->Resize(plan::ProgramKind::decode, 0, 0, 0, 0);
-  s.descriptor->header().stop = 1;
+  if (s.transfers != nullptr) s.transfers->Close();
+  s.descriptor->header().stop = s.crippled ? Stop::kAlone : Stop::kTogether;
   std::vector<comm::Request> sends;
   for (const Link& link : s.links) {
+    if (link.lost) continue;
     if (link.first == 0) {
       LLMIR_RETURN_IF_ERROR(s.PassOn(*s.descriptor, &sends));
     } else {
@@ -548,6 +614,15 @@ StatusOr<std::vector<std::string>> Rank::Collect(const std::string& text) {
   }
   return all;
 }
+
+void Rank::Forget(int replica) {
+  Link& link = state_->links[static_cast<size_t>(replica)];
+  link.lost = true;
+  link.count = 0;
+  state_->crippled = true;
+}
+bool Rank::crippled() const { return state_->crippled; }
+kvpool::BlockTransfers* Rank::transfers() { return state_->transfers.get(); }
 
 const plan::Plan& Rank::plan() const { return state_->file->plan(); }
 const Weights& Rank::weights() const { return *state_->weights; }

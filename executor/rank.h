@@ -34,6 +34,7 @@ struct RankOptions {
   bool collect_activations = false;
   bool exchange = true;     // false: rows that ranks exchange in a step stay where they are
   int32_t swap_blocks = 0;  // places for KV blocks outside the arena
+  bool transfers = true;    // several replicas get KV blocks of each other
 };
 
 class Rank final : public StepRunner {
@@ -48,6 +49,10 @@ class Rank final : public StepRunner {
   Status Start(int replica, StepDescriptor& descriptor) override;
   StatusOr<bool> IsFinished(int replica) override;
   StatusOr<StepResult> Finish(int replica) override;
+  kvpool::BlockTransfers* transfers() override;
+  void Forget(int replica) override;
+  // Ranks of the job are lost: what all ranks do together can't be done any more.
+  bool crippled() const;
   // The other ranks: run steps as descriptors come, until one says stop.
   Status Serve();
   // Rank 0: ends Serve on all others, after what is in flight.

@@ -224,6 +224,10 @@ std::vector<int32_t> EndIds(const plan::Plan& plan) {
   return {plan.tokenizer()->end_ids()->begin(), plan.tokenizer()->end_ids()->end()};
 }
 
+void TellLoss(const Status& what) {
+  std::fprintf(stderr, "llmir-exec: warning: %s\n", what.ToString().c_str());
+}
+
 Status Driver::Generate(EngineStatistics* statistics) {
   const bool streaming = options_.prompts_file.empty();
   const size_t total = work_.requests.size();
@@ -269,6 +273,7 @@ Status Driver::Generate(EngineStatistics* statistics) {
       return Status();
     };
   }
+  events.on_loss = TellLoss;
   Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(),
                 EndIds(rank_.plan()), std::move(events));
   submitted_ = Clock::now();
@@ -285,8 +290,10 @@ Status Driver::Generate(EngineStatistics* statistics) {
 }
 
 Status Driver::Serve(EngineStatistics* statistics) {
+  EngineEvents events = work_.server->Events();
+  events.on_loss = TellLoss;
   Engine engine(rank_.plan(), rank_, options_.engine, work_.tokenizer_or_null(),
-                EndIds(rank_.plan()), work_.server->Events());
+                EndIds(rank_.plan()), std::move(events));
   Status status = engine.Pin(g_cancelled);
   if (status.code() == StatusCode::kCancelled) return Status();
   if (status.ok() && !options_.quiet) {
@@ -358,6 +365,23 @@ void Driver::PrintClosingLine(const EngineStatistics& s, double bandwidth,
                    .c_str());
 }
 
+// The end of a job that has lost ranks: MPI can't be finalized without them, nor can the others'
+// reports be asked for.
+[[noreturn]] void Leave(const Rank& rank, const comm::World& world, const Options& options,
+                        const RunFacts& facts, const EngineStatistics& statistics, Status outcome) {
+  const bool driver = world.rank() == 0;
+  if (driver && outcome.ok() && !options.report.empty()) {
+    // Who waited for whom isn't known.
+    const std::vector<std::vector<Arrival>> arrivals(rank.programs().size());
+    const std::vector<std::string> own = {
+        RankReport(rank, world.rank(), world.host(), arrivals, PeakResidentBytes(), 0)};
+    outcome = WriteReport(options.report, facts, statistics, own);
+  }
+  if (!outcome.ok()) std::fprintf(stderr, "llmir-exec: %s\n", outcome.ToString().c_str());
+  std::fflush(nullptr);
+  std::_Exit(outcome.ok() ? 0 : 1);
+}
+
 }  // namespace
 
 Status Run(comm::World& world, const Options& options, const Startup& startup) {
@@ -403,6 +427,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.threads = options.threads;
   rank_options.timing = !options.report.empty() || wanted > 1;
   rank_options.swap_blocks = options.engine.swap_blocks;
+  rank_options.transfers = options.engine.reuse_prefixes && options.score_file.empty();
   rank_options.collect_activations = !options.activations.empty();
   rank_options.exchange = !options.without_exchange;
   auto isa = ChooseIsaFor(file->plan());
@@ -469,6 +494,7 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
     LLMIR_RETURN_IF_ERROR(rank->Serve());
   }
   facts.run_seconds = Seconds(run_start);
+  if (rank->crippled()) Leave(*rank, world, options, facts, statistics, outcome);
   if (run.first_token_at()) {
     facts.first_token_seconds =
         std::chrono::duration<double>(*run.first_token_at() - startup.begin).count() -

@@ -60,7 +60,7 @@ void StepDescriptor::Resize(plan::ProgramKind program, int32_t tokens, int32_t s
   StepHeader& h = header();
   h.bytes = static_cast<uint32_t>(offsets_.end);
   h.program = static_cast<uint8_t>(program);
-  h.stop = 0;
+  h.stop = Stop::kNo;
   h.return_logits = 0;
   h.return_details = 0;
   h.reserved = 0;

@@ -28,11 +28,14 @@ struct StepCapacity {
 };
 StepCapacity CapacityOf(const plan::Plan& plan);
 
+// Whether there is a step, or the ranks end: together, or each by itself, as others are lost.
+enum class Stop : uint8_t { kNo, kTogether, kAlone };
+
 struct StepHeader {
-  uint64_t number;         // 0, 1, 2, ... per replica
-  uint32_t bytes;          // of the whole message
-  uint8_t program;         // plan::ProgramKind
-  uint8_t stop;            // no step: the ranks end
+  uint64_t number;  // 0, 1, 2, ... per replica
+  uint32_t bytes;   // of the whole message
+  uint8_t program;  // plan::ProgramKind
+  Stop stop;
   uint8_t return_logits;   // the sampled rows' logits come back with the ids
   uint8_t return_details;  // and the draws' DrawDetails
   int32_t tokens;

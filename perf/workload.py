@@ -23,6 +23,10 @@ import tempfile
 import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "perf"))
+
+from provenance import current_commit, machine  # noqa: E402 (found through the line above)
+
 CLOSE = 1e-3  # two logits this near may change places with the order of sums
 SYSTEM_PROMPTS = 8
 
@@ -210,7 +214,8 @@ def main():
     vocabulary, context = plan["model"]["vocabulary"], plan["limits"]["context"]
     arguments.ranks = sum(len(stage["ranks"]) for replica in plan["replicas"] for stage in replica["stages"])
     arguments.pinned_blocks = sum(len(p["ids"]) for p in plan.get("prefixes") or []) // plan["kv"]["block_size"]
-    result = {"command": " ".join(sys.argv), "seed": arguments.seed}
+    shown_words = [pathlib.Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    result = {"machine": machine(), "commit": current_commit(), "command": " ".join(["perf/workload.py", *shown_words]), "seed": arguments.seed}
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if arguments.prefix:

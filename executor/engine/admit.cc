@@ -5,7 +5,7 @@
 // Of several replicas it goes to the one where the least has to be computed before and for it:
 // tokens of it that aren't cached there, tokens that those running there lack, and for each of
 // these some more, as they will go on. So a cached prefix draws a request as far as it outweighs
-// the load.
+// the load, less so where it can be fetched.
 
 #include <algorithm>
 
@@ -86,8 +86,20 @@ std::span<Engine::Replica* const> Engine::ChooseReplicas(const Sequence& sequenc
     candidates_.push_back(replica.get());
     if (replicas_.size() == 1) return candidates_;
     Match(sequence, *replica);
-    const auto cached = static_cast<int32_t>(path_.size()) * replica->pool.block_size();
-    replica->cost = static_cast<int32_t>(sequence.ids.size()) - cached + replica->rows_waiting() +
+    replica->cached = static_cast<int32_t>(path_.size());
+  }
+  for (Replica* const replica : candidates_) {
+    const int32_t block = replica->pool.block_size();
+    int32_t got = replica->cached * block;
+    if (Replica* source = ChooseSource(*replica, replica->cached)) {
+      // What is fetched counts for the tokens that could be computed meanwhile.
+      const int32_t fetched = source->cached - replica->cached;
+      const double per_token = PrefillSeconds(*replica);
+      const double meanwhile =
+          per_token > 0 ? fetched * FetchSeconds(*source, *replica) / per_token : 0;
+      got += std::max(0, fetched * block - static_cast<int32_t>(meanwhile));
+    }
+    replica->cost = static_cast<int32_t>(sequence.ids.size()) - got + replica->rows_waiting() +
                     kTokensOfASequence * replica->slots;
   }
   std::ranges::stable_sort(candidates_, {}, &Replica::cost);
@@ -185,7 +197,10 @@ Status Engine::Start(SequencePointer sequence, Replica& replica) {
   sequence->computed = replica.pool.tokens(sequence->id);
   statistics_.prefix_hits += sequence->computed > 0;
   statistics_.reused_tokens += static_cast<uint64_t>(sequence->computed);
+  const bool resumed = !sequence->swapped.empty();
   LLMIR_RETURN_IF_ERROR(SwapIn(*sequence));
+  // What is in swap memory is all that it has had.
+  if (!resumed) LLMIR_RETURN_IF_ERROR(StartFetch(*sequence));
   statistics_.recomputed_tokens +=
       static_cast<uint64_t>(std::max(0, sequence->recompute - sequence->computed));
   sequence->recompute = 0;

@@ -14,13 +14,7 @@ Status Engine::Advance(Replica& replica, const StepResult& result) {
     const size_t first = draw;
     draw += static_cast<size_t>(entry.draws);
     --sequence.flights;
-    if (sequence.job == nullptr) {
-      if (sequence.flights > 0) continue;
-      GiveBack(sequence);
-      std::erase_if(replica.left,
-                    [&](const SequencePointer& other) { return other.get() == &sequence; });
-      continue;
-    }
+    if (ForgetLeft(sequence)) continue;
     sequence.taken.clear();
     sequence.taken_details.clear();
     if (entry.draws > 0) {
@@ -37,6 +31,15 @@ Status Engine::Advance(Replica& replica, const StepResult& result) {
     if (entry.draws > 0 && sequence.followers > 0) ForkFollowers(sequence, result, first);
   }
   return Status();
+}
+
+bool Engine::ForgetLeft(Sequence& sequence) {
+  if (sequence.job != nullptr) return false;
+  if (sequence.flights > 0) return true;
+  GiveBack(sequence);
+  std::erase_if(sequence.replica->left,
+                [&](const SequencePointer& other) { return other.get() == &sequence; });
+  return true;
 }
 
 Status Engine::Take(Sequence& sequence, const StepResult& result, size_t draw) {

@@ -13,8 +13,8 @@ int32_t Engine::SequencesOfAStep(const Replica& replica) const {
 }
 
 bool Engine::HasPlace(Replica& replica, const Sequence& sequence) const {
-  // Its next step waits for an id, or gives back blocks that a window has passed.
-  if (sequence.draws || (window_ > 0 && sequence.flights > 0)) return false;
+  // Its next step waits for an id or a fetch, or gives back blocks that a window has passed.
+  if (sequence.draws || sequence.fetching || (window_ > 0 && sequence.flights > 0)) return false;
   const auto sequences = static_cast<int32_t>(replica.composed().entries.size());
   return sequences < SequencesOfAStep(replica) && 1 + sequence.followers <= FreeDraws(replica);
 }

@@ -70,6 +70,17 @@ double ContextGrowth(const plan::Plan& plan) {
   return per_token > 0 ? per_context * plan.kv()->block_size() / per_token : 0;
 }
 
+// Of one KV block on all ranks of a replica.
+double BlockBytes(const plan::Plan& plan) {
+  double bytes = 0;
+  for (const plan::Stage* stage : *plan.replicas()->Get(0)->stages()) {
+    for (const plan::Rank* rank : *stage->ranks()) {
+      bytes += static_cast<double>(rank->memory()->kv_block());
+    }
+  }
+  return bytes;
+}
+
 constexpr size_t kKeptSteps = 4096;  // whose scheduler times are kept
 
 }  // namespace
@@ -77,7 +88,8 @@ constexpr size_t kKeptSteps = 4096;  // whose scheduler times are kept
 Engine::Replica::Replica(const plan::Plan& plan, int number, const EngineOptions& options)
     : number(number),
       pool(static_cast<int32_t>(plan.kv()->blocks()), static_cast<int32_t>(plan.kv()->block_size()),
-           static_cast<int32_t>(plan::RunningSequences(plan) + PrefixCount(plan)),
+           static_cast<int32_t>(plan::RunningSequences(plan) + PrefixCount(plan)) +
+               (plan.replicas()->size() > 1 ? kMostLeases : 0),
            static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()),
            // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
            static_cast<int32_t>((plan.kv()->blocks() - plan::PinnedBlocks(plan)) /
@@ -107,6 +119,7 @@ Engine::Engine(const plan::Plan& plan, StepRunner& runner, EngineOptions options
       most_running_(static_cast<int32_t>(plan::RunningSequences(plan))),
       window_(static_cast<int32_t>(plan::KvWindow(*plan.model()))),
       predicted_prefill_(PredictedPrefillSeconds(plan)),
+      block_bytes_(BlockBytes(plan)),
       growth_(ContextGrowth(plan)) {
   for (uint32_t r = 0; r < plan.replicas()->size(); ++r) {
     replicas_.push_back(std::make_unique<Replica>(plan, static_cast<int>(r), options_));
@@ -252,27 +265,28 @@ void Engine::Wait(SequencePointer sequence) {
 Status Engine::Step() {
   if (idle()) return Status();
   const auto begin = Clock::now();
+  bool moved = TakeFetches();
   LLMIR_RETURN_IF_ERROR(Admit());
   admission_ = Clock::now() - begin;
-  bool moved = false;
-  Replica* awaited = nullptr;  // whose result was asked for first
   // Backwards: the first replica's step computes in this process, while the others compute theirs.
-  for (auto at = replicas_.rbegin(); at != replicas_.rend(); ++at) {
-    Replica& replica = **at;
+  // By number: one after it may be lost meanwhile.
+  for (size_t i = replicas_.size(); i-- > 0;) {
+    Replica& replica = *replicas_[i];
     LLMIR_ASSIGN_OR_RETURN(const bool started, StartStep(replica));
     moved = moved || started;
     if (replica.in_flight == 0 || (started && replica.in_flight < replica.flights.size())) continue;
-    if (replicas_.size() == 1) return TakeStep(replica);
+    if (replicas_.size() + lost_.size() == 1) return TakeStep(replica);
     LLMIR_ASSIGN_OR_RETURN(const bool finished, runner_.IsFinished(replica.number));
-    if (finished) {
-      LLMIR_RETURN_IF_ERROR(TakeStep(replica));
-      moved = true;
-    } else if (awaited == nullptr || replica.front().started < awaited->front().started) {
-      awaited = &replica;
-    }
+    if (finished) LLMIR_RETURN_IF_ERROR(TakeStep(replica));
+    moved = moved || finished;
   }
   if (moved) return Status();
-  if (awaited != nullptr) return TakeStep(*awaited);
+  if (in_flight_ > 0) return TakeAnyStep();
+  if (!fetches_.empty()) {
+    // Nothing else is to be done; the caller may have something.
+    runner_.transfers()->WaitOutcome(std::chrono::milliseconds(1));
+    return Status();
+  }
   return Internal("{} requests are there, but none got a row", jobs_.size());
 }
 
@@ -326,6 +340,7 @@ Status Engine::Meanwhile() {
     if (finished) LLMIR_RETURN_IF_ERROR(TakeStep(*replica));
     any = any || finished;
   }
+  any = TakeFetches() || any;
   if (!any) return Status();
   LLMIR_RETURN_IF_ERROR(Admit());
   Replica* const computing = computing_;
@@ -429,6 +444,11 @@ void Engine::CheckInvariants() const {
     for (size_t i = 0; i < replica->in_flight; ++i) {
       const Flight& flight = replica->flights[(replica->oldest + i) % replica->flights.size()];
       for (const Flight::Entry& entry : flight.entries) ++flights[entry.sequence];
+    }
+    for (const Fetch& fetch : fetches_) {
+      if (fetch.sequence != nullptr && fetch.sequence->replica == replica.get()) {
+        ++flights[fetch.sequence];
+      }
     }
     int32_t slots = 0;
     size_t known = 0;

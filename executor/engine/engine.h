@@ -1,7 +1,8 @@
 // The engine of all replicas, on rank 0: a queue of requests becomes steps. Each turn is a few
 // small actions, one per file: admit (admit.cc), give decodes their rows (decode.cc) and prompts
 // theirs (prefill.cc) within the step's token budget, make room (preempt.cc), lay the step out
-// (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc).
+// (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc), and get prefixes
+// out of other replicas' caches (fetch.cc).
 //
 // A replica has as many steps in flight as the plan says. A sequence that waits for the id that it
 // draws is in no other step, so what they draw from is disjoint; a prompt's chunks may follow each
@@ -65,6 +66,9 @@ struct EngineEvents {
   // The logits that id number `position` of the first answer is drawn from; asked for by setting
   // it.
   std::function<Status(size_t request, int32_t position, std::span<const float> logits)> on_logits;
+  // What the job has lost and how it goes on: a replica, or a prefix that couldn't be fetched and
+  // is computed instead.
+  std::function<void(const Status& what)> on_loss;
 };
 
 struct EngineStatistics {
@@ -83,6 +87,12 @@ struct EngineStatistics {
   double pin_seconds = 0;
   uint64_t prefix_hits = 0;    // admissions that found a cached prefix
   uint64_t reused_tokens = 0;  // in them, not computed again
+  uint64_t lost_replicas = 0;
+  uint64_t fetches = 0;         // prefixes that came out of another replica's cache
+  uint64_t failed_fetches = 0;  // that didn't; they were computed
+  uint64_t fetched_tokens = 0;
+  uint64_t fetched_bytes = 0;  // of keys and values, all ranks
+  double fetch_seconds = 0;    // from order to outcome, added up
   uint64_t evicted_blocks = 0;
   uint64_t recomputed = 0;         // preemptions whose blocks were dropped
   uint64_t swapped = 0;            // that moved to swap memory
@@ -121,7 +131,7 @@ class Engine {
   // One turn, if there is anything to do: each replica starts a step or takes the result of one.
   // After an error the engine can't go on.
   Status Step();
-  bool idle() const { return jobs_.empty() && in_flight_ == 0; }
+  bool idle() const { return jobs_.empty() && in_flight_ == 0 && fetches_.empty(); }
   size_t jobs() const { return jobs_.size(); }
 
   // Pin, and steps until the queue is empty or `cancelled` turns true: then all ends as kCancelled.
@@ -132,6 +142,8 @@ class Engine {
   void CheckInvariants() const;
 
  private:
+  // Fetches of one replica's blocks at a time.
+  static constexpr int32_t kMostLeases = 4;
   using Clock = std::chrono::steady_clock;
 
   struct Job {  // a request and its answers
@@ -155,7 +167,8 @@ class Engine {
     Replica* replica = nullptr;  // where it runs, or whose swap memory it is in
     kvpool::SequenceId id = -1;  // while it runs
     int32_t computed = 0;        // leading ids that the cache has when its steps have run
-    int32_t flights = 0;         // steps in flight with rows of it
+    int32_t flights = 0;         // steps in flight with rows of it, and its fetch
+    bool fetching = false;       // its last computed ids are on their way from another replica
     bool draws = false;          // in one of them: nothing goes on before its id is there
     int32_t swapped_tokens = 0;  // the same in swap memory, from block swapped_from on
     int32_t swapped_from = 0;
@@ -221,6 +234,8 @@ class Engine {
     std::vector<SequencePointer> running;  // in order of their turns
     std::vector<SequencePointer> left;     // cancelled, with steps in flight
     int32_t slots = 0;                     // running and left sequences and their followers
+    int32_t fetching = 0;                  // of its sequences
+    int32_t leases = 0;                    // that hold its blocks for fetches of other replicas
     std::vector<Flight> flights;           // a ring
     size_t oldest = 0;
     size_t in_flight = 0;
@@ -232,6 +247,18 @@ class Engine {
     RecentMedian copy_seconds;     // per block
     Clock::time_point taken{};     // when the last result was
     int32_t cost = 0;              // of the sequence that a place is sought for
+    int32_t cached = 0;            // blocks of it, as ChooseReplicas found
+  };
+
+  // A prefix on its way from the cache of `source` to the replica of `sequence`.
+  struct Fetch {
+    uint64_t ticket;
+    Sequence* sequence;  // null: its replica is lost
+    Replica* source;
+    kvpool::SequenceId lease;  // holds the source's blocks
+    int32_t own_tokens;        // that the sequence has without it
+    int32_t blocks;
+    Clock::time_point ordered;
   };
 
   SequencePointer NewSequence(Job& job, int32_t candidate, int32_t followers);
@@ -249,6 +276,25 @@ class Engine {
   // The last running sequence that may give way to one of `priority`; running.size(): none.
   size_t Displaced(const Replica& replica, int32_t priority) const;
   Status Start(SequencePointer sequence, Replica& replica);
+  // The replica out of whose cache `destination` should get what it lacks of a sequence, having
+  // `own` blocks of it, by Replica::cached; null: none has more, or computing is sooner done.
+  Replica* ChooseSource(const Replica& destination, int32_t own);
+  // Of blocks after `before` others, measured or as the plan predicts; 0: not known.
+  double ComputeSeconds(const Replica& replica, int32_t before, int32_t blocks) const;
+  // Of a block, measured or assumed.
+  double FetchSeconds(const Replica& source, const Replica& destination);
+  RecentMedian& FetchTimes(const Replica& source, const Replica& destination);
+  // Orders what another replica has of a sequence that has just been placed, if it is worth it.
+  Status StartFetch(Sequence& sequence);
+  // Takes the outcomes that have come, and notes what is lost; true if there was anything.
+  bool TakeFetches();
+  void EndFetch(const Fetch& fetch, const kvpool::TransferOutcome& outcome);
+  // Its sequences wait again, with the ids that they have; its blocks are gone.
+  void Lose(int replica);
+  // Waits for the oldest step of any replica that has one, or for a loss.
+  Status TakeAnyStep();
+  // The step or fetch that was the last with a cancelled sequence is done: true if it was one.
+  bool ForgetLeft(Sequence& sequence);
   // Starts a step of the replica if it may have one more and there is work for it.
   StatusOr<bool> StartStep(Replica& replica);
   // Waits for the replica's oldest step and takes its result.
@@ -298,10 +344,15 @@ class Engine {
   StepCapacity capacity_;
   int32_t most_running_;  // sequences of a replica at a time
   std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<std::unique_ptr<Replica>> lost_;
   std::vector<Replica*> candidates_;
   Replica* computing_ = nullptr;  // whose Start is under way
   size_t in_flight_ = 0;          // steps, of all replicas
-  Clock::duration admission_{};   // of this turn
+  std::vector<Fetch> fetches_;
+  uint64_t tickets_ = 0;
+  RecentMedian near_fetch_seconds_;  // per block, within a host
+  RecentMedian far_fetch_seconds_;
+  Clock::duration admission_{};  // of this turn
   bool pinned_ = false;
   kvpool::PageTable page_table_;
   std::vector<kvpool::SequenceId> step_ids_;
@@ -316,6 +367,7 @@ class Engine {
   int32_t window_;  // tokens that a sequence's cache must keep; 0: all
   size_t submitted_ = 0;
   double predicted_prefill_ = 0;  // seconds per token, from the plan
+  double block_bytes_ = 0;        // all ranks of a replica
   double growth_ = 0;             // of a block's computation with each block before it
   Clock::time_point taken_{};     // when the last result was, of any replica
   size_t scheduled_ = 0;

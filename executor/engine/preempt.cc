@@ -30,7 +30,8 @@ StatusOr<int32_t> Engine::MakeRoom(Replica& replica, size_t index, int32_t rows)
       --rows;
     }
     if (rows > 0) continue;
-    if (replica.in_flight > 0) return 0;  // what is in flight will be able to
+    // What is in flight will be able to.
+    if (replica.in_flight > 0 || replica.fetching > 0) return 0;
     if (index == 0) {
       return Internal("request {} has all KV blocks and {} of its {} tokens find no room",
                       sequence.job->number, sequence.pending(), sequence.ids.size());

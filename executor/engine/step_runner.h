@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "executor/step_descriptor.h"
+#include "kvpool/block_transfers.h"
 #include "plan_schema/base/status.h"
 
 namespace llmir::executor {
@@ -39,6 +40,12 @@ class StepRunner {
   virtual StatusOr<bool> IsFinished(int replica) = 0;
   // That result, waited for.
   virtual StatusOr<StepResult> Finish(int replica) = 0;
+
+  // Moves blocks between the replicas, as long as this lives; null where they can't be moved.
+  virtual kvpool::BlockTransfers* transfers() { return nullptr; }
+
+  // The replica is lost: its steps in flight come to nothing, and it isn't named again.
+  virtual void Forget(int /*replica*/) {}
 
   // Called again and again while Start computes, between two operations.
   void set_meanwhile(std::function<Status()> meanwhile) { meanwhile_ = std::move(meanwhile); }

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -12,46 +10,13 @@ import time
 import llmir
 import numpy as np
 import pytest
+from engine_client import CANCEL, STATISTICS, SUBMIT, Client
 
 OPTIONS = ("--context", 192, "--max-batch", 4, "--block-size", 16, "--prefill-chunk", 24, "--weights", "f32")
-SUBMIT, CANCEL, STATISTICS = 1, 2, 3
-NAMES = {16: "hello", 17: "token", 18: "finish", 19: "refused", 20: "statistics"}
 
 
 def ids(seed, count):
     return [int(i) for i in np.random.default_rng(seed).integers(3, 384, count)]
-
-
-class Client:
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
-        self.socket.connect(str(path))
-
-    def send(self, kind, value, version=1):
-        payload = json.dumps(value).encode()
-        self.socket.sendall(struct.pack("<IBBH", len(payload), version, kind, 0) + payload)
-
-    def read(self, count):
-        data = b""
-        while len(data) < count:
-            piece = self.socket.recv(count - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
-    def receive(self):
-        size, version, kind, _ = struct.unpack("<IBBH", self.read(8))
-        assert version == 1
-        return NAMES[kind], json.loads(self.read(size))
-
-    def until(self, name):
-        """Frames up to the first of this name, it included."""
-        frames = [self.receive()]
-        while frames[-1][0] != name:
-            frames.append(self.receive())
-        return frames
 
 
 class Server:

@@ -33,8 +33,9 @@ int32_t NextId(std::span<const int32_t> ids, const SamplingOptions& sampling, in
   return static_cast<int32_t>(hash % kVocabulary);
 }
 
-// Runs steps when their results are asked for, as late as ranks may.
-class MemoryModel : public StepRunner {
+// Runs steps when their results are asked for, as late as ranks may; moves blocks as late, and in
+// between holds against the engine what it does with them.
+class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
  public:
   MemoryModel(const plan::Plan& plan, int32_t swap_blocks)
       : block_size_(static_cast<int32_t>(plan.kv()->block_size())),
@@ -53,9 +54,11 @@ class MemoryModel : public StepRunner {
 
   Status Start(int replica, StepDescriptor& step) override {
     Memory& memory = replicas_[static_cast<size_t>(replica)];
+    EXPECT_FALSE(forgotten_ && replica == lost_);
     EXPECT_LT(memory.steps.size(), depth_) << "more steps in flight than the plan allows";
     EXPECT_EQ(step.header().number, memory.started++);
     for (StepDescriptor& other : memory.steps) ExpectDisjoint(other, step);
+    for (const Transfer& transfer : transfers_) ExpectApart(transfer, replica, step);
     memory.steps.push_back(step);
     most_in_flight_ = std::max(most_in_flight_, memory.steps.size());
     if (replica == 0 && meanwhile_) {
@@ -65,7 +68,7 @@ class MemoryModel : public StepRunner {
   }
   StatusOr<bool> IsFinished(int replica) override {
     EXPECT_FALSE(replicas_[static_cast<size_t>(replica)].steps.empty());
-    return random_() % 3 == 0;
+    return replica != lost_ && random_() % 3 == 0;
   }
   StatusOr<StepResult> Finish(int replica) override {
     Memory& memory = replicas_[static_cast<size_t>(replica)];
@@ -74,6 +77,65 @@ class MemoryModel : public StepRunner {
     memory.rows += static_cast<size_t>(step.header().tokens);
     return Run(memory, step);
   }
+
+  // Blocks move between replicas; of `n` orders one fails, of 0 none.
+  void MoveBlocks(uint32_t n) {
+    moves_ = true;
+    failing_ = n;
+  }
+  kvpool::BlockTransfers* transfers() override { return moves_ ? this : nullptr; }
+  Status Order(uint64_t ticket, int source, int destination, std::span<const int32_t> from,
+               std::span<const int32_t> to) override {
+    EXPECT_NE(source, destination);
+    EXPECT_EQ(from.size(), to.size());
+    Transfer transfer{
+        ticket, source, destination, {from.begin(), from.end()}, {to.begin(), to.end()}};
+    for (StepDescriptor& step : replicas_[static_cast<size_t>(destination)].steps) {
+      ExpectApart(transfer, destination, step);
+    }
+    transfers_.push_back(std::move(transfer));
+    return Status();
+  }
+  bool TakeOutcome(kvpool::TransferOutcome* outcome) override {
+    if (held_ || transfers_.empty() || random_() % 4 != 0) return false;
+    const size_t at = random_() % transfers_.size();
+    const Transfer transfer = std::move(transfers_[at]);
+    transfers_.erase(transfers_.begin() + static_cast<ptrdiff_t>(at));
+    const bool fails = (failing_ > 0 && random_() % failing_ == 0) || transfer.destination == lost_;
+    auto& source = replicas_[static_cast<size_t>(transfer.source)].blocks;
+    auto& destination = replicas_[static_cast<size_t>(transfer.destination)].blocks;
+    for (size_t i = 0; i < transfer.to.size(); ++i) {
+      auto& to = destination[static_cast<size_t>(transfer.to[i])];
+      if (fails) {
+        std::ranges::fill(to, -7);  // whatever came
+      } else {
+        to = source[static_cast<size_t>(transfer.from[i])];
+      }
+    }
+    *outcome = {transfer.ticket, fails ? Unavailable("rank 1: it is lost") : Status(), 1e-9, 100};
+    return true;
+  }
+  void WaitOutcome(std::chrono::microseconds) override { ++waits_; }
+  // From now on nothing comes of the replica.
+  void Lose(int replica) {
+    lost_ = replica;
+    tells_of_loss_ = true;
+  }
+  bool TakeLost(int* replica) override {
+    if (!tells_of_loss_ || random_() % 4 != 0) return false;
+    *replica = lost_;
+    tells_of_loss_ = false;
+    return true;
+  }
+  void Forget(int replica) override {
+    EXPECT_EQ(replica, lost_);
+    replicas_[static_cast<size_t>(replica)].steps.clear();
+    forgotten_ = true;
+  }
+  bool ShareHost(int source, int destination) const override { return source + destination < 2; }
+  size_t waits() const { return waits_; }
+  size_t orders() const { return transfers_.size(); }
+  void HoldTransfers(bool held) { held_ = held; }
 
   size_t most_in_flight() const { return most_in_flight_; }
   size_t rows(int replica) const { return replicas_[static_cast<size_t>(replica)].rows; }
@@ -87,6 +149,30 @@ class MemoryModel : public StepRunner {
     std::vector<int32_t> ids;
     std::vector<DrawDetails> details;
   };
+
+  struct Transfer {
+    uint64_t ticket;
+    int source;
+    int destination;
+    std::vector<int32_t> from;
+    std::vector<int32_t> to;
+  };
+
+  // Until its outcome nobody writes to the blocks of a transfer, nor reads those that it fills.
+  void ExpectApart(const Transfer& transfer, int replica, StepDescriptor& step) {
+    if (replica == transfer.destination) {
+      for (const int32_t block : step.kv_indices()) {
+        EXPECT_THAT(transfer.to, testing::Not(testing::Contains(block)))
+            << "a block is used before it is there";
+      }
+    }
+    if (replica != transfer.source) return;
+    ForEachRow(step, [&](int32_t s, int32_t row) {
+      const int32_t block = BlockOf(step, s, step.positions()[static_cast<size_t>(row)]);
+      EXPECT_THAT(transfer.from, testing::Not(testing::Contains(block)))
+          << "a block is written to while it is read";
+    });
+  }
 
   // What `step` writes, a step in flight doesn't use, unless both are of one prompt: then `step`
   // goes on where the other one ends.
@@ -183,6 +269,14 @@ class MemoryModel : public StepRunner {
   size_t depth_;
   std::vector<Memory> replicas_;
   size_t most_in_flight_ = 0;
+  std::vector<Transfer> transfers_;
+  bool moves_ = false;
+  uint32_t failing_ = 0;
+  bool held_ = false;
+  int lost_ = -1;
+  bool tells_of_loss_ = false;
+  bool forgotten_ = false;
+  size_t waits_ = 0;
   std::mt19937 random_{7};
 };
 
@@ -212,6 +306,12 @@ plan::PlanFile MakePlan(const Shape& shape, int32_t pinned = 0) {
   plan->limits->max_tokens = shape.chunk + shape.max_batch;
   if (shape.window > 0) plan->model->attention_windows.assign(plan->model->layers, shape.window);
   if (pinned > 0) plan::AddPrefix(*plan, pinned);
+  // So small that moving a block is predicted to be faster than this model's computation.
+  for (auto& replica : plan->replicas) {
+    for (auto& stage : replica->stages) {
+      for (auto& rank : stage->ranks) rank->memory->kv_block = 1;
+    }
+  }
   auto file = plan::PlanFile::FromBytes(plan::PlanFile::Serialize(*plan), "test");
   EXPECT_TRUE(file.ok()) << file.status().ToString();
   return std::move(file).value();
@@ -245,10 +345,13 @@ std::vector<int32_t> Prompt(uint32_t seed, int32_t tokens, int32_t common = 0) {
 
 class EngineTest : public testing::Test {
  protected:
-  void Make(const Shape& shape, EngineOptions options = {}, int32_t pinned = 0) {
+  // `failing`: blocks move between replicas, and of so many orders one fails (0: none).
+  void Make(const Shape& shape, EngineOptions options = {}, int32_t pinned = 0,
+            std::optional<uint32_t> failing = {}) {
     shape_ = shape;
     file_.emplace(MakePlan(shape, pinned));
     model_.emplace(file_->plan(), options.swap_blocks);
+    if (failing.has_value()) model_->MoveBlocks(*failing);
     EngineEvents events;
     events.on_token = [this](const TokenEvent& token) {
       auto& ids = told_[{token.request, token.candidate}];
@@ -565,6 +668,82 @@ TEST_F(EngineTest, ARequestGoesWhereItsPrefixIsAndOthersWhereLessRuns) {
   ExpectRightAnswers();
 }
 
+// Of two replicas the first has computed 96 common tokens, and is busy.
+#define FETCH_SETUP(failing)                                                        \
+  Make({.blocks = 64, .max_batch = 4, .replicas = 2}, {}, 0, failing);              \
+  Submit(MakeRequest(Prompt(1, 100, 96), 5));                                       \
+  RunAll();                                                                         \
+  for (uint32_t i = 0; i < 3; ++i) Submit(MakeRequest(Prompt(20 + i, 30, 0), 120)); \
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(engine_->Step().ok())
+
+TEST_F(EngineTest, APrefixOfAnotherReplicaIsFetched) {
+  FETCH_SETUP(0);
+  for (uint32_t i = 0; i < 4; ++i) Submit(MakeRequest(Prompt(2 + i, 100, 96), 5));
+  RunAll();
+  ExpectRightAnswers();
+  const EngineStatistics& s = engine_->statistics();
+  EXPECT_GE(s.fetches, 1u);
+  EXPECT_EQ(s.fetched_tokens, s.fetches * 96);
+  EXPECT_EQ(s.fetched_bytes, s.fetches * 100);
+  EXPECT_EQ(s.failed_fetches, 0u);
+  EXPECT_EQ(s.held_blocks, 0);
+}
+
+TEST_F(EngineTest, WhatIsFetchedIsFoundByTheNext) {
+  FETCH_SETUP(0);
+  for (uint32_t i = 0; i < 4; ++i) Submit(MakeRequest(Prompt(2 + i, 100, 96), 5));
+  RunAll();
+  const uint64_t fetches = engine_->statistics().fetches;
+  ASSERT_GE(fetches, 1u);
+  for (uint32_t i = 0; i < 6; ++i) Submit(MakeRequest(Prompt(40 + i, 100, 96), 5));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().fetches, fetches) << "both have it now";
+}
+
+TEST_F(EngineTest, AFailedFetchCostsTheComputationAlone) {
+  FETCH_SETUP(1);
+  for (uint32_t i = 0; i < 4; ++i) Submit(MakeRequest(Prompt(2 + i, 100, 96), 5));
+  RunAll();
+  ExpectRightAnswers();
+  const EngineStatistics& s = engine_->statistics();
+  EXPECT_EQ(s.fetches, 0u);
+  EXPECT_GE(s.failed_fetches, 1u);
+  EXPECT_EQ(s.held_blocks, 0);
+}
+
+TEST_F(EngineTest, ARequestCancelledDuringItsFetchGivesItsBlocksBackAfterIt) {
+  FETCH_SETUP(0);
+  for (uint32_t i = 0; i < 4; ++i) Submit(MakeRequest(Prompt(2 + i, 100, 96), 5));
+  model_->HoldTransfers(true);
+  while (model_->orders() == 0) ASSERT_TRUE(engine_->Step().ok());
+  for (const auto& [number, request] : requests_) engine_->Cancel(number);
+  engine_->CheckInvariants();
+  EXPECT_FALSE(engine_->idle()) << "a fetch is under way";
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(engine_->Step().ok());
+  EXPECT_GT(engine_->statistics().held_blocks, 0);
+  EXPECT_GT(model_->waits(), 0u);
+  model_->HoldTransfers(false);
+  while (!engine_->idle()) {
+    ASSERT_TRUE(engine_->Step().ok());
+    engine_->CheckInvariants();
+  }
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+  EXPECT_EQ(model_->orders(), 0u);
+}
+
+TEST_F(EngineTest, WhatALostReplicaRanGoesOnInTheOthers) {
+  Make({.blocks = 64, .max_batch = 4, .replicas = 3}, {}, 0, 0);
+  for (uint32_t i = 0; i < 12; ++i) Submit(MakeRequest(Prompt(i, 60, 16), 40));
+  ASSERT_TRUE(engine_->Pin(never_).ok());
+  while (model_->rows(2) < 100) ASSERT_TRUE(engine_->Step().ok());
+  model_->Lose(2);
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().lost_replicas, 1u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
 // Everything at once, in pools that are too small for it.
 class EngineModel : public EngineTest, public testing::WithParamInterface<int> {};
 
@@ -582,7 +761,10 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
   options.step_tokens = GetParam() % 5 == 0 ? 9 : 0;
   shape.in_flight = 1 + static_cast<uint32_t>(GetParam() / 25 % 4);
   shape.replicas = GetParam() < 75 ? 1 : 1 + static_cast<uint32_t>(below(3));
-  Make(shape, options, GetParam() % 2 == 0 ? 32 : 0);
+  // Every other one also moves blocks between replicas; of five fetches one fails.
+  const bool moves = shape.replicas > 1 && GetParam() % 2 == 1;
+  Make(shape, options, GetParam() % 2 == 0 ? 32 : 0,
+       moves ? std::optional<uint32_t>(5) : std::nullopt);
   ASSERT_TRUE(engine_->Pin(never_).ok());
   int submitted = 0;
   std::set<size_t> cancelled;
@@ -605,6 +787,11 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
       const size_t number = Submit(request);
       if (GetParam() % 7 == 0 && below(4) == 0) cancelled.insert(number);
     }
+    // In the middle of all that a replica is lost, one that isn't rank 0's.
+    if (moves && GetParam() % 3 == 0 && submitted == 60) {
+      ++submitted;
+      model_->Lose(static_cast<int>(shape.replicas) - 1);
+    }
     const Status status = engine_->Step();
     ASSERT_TRUE(status.ok()) << status.ToString();
     engine_->CheckInvariants();
@@ -626,9 +813,13 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
   ExpectRightAnswers();
   const EngineStatistics& s = engine_->statistics();
   EXPECT_EQ(s.held_blocks, GetParam() % 2 == 0 ? 2 * static_cast<int32_t>(shape.replicas) : 0);
+  EXPECT_EQ(s.lost_replicas, moves && GetParam() % 3 == 0 ? 1u : 0u);
   EXPECT_GT(s.reused_tokens, 0u);
   EXPECT_GT(s.evicted_blocks, 0u);
   EXPECT_EQ(model_->most_in_flight(), shape.in_flight);
+  if (moves) {
+    EXPECT_GT(s.fetches, 0u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, EngineModel, testing::Range(1, 120));

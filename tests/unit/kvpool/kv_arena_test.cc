@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 namespace llmir::kvpool {
@@ -51,6 +52,24 @@ TEST(KvArena, SizesThatOverflowOrAreZeroAreRefused) {
 TEST(KvArena, MoreThanTheAddressSpaceIsResourceExhausted) {
   EXPECT_EQ(KvArena::Create(size_t{1} << 30, size_t{1} << 30).status().code(),
             StatusCode::kResourceExhausted);
+}
+
+TEST(KvArena, SharedMemoryIsReadByOthersAndOutlivesItsArena) {
+  StatusOr<KvArena> created = KvArena::Create(4, 4096, Sharing::kShared);
+  ASSERT_TRUE(created.ok()) << created.status().ToString();
+  std::optional<KvArena> owner = std::move(created).value();
+  owner->data()[4096] = std::byte{7};
+  const auto open = [&](uint64_t identity, size_t blocks) {
+    return KvArena::Open(static_cast<int>(getpid()), owner->descriptor(), identity, blocks, 4096);
+  };
+  StatusOr<KvArena> reader = open(owner->identity(), 4);
+  ASSERT_TRUE(reader.ok()) << reader.status().ToString();
+  EXPECT_EQ(reader->data()[4096], std::byte{7});
+  EXPECT_EQ(open(owner->identity() + 1, 4).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(open(owner->identity(), 5).status().code(), StatusCode::kUnavailable);
+  owner->data()[4097] = std::byte{8};
+  owner.reset();
+  EXPECT_EQ(reader->data()[4097], std::byte{8});
 }
 
 }  // namespace

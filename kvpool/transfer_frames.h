@@ -1,0 +1,66 @@
+// What travels over the sockets of the transfer services: little-endian, as the plan file, with
+// every count checked before it is used.
+//
+//   connection   Hello, then frames of its purpose
+//   get          GetRequest, pieces, blocks → GetReply, message or the pieces of the first block,
+//                of the second, ...
+//   control      from rank 0 OrderFrame, blocks of the source, blocks of the destination; to rank 0
+//                OutcomeFrame, message
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+
+namespace llmir::kvpool {
+
+static_assert(std::endian::native == std::endian::little, "frames are sent as they lie in memory");
+
+inline constexpr uint32_t kTransferMagic = 0x50564b4c;  // "LKVP"
+inline constexpr uint32_t kTransferVersion = 1;
+inline constexpr uint32_t kMostBlocks = 1u << 20;  // of a get or an order
+inline constexpr uint32_t kMostPieces = 1u << 16;
+inline constexpr uint32_t kMostMessage = 4096;  // bytes of an error's text
+
+enum class Purpose : uint32_t { kGet = 1, kControl = 2 };
+
+struct Hello {
+  uint32_t magic;
+  uint32_t version;
+  std::array<uint8_t, 16> cookie;
+  Purpose purpose;
+  int32_t rank;  // who connects
+};
+
+// A run of bytes of a block.
+struct PieceFrame {
+  uint64_t offset;
+  uint64_t bytes;
+};
+
+struct GetRequest {
+  uint32_t pieces;
+  uint32_t blocks;
+};
+
+struct GetReply {
+  uint32_t code;           // StatusCode
+  uint32_t message_bytes;  // of an error's text
+  uint64_t bytes;          // of all pieces of all blocks
+};
+
+struct OrderFrame {
+  uint64_t ticket;
+  int32_t source;  // replica
+  uint32_t blocks;
+};
+
+struct OutcomeFrame {
+  uint64_t ticket;
+  uint32_t code;
+  uint32_t message_bytes;
+  double seconds;
+  uint64_t bytes;
+};
+
+}  // namespace llmir::kvpool

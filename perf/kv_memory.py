@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""What the paging of the KV cache is worth: the paper's Fig. 2 and Table II on this machine. Prints JSON, draws plots.
+
+    perf/kv_memory.py [MODEL.gguf] [--tokens 8192] [--requests 64] [-o FILE] [--plots FOLDER]
+
+All configurations have the same number of tokens in KV memory and run the same workload (perf/workload.py, all requests at
+once), so that what is wasted is missing for others.
+
+Fig. 2 (block_size.svg): block sizes from 16 tokens up; generated tokens per second, and memory efficiency, the part of the
+held room that has a token in it.
+Table II (configurations.svg): contiguous, a sequence holds room for the longest one (a block as long as the context), nothing
+shared; pool, blocks as they are needed, nothing shared; pool and prefixes in one arena, blocks of the two sizes nearest to
+128 KB and 256 KB of one rank, and the plan's own choice. Activations aren't in that arena here: the plan gives them fixed places.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+
+import workload
+from peers.peer import CACHE, Failed, execute
+from provenance import REPOSITORY, current_commit, machine
+
+SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+BLOCK_SIZES = [16, 32, 64, 128, 256, 512]
+
+
+class Bench:
+    def __init__(self, arguments, folder):
+        self.arguments = arguments
+        self.folder = folder
+        self.plans = {}
+        _, shown = self.plan(16)
+        self.requests = workload.make_requests(arguments, shown["model"]["vocabulary"], arguments.context)
+        self.bytes_per_token = shown["replicas"][0]["stages"][0]["ranks"][0]["memory"]["kv_block"] / 16
+
+    def plan(self, block_size):
+        if block_size not in self.plans:
+            path = self.folder / f"{block_size}.plan.fb"
+            inspect = self.arguments.build / "bin" / "llmir-inspect"
+            execute([self.arguments.build / "bin" / "llmir-plan", self.arguments.model, "-o", path, "--weights", "keep", "--max-batch", 32,
+                     "--context", self.arguments.context, "--block-size", block_size,
+                     "--kv-blocks", self.arguments.tokens // block_size])  # fmt: skip
+            self.plans[block_size] = path, json.loads(execute([inspect, "show", path, "--json"]))
+        return self.plans[block_size]
+
+    def row(self, name, block_size, *options):
+        path, _ = self.plan(block_size)
+        settings = argparse.Namespace(build=self.arguments.build, plan=path, ranks=1, pinned_blocks=0,
+                                      exec_options=["--threads", self.arguments.threads, *options])  # fmt: skip
+        runs = [workload.measure_load(settings, self.folder, self.requests)[1] for _ in range(self.arguments.runs)]
+        rates = [run["tokens_per_second"] for run in runs]
+        engine = runs[-1]["engine"]
+        print(f"{name}: {statistics.median(rates):.0f} tokens/s, waste {100 * engine['kv_waste']:.1f} %", file=sys.stderr)
+        return {"configuration": name, "block_size": block_size, "block_kb": block_size * self.bytes_per_token / 1024,
+                "tokens_per_s": statistics.median(rates), "min": min(rates), "max": max(rates), "efficiency": 1 - engine["kv_waste"],
+                "reused_prompt_tokens": engine["reused_prompt_tokens"],
+                "preempted": engine["preempted_to_recompute"] + engine["preempted_to_swap"]}  # fmt: skip
+
+
+def draw(result, folder):
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = result["block_sizes"]
+    figure, left = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    left.plot([row["block_size"] for row in rows], [row["tokens_per_s"] for row in rows], marker="o", label="tokens/s")
+    left.set(xscale="log", xticks=BLOCK_SIZES, xticklabels=BLOCK_SIZES, xlabel="tokens of a block", ylabel="tokens/s", ylim=(0, None))
+    right = left.twinx()
+    right.plot([row["block_size"] for row in rows], [100 * row["efficiency"] for row in rows], marker="s", color="C1", label="efficiency")
+    right.set(ylabel="memory efficiency, %", ylim=(0, 105))
+    left.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=2)
+    figure.savefig(folder / "block_size.svg")
+    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    rows = result["configurations"]
+    axes.barh([row["configuration"] for row in rows], [row["tokens_per_s"] for row in rows])
+    axes.set(xlabel="tokens/s")
+    axes.invert_yaxis()
+    figure.savefig(folder / "configurations.svg")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=pathlib.Path, default=SMOLLM2)
+    parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
+    parser.add_argument("--tokens", type=int, default=8192, help="in KV memory, whatever the blocks (default: %(default)s)")
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=0, help="arrivals per second; 0: all at once")
+    parser.add_argument("--prompt-mean", type=float, default=300)
+    parser.add_argument("--answer-mean", type=float, default=300)
+    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-o", "--output", type=pathlib.Path)
+    parser.add_argument("--plots", type=pathlib.Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llmir-kv-memory-") as name:
+        bench = Bench(arguments, pathlib.Path(name))
+        nearest = lambda kb: min(BLOCK_SIZES, key=lambda size: abs(size * bench.bytes_per_token / 1024 - kb))  # noqa: E731
+        sizes = [bench.row(f"blocks of {size}", size) for size in BLOCK_SIZES]
+        table = [bench.row("contiguous", arguments.context, "--forget-prefixes"), bench.row("pool", 32, "--forget-prefixes")]
+        for kb in (128, 256):
+            size = nearest(kb)
+            table.append(bench.row(f"pool and prefixes, {size * bench.bytes_per_token / 1024:.0f} KB", size))
+        table.append(bench.row("pool and prefixes, blocks of 32", 32))
+    for row in table:
+        row["improvement"] = row["tokens_per_s"] / table[0]["tokens_per_s"] - 1
+    result = {
+        "machine": machine(),
+        "commit": current_commit(),
+        "command": " ".join(["perf/kv_memory.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
+        "model": arguments.model.name,
+        "kv_tokens": arguments.tokens,
+        "requests": len(bench.requests),
+        "block_sizes": sizes,
+        "configurations": table,
+        "paper": {"Fig. 2": "best block size 256, 92 % memory efficiency",
+                  "Table II": {"Pool + Unified(128KB)": 0.588, "Pool + Unified(256KB)": -0.131, "Pool only": -0.107, "Unified(128KB) only": 0.066}},
+    }  # fmt: skip
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    if arguments.plots:
+        draw(result, arguments.plots)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failed, workload.Failed) as error:
+        sys.exit(f"kv_memory: error: {error}")

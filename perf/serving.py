@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""LLMIR's engine against llama.cpp's server: the same requests on the same file, each at its best, in turns. Prints JSON.
+
+    perf/serving.py [MODEL.gguf] [--requests 96] [--slots 32] [--rate 0] [--runs 3] [-o FILE]
+
+Requests are those of perf/workload.py: lognormal prompt and answer lengths, half beginning with one of 8 system prompts, ids
+drawn at random, here all at once unless --rate says how many arrive per second. Throughput is generated tokens by the time
+from the first submission to the last token. llama.cpp's settings (flash attention, slots) are tried once each, the best is
+kept. Both keep prefixes (llama.cpp: cache_prompt) and use the machine's threads.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import workload
+from peers.distributed_llama import free_port
+from peers.llamacpp import BUILD, LlamaCpp
+from peers.peer import CACHE, Failed, execute
+from provenance import REPOSITORY, current_commit, machine
+
+SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@contextlib.contextmanager
+def llama_server(model, threads, slots, context, flash):
+    port = free_port()
+    command = [BUILD / "bin" / "llama-server", "-m", model, "-t", threads, "-tb", threads, "-np", slots, "-c", slots * context, "-b", 2048,
+               "-ub", 512, "-fa", flash, "-cb", "--port", port, "--no-webui", "--log-disable"]  # fmt: skip
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"llama-server didn't start: {' '.join(map(str, command))}")
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                break
+            time.sleep(0.2)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(port, request, begin):
+    """Generated tokens of one request, and when its answer was complete."""
+    delay = request["at"] - (time.perf_counter() - begin)
+    if delay > 0:
+        time.sleep(delay)
+    wanted = request["request"]
+    body = {"prompt": wanted["prompt_ids"], "n_predict": wanted["max_tokens"], "ignore_eos": True, "temperature": 0, "cache_prompt": True,
+            "stream": False}  # fmt: skip
+    message = urllib.request.Request(f"http://127.0.0.1:{port}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    answer = json.loads(urllib.request.urlopen(message, timeout=3600).read())
+    return answer["tokens_predicted"], time.perf_counter() - begin
+
+
+def theirs(arguments, requests, slots, flash):
+    with llama_server(arguments.model, arguments.threads, slots, arguments.context, flash) as port:
+        ask(port, {"at": 0, "request": {"prompt_ids": [5, 6, 7], "max_tokens": 4}}, time.perf_counter())
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+            answers = list(pool.map(lambda request: ask(port, request, begin), requests))
+    return sum(tokens for tokens, _ in answers) / max(end for _, end in answers)
+
+
+def ours(arguments, plan, requests, folder):
+    settings = argparse.Namespace(build=arguments.build, plan=plan, exec_options=["--threads", arguments.threads], ranks=1, pinned_blocks=0)
+    lines, result = workload.measure_load(settings, folder, requests)
+    if any(len(line["ids"]) != request["request"]["max_tokens"] for line, request in zip(lines, requests, strict=True)):
+        raise Failed("an answer is shorter than asked for")
+    return result["tokens_per_second"], result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=pathlib.Path, default=SMOLLM2)
+    parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--slots", type=int, default=32, help="sequences in a batch")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--context", type=int, default=1280)
+    parser.add_argument("--rate", type=float, default=0, help="arrivals per second; 0: all at once")
+    parser.add_argument("--prompt-mean", type=float, default=300)
+    parser.add_argument("--answer-mean", type=float, default=300)
+    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("-o", "--output", type=pathlib.Path)
+    arguments = parser.parse_args()
+    peer = LlamaCpp()
+    peer.prepare()
+    with tempfile.TemporaryDirectory(prefix="llmir-serving-") as name:
+        folder = pathlib.Path(name)
+        plan = folder / "plan.fb"
+        execute([arguments.build / "bin" / "llmir-plan", arguments.model, "-o", plan, "--weights", "keep", "--max-batch", arguments.slots,
+                 "--context", arguments.context])  # fmt: skip
+        vocabulary = json.loads(execute([arguments.build / "bin" / "llmir-inspect", "show", plan, "--json"]))["model"]["vocabulary"]
+        requests = workload.make_requests(arguments, vocabulary, arguments.context)
+        settings = [(slots, flash) for slots in (arguments.slots, arguments.slots // 2) for flash in ("on", "off")]
+        tried = {setting: theirs(arguments, requests, *setting) for setting in settings}
+        best = max(tried, key=tried.get)
+        pairs, engine = [], None
+        for run in range(arguments.runs):
+            steps = [lambda: ours(arguments, plan, requests, folder), lambda: theirs(arguments, requests, *best)]
+            results = [step() for step in steps] if run % 2 == 0 else [step() for step in reversed(steps)][::-1]
+            pairs.append((results[0][0], results[1]))
+            engine = results[0][1]
+            print(f"run {run + 1}: {pairs[-1][0]:.0f} against {pairs[-1][1]:.0f} tokens/s", file=sys.stderr)
+    ratios = [a / b for a, b in pairs]
+    result = {
+        "machine": machine(),
+        "commit": current_commit(),
+        "command": " ".join(["perf/serving.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
+        "model": arguments.model.name,
+        "peer": "llama.cpp server",
+        "peer_version": peer.version(),
+        "peer_settings": {"slots": best[0], "flash_attention": best[1]},
+        "requests": len(requests),
+        "generated_tokens": sum(request["request"]["max_tokens"] for request in requests),
+        "tokens_per_s": statistics.median(a for a, _ in pairs),
+        "peer_tokens_per_s": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+        "ours": engine,
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failed, workload.Failed) as error:
+        sys.exit(f"serving: error: {error}")
