@@ -105,6 +105,15 @@ StatusOr<Options> ParseOptions(int argc, char** argv) {
                  "give way to others")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 28));
+  auto* spill =
+      app.add_option("--spill", options.spill_folder,
+                     "Keep cached KV blocks that memory has no room for in a file in this "
+                     "folder, one per rank, which goes with the process")
+          ->type_name("DIR");
+  app.add_option("--spill-bytes", options.spill_bytes, "Largest spill file of a rank; as in 4GB")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false))
+      ->needs(spill);
   app.add_option("--speculate", options.engine.draft_tokens,
                  "Check up to N ids of a sequence per step, guessed from what it said before; "
                  "answers stay the same")

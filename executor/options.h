@@ -33,7 +33,9 @@ struct Options {
   bool seed_given = false;
   int threads = 0;
   bool quiet = false;
-  bool without_exchange = false;  // measure what ranks compute alone
+  std::string spill_folder;                  // of the ranks' spill files; empty: none
+  uint64_t spill_bytes = uint64_t{4} << 30;  // of each
+  bool without_exchange = false;             // measure what ranks compute alone
   EngineOptions engine;
 
   std::string message;  // not empty: print this and end well (--help, --version)

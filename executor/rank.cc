@@ -224,7 +224,8 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
 Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& options) {
   const plan::Plan& plan = file->plan();
   const size_t block_bytes = resources.rank->memory()->kv_block();
-  const bool transferring = options.transfers && plan.replicas()->size() > 1;
+  const bool spills = options.transfers && options.spill_slots > 0;
+  const bool transferring = (options.transfers && plan.replicas()->size() > 1) || spills;
   bool near = false;  // whether ranks of another replica share this host
   bool far = false;
   for (uint32_t p = 0; p < plan.replicas()->size(); ++p) {
@@ -257,6 +258,10 @@ Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& op
                                    static_cast<int64_t>(plan.kv()->head_bytes())};
   kvpool::TransferOptions transfer_options;
   transfer_options.between_hosts = far;
+  if (spills) {
+    transfer_options.spill_folder = options.spill_folder;
+    transfer_options.spill_slots = static_cast<size_t>(options.spill_slots);
+  }
   // Whoever waits for a rank that is lost would wait for ever.
   transfer_options.on_fatal = [](const Status& why) {
     std::fprintf(stderr, "llmir-exec: %s\n", why.ToString().c_str());

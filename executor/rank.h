@@ -32,9 +32,11 @@ struct RankOptions {
   kernels::Isa isa{};
   bool timing = false;  // measure each step
   bool collect_activations = false;
-  bool exchange = true;     // false: rows that ranks exchange in a step stay where they are
-  int32_t swap_blocks = 0;  // places for KV blocks outside the arena
-  bool transfers = true;    // several replicas get KV blocks of each other
+  bool exchange = true;      // false: rows that ranks exchange in a step stay where they are
+  int32_t swap_blocks = 0;   // places for KV blocks outside the arena
+  std::string spill_folder;  // for KV blocks that nobody holds; empty: none
+  int32_t spill_slots = 0;
+  bool transfers = true;  // several replicas get KV blocks of each other
 };
 
 class Rank final : public StepRunner {

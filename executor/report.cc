@@ -65,6 +65,9 @@ std::string EngineReport(const EngineStatistics& statistics) {
                {"fetched_tokens", statistics.fetched_tokens},
                {"fetched_bytes", statistics.fetched_bytes},
                {"fetch_seconds", statistics.fetch_seconds},
+               {"spilled_blocks", statistics.spilled_blocks},
+               {"restores", statistics.restores},
+               {"restored_tokens", statistics.restored_tokens},
                {"evicted_kv_blocks", statistics.evicted_blocks},
                {"held_kv_blocks", statistics.held_blocks},
                {"preempted_to_recompute", statistics.recomputed},
@@ -108,6 +111,7 @@ std::string RankReport(const Rank& rank, int world_rank, const std::string& host
   json["storage_bytes_read"] = load.storage_bytes;
   json["packed_bytes"] = load.packed_bytes;
   json["mapped_bytes"] = load.mapped_bytes;
+  json["gathered_bytes"] = load.gathered_bytes;
   json["repacked_weights"] = load.repacked_weights;
   json["load_seconds"] = load.seconds;
   json["load"] = {{"read_seconds", load.read_seconds},

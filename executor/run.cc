@@ -382,9 +382,27 @@ void Driver::PrintClosingLine(const EngineStatistics& s, double bandwidth,
   std::_Exit(outcome.ok() ? 0 : 1);
 }
 
+// Blocks that each rank's spill file has room for.
+StatusOr<int32_t> SpillSlots(const plan::Plan& plan, const Options& options) {
+  if (options.spill_folder.empty()) return 0;
+  uint64_t largest = 1;
+  for (const plan::Replica* replica : *plan.replicas()) {
+    for (const plan::Stage* stage : *replica->stages()) {
+      for (const plan::Rank* rank : *stage->ranks()) {
+        largest = std::max(largest, rank->memory()->kv_block());
+      }
+    }
+  }
+  const uint64_t slots = std::min<uint64_t>(options.spill_bytes / largest, 1u << 28);
+  if (slots > 0) return static_cast<int32_t>(slots);
+  return InvalidArgument("--spill-bytes {}: a KV block has {} bytes; give at least as many",
+                         options.spill_bytes, largest);
+}
+
 }  // namespace
 
-Status Run(comm::World& world, const Options& options, const Startup& startup) {
+Status Run(comm::World& world, const Options& given, const Startup& startup) {
+  Options options = given;
   ReleaseDefaultBinding();
   const bool driver = world.rank() == 0;
   const bool talk = driver && !options.quiet;
@@ -427,6 +445,9 @@ Status Run(comm::World& world, const Options& options, const Startup& startup) {
   rank_options.threads = options.threads;
   rank_options.timing = !options.report.empty() || wanted > 1;
   rank_options.swap_blocks = options.engine.swap_blocks;
+  LLMIR_ASSIGN_OR_RETURN(options.engine.spill_slots, SpillSlots(plan, options));
+  rank_options.spill_folder = options.spill_folder;
+  rank_options.spill_slots = options.engine.spill_slots;
   rank_options.transfers = options.engine.reuse_prefixes && options.score_file.empty();
   rank_options.collect_activations = !options.activations.empty();
   rank_options.exchange = !options.without_exchange;

@@ -9,6 +9,23 @@
 
 namespace llmir::kvpool {
 
+enum class TransferKind : uint32_t {
+  kFetch,    // blocks of `destination` get what blocks of another replica, `source`, hold
+  kSpill,    // slots of the spill files get what blocks of the same replica hold
+  kRestore,  // blocks get what slots hold
+};
+
+// What all ranks of replica `destination` are to do, each with its part of every block. `from` and
+// `to` are blocks or slots, as many of one as of the other.
+struct TransferOrder {
+  uint64_t ticket = 0;
+  TransferKind kind = TransferKind::kFetch;
+  int source = 0;  // of a spill or restore, `destination`
+  int destination = 0;
+  std::span<const int32_t> from;
+  std::span<const int32_t> to;
+};
+
 struct TransferOutcome {
   uint64_t ticket = 0;
   Status status;       // the first error of a rank
@@ -21,11 +38,9 @@ class BlockTransfers {
  public:
   virtual ~BlockTransfers() = default;
 
-  // The ranks of replica `destination` are to fill its blocks `to` with what the blocks `from` of
-  // replica `source` hold, as many of one as of the other. The outcome comes when none of the ranks
-  // touches any of them any more; until then nobody else may write to either.
-  virtual Status Order(uint64_t ticket, int source, int destination, std::span<const int32_t> from,
-                       std::span<const int32_t> to) = 0;
+  // Starts it. The outcome comes when none of the ranks touches any of the blocks any more; until
+  // then nobody else may write to those in `from`, nor use those in `to`.
+  virtual Status Order(const TransferOrder& order) = 0;
   // The next outcome, if there is one.
   virtual bool TakeOutcome(TransferOutcome* outcome) = 0;
   // Sleeps until there is one, at most so long.

@@ -204,6 +204,25 @@ int32_t PrefixTree::Evict() {
   return block;
 }
 
+void PrefixTree::Coldest(size_t most, std::vector<int32_t>* leaves) const {
+  // The heap's first levels: the least of all comes first, the others are near it.
+  const size_t count = std::min(most, heap_.size());
+  leaves->insert(leaves->end(), heap_.begin(), heap_.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+bool PrefixTree::PathTo(int32_t block, std::vector<int32_t>* path) const {
+  const size_t first = path->size();
+  for (int32_t at = block;;) {
+    path->push_back(at);
+    const Node& node = At(at);
+    if (node.parent < 0) break;
+    if (At(node.parent).generation != node.parent_generation) return false;
+    at = node.parent;
+  }
+  std::reverse(path->begin() + static_cast<std::ptrdiff_t>(first), path->end());
+  return true;
+}
+
 void PrefixTree::Unlink(int32_t block) {
   Node& node = At(block);
   int32_t* link = &buckets_[Bucket(node.key)];

@@ -61,6 +61,12 @@ class PrefixTree {
   // its block; -1: all are held.
   int32_t Evict();
 
+  // Appends to `leaves` some of those that Evict would take first, at most `most`.
+  void Coldest(size_t most, std::vector<int32_t>* leaves) const;
+  // Appends to `path` the blocks from the root to `block`; false where one of them was evicted.
+  bool PathTo(int32_t block, std::vector<int32_t>* path) const;
+  uint64_t salt(int32_t block) const { return At(block).salt; }
+
   bool contains(int32_t block) const { return nodes_[static_cast<size_t>(block)].present; }
   int32_t size() const { return size_; }  // nodes
   int32_t idle() const { return idle_; }  // of them those that Evict can take

@@ -4,7 +4,7 @@
 //   connection   Hello, then frames of its purpose
 //   get          GetRequest, pieces, blocks → GetReply, message or the pieces of the first block,
 //                of the second, ...
-//   control      from rank 0 OrderFrame, blocks of the source, blocks of the destination; to rank 0
+//   control      from rank 0 OrderFrame, from, to; to rank 0
 //                OutcomeFrame, message
 #pragma once
 
@@ -51,8 +51,10 @@ struct GetReply {
 
 struct OrderFrame {
   uint64_t ticket;
+  uint32_t kind;   // TransferKind
   int32_t source;  // replica
   uint32_t blocks;
+  uint32_t reserved;
 };
 
 struct OutcomeFrame {

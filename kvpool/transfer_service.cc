@@ -19,6 +19,7 @@
 #include <thread>
 #include <utility>
 
+#include "kvpool/spill_file.h"
 #include "kvpool/transfer_frames.h"
 
 namespace llmir::kvpool {
@@ -102,6 +103,7 @@ using ConnectionPointer = std::shared_ptr<Connection>;
 // What a rank is to do.
 struct OrderWork {
   uint64_t ticket = 0;
+  TransferKind kind = TransferKind::kFetch;
   int source = 0;
   std::vector<int32_t> from;
   std::vector<int32_t> to;
@@ -137,8 +139,7 @@ class TransferService::Impl {
   Status Listen();
   const TransferEndpoint& endpoint() const { return endpoint_; }
   Status Join(std::vector<TransferEndpoint> endpoints);
-  Status Order(uint64_t ticket, int source, int destination, std::span<const int32_t> from,
-               std::span<const int32_t> to);
+  Status Order(const TransferOrder& order);
   bool TakeOutcome(TransferOutcome* outcome);
   void WaitOutcome(std::chrono::microseconds most);
   bool TakeLost(int* replica);
@@ -156,6 +157,7 @@ class TransferService::Impl {
   void CarryOut(OrderWork work);
   awaitable<void> CarryOutAll();
   awaitable<Status> Fill(const OrderWork& work, uint64_t* bytes);
+  awaitable<Status> Store(const OrderWork& work, uint64_t* bytes);  // or restore
   awaitable<void> Copy(const std::byte* source, int64_t source_block_bytes,
                        const std::vector<BlockPiece>& pieces, const OrderWork& work);
   awaitable<Status> Get(int owner, const std::vector<BlockPiece>& pieces, const OrderWork& work);
@@ -197,6 +199,7 @@ class TransferService::Impl {
   std::map<int, Division> divisions_;
   std::map<int, ConnectionPointer> gets_;  // by owner
   std::map<int, std::optional<KvArena>> memories_;
+  std::optional<SpillFile> spill_;
   ConnectionPointer control_;                  // to rank 0
   std::map<int, ConnectionPointer> controls_;  // of rank 0
   std::map<uint64_t, Open> open_;
@@ -242,6 +245,10 @@ Status TransferService::Impl::Listen() {
     const auto addresses = HostAddresses();
     endpoint_.addresses_count = static_cast<uint32_t>(addresses.size());
     std::ranges::copy(addresses, endpoint_.addresses.begin());
+  }
+  if (!options_.spill_folder.empty()) {
+    LLMIR_ASSIGN_OR_RETURN(spill_, SpillFile::Create(options_.spill_folder, options_.spill_slots,
+                                                     arena_.block_bytes()));
   }
   thread_ = std::thread([this] { io_.run(); });
   return Status();
@@ -507,6 +514,25 @@ awaitable<Status> TransferService::Impl::Fill(const OrderWork& work, uint64_t* b
   co_return Status();
 }
 
+awaitable<Status> TransferService::Impl::Store(const OrderWork& work, uint64_t* bytes) {
+  if (!spill_.has_value()) co_return Unavailable("rank {} has no spill file", rank_);
+  const bool out = work.kind == TransferKind::kSpill;
+  const std::vector<int32_t>& blocks = out ? work.from : work.to;
+  const std::vector<int32_t>& slots = out ? work.to : work.from;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i] < 0 || blocks[i] >= endpoint_.blocks) {
+      co_return OutOfRange("the order names a block that isn't");
+    }
+    const std::span block(arena_.data() + static_cast<size_t>(blocks[i]) * arena_.block_bytes(),
+                          arena_.block_bytes());
+    const Status status = out ? spill_->Write(slots[i], block) : spill_->Read(slots[i], block);
+    if (!status.ok()) co_return status;
+    *bytes += block.size();
+    co_await asio::post(io_, asio::use_awaitable);
+  }
+  co_return Status();
+}
+
 void TransferService::Impl::CarryOut(OrderWork work) {
   orders_.push_back(std::move(work));
   if (orders_.size() == 1) asio::co_spawn(io_, CarryOutAll(), asio::detached);
@@ -517,7 +543,11 @@ awaitable<void> TransferService::Impl::CarryOutAll() {
     const OrderWork& work = orders_.front();
     const auto begin = Clock::now();
     Told told;
-    told.status = co_await Fill(work, &told.bytes);
+    if (work.kind == TransferKind::kFetch) {
+      told.status = co_await Fill(work, &told.bytes);
+    } else {
+      told.status = co_await Store(work, &told.bytes);
+    }
     told.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     if (rank_ == 0) {
       Tell(work.ticket, 0, told);
@@ -557,8 +587,8 @@ awaitable<void> TransferService::Impl::ReadOrders() {
     ErrorCode error = co_await control_->Read(Bytes(&frame));
     if (error) break;
     if (frame.blocks > kMostBlocks) break;
-    OrderWork work{frame.ticket, frame.source, std::vector<int32_t>(frame.blocks),
-                   std::vector<int32_t>(frame.blocks)};
+    OrderWork work{frame.ticket, static_cast<TransferKind>(frame.kind), frame.source,
+                   std::vector<int32_t>(frame.blocks), std::vector<int32_t>(frame.blocks)};
     error = co_await control_->Read(std::array{asio::buffer(work.from), asio::buffer(work.to)});
     if (error) break;
     CarryOut(std::move(work));
@@ -650,7 +680,8 @@ void TransferService::Impl::Start(OrderWork work, int destination) {
     if (endpoints_[rank].replica == destination) open.ranks.push_back(static_cast<int>(rank));
   }
   const uint64_t ticket = work.ticket;
-  const OrderFrame frame{ticket, work.source, static_cast<uint32_t>(work.from.size())};
+  const OrderFrame frame{ticket, static_cast<uint32_t>(work.kind), work.source,
+                         static_cast<uint32_t>(work.from.size()), 0};
   const size_t array = work.from.size() * sizeof(int32_t);
   std::vector<std::byte> bytes(sizeof frame + 2 * array);
   std::memcpy(bytes.data(), &frame, sizeof frame);
@@ -689,21 +720,23 @@ void TransferService::Impl::Tell(uint64_t ticket, int rank, const Told& told) {
   open_.erase(found);
 }
 
-Status TransferService::Impl::Order(uint64_t ticket, int source, int destination,
-                                    std::span<const int32_t> from, std::span<const int32_t> to) {
-  if (rank_ != 0 || from.size() != to.size() || from.empty() || from.size() > kMostBlocks ||
-      source == destination) {
+Status TransferService::Impl::Order(const TransferOrder& order) {
+  const bool within = order.source == order.destination;
+  if (rank_ != 0 || order.from.size() != order.to.size() || order.from.empty() ||
+      order.from.size() > kMostBlocks || within == (order.kind == TransferKind::kFetch)) {
     return InvalidArgument(
         "transfer of {} blocks of replica {} to {} of replica {}: expected 1 to {} blocks, as many "
-        "of one as of the other, ordered by rank 0",
-        from.size(), source, to.size(), destination, kMostBlocks);
+        "of one as of the other, ordered by rank 0; a fetch from another replica",
+        order.from.size(), order.source, order.to.size(), order.destination, kMostBlocks);
   }
-  asio::post(io_,
-             [this, destination,
-              work = OrderWork{
-                  ticket, source, {from.begin(), from.end()}, {to.begin(), to.end()}}]() mutable {
-               Start(std::move(work), destination);
-             });
+  asio::post(io_, [this, destination = order.destination,
+                   work = OrderWork{order.ticket,
+                                    order.kind,
+                                    order.source,
+                                    {order.from.begin(), order.from.end()},
+                                    {order.to.begin(), order.to.end()}}]() mutable {
+    Start(std::move(work), destination);
+  });
   return Status();
 }
 
@@ -763,10 +796,7 @@ const TransferEndpoint& TransferService::endpoint() const { return impl_->endpoi
 Status TransferService::Join(std::vector<TransferEndpoint> endpoints) {
   return impl_->Join(std::move(endpoints));
 }
-Status TransferService::Order(uint64_t ticket, int source, int destination,
-                              std::span<const int32_t> from, std::span<const int32_t> to) {
-  return impl_->Order(ticket, source, destination, from, to);
-}
+Status TransferService::Order(const TransferOrder& order) { return impl_->Order(order); }
 bool TransferService::TakeOutcome(TransferOutcome* outcome) { return impl_->TakeOutcome(outcome); }
 void TransferService::WaitOutcome(std::chrono::microseconds most) { impl_->WaitOutcome(most); }
 bool TransferService::TakeLost(int* replica) { return impl_->TakeLost(replica); }

@@ -1,14 +1,15 @@
 // Moves KV blocks between the replicas of a job, on a thread of its own: what it serves doesn't
 // disturb its rank's computation, and no step waits for it. Every rank of a job with several
-// replicas has one.
+// replicas, or with spill files, has one.
 //
 // Rank 0 orders: the ranks of a replica are to fill blocks of theirs with what blocks of another
-// replica hold. Each of them takes the heads and layers that it owns, whichever ranks of the other
-// replica have them: within a host out of the owner's memory, between hosts from the owner's
-// service by a socket. It tells rank 0 how that went, and rank 0 has the outcome when all ranks
-// have told. So a transfer counts on all ranks of a replica or on none, and blocks enter a program
-// only by a descriptor that rank 0 sends afterwards. Until the outcome is there nobody else may use
-// the blocks, neither the source's nor the destination's.
+// replica hold, or to write blocks into files of theirs (kvpool/spill_file.h) and to read them
+// back. Each of them takes the heads and layers that it owns, whichever ranks of the other replica
+// have them: within a host out of the owner's memory, between hosts from the owner's service by a
+// socket. It tells rank 0 how that went, and rank 0 has the outcome when all ranks have told. So a
+// transfer counts on all ranks of a replica or on none, and blocks enter a program only by a
+// descriptor that rank 0 sends afterwards. Until the outcome is there nobody else may use the
+// blocks, neither the source's nor the destination's.
 //
 // A rank that is lost takes its blocks and its replica with it: orders that need them end with an
 // error, others go on, and the replica's other ranks are told to end. Without rank 0, and where a
@@ -23,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kvpool/block_transfers.h"
@@ -39,6 +41,9 @@ struct TransferOptions {
   std::chrono::milliseconds patience{10000};
   // Also within a host through sockets: for tests and measurements.
   bool sockets_only = false;
+  // Where this rank keeps the blocks of kSpill orders, and how many; empty: nowhere.
+  std::string spill_folder;
+  size_t spill_slots = 0;
   // Ranks of other hosts take part: listen at all of this host's addresses, not at loopback alone.
   bool between_hosts = false;
 };
@@ -60,8 +65,7 @@ class TransferService final : public BlockTransfers {
   Status Join(std::vector<TransferEndpoint> endpoints);
 
   // The ranks of a replica carry out orders one after the other.
-  Status Order(uint64_t ticket, int source, int destination, std::span<const int32_t> from,
-               std::span<const int32_t> to) override;
+  Status Order(const TransferOrder& order) override;
   bool TakeOutcome(TransferOutcome* outcome) override;
   void WaitOutcome(std::chrono::microseconds most) override;
   bool TakeLost(int* replica) override;

@@ -84,6 +84,12 @@ std::span<Engine::Replica* const> Engine::ChooseReplicas(const Sequence& sequenc
   }
   for (const auto& replica : replicas_) {
     candidates_.push_back(replica.get());
+    if (replica->spilled != nullptr) {
+      path_.clear();
+      replica->spilled->Match(std::span(sequence.ids).first(sequence.ids.size() - 1),
+                              sequence.job->tenant->salt, &path_);
+      replica->in_file = static_cast<int32_t>(path_.size());
+    }
     if (replicas_.size() == 1) return candidates_;
     Match(sequence, *replica);
     replica->cached = static_cast<int32_t>(path_.size());
@@ -91,13 +97,12 @@ std::span<Engine::Replica* const> Engine::ChooseReplicas(const Sequence& sequenc
   for (Replica* const replica : candidates_) {
     const int32_t block = replica->pool.block_size();
     int32_t got = replica->cached * block;
-    if (Replica* source = ChooseSource(*replica, replica->cached)) {
+    if (const Source source = ChooseSource(*replica, replica->cached); source.replica != nullptr) {
       // What is fetched counts for the tokens that could be computed meanwhile.
-      const int32_t fetched = source->cached - replica->cached;
       const double per_token = PrefillSeconds(*replica);
       const double meanwhile =
-          per_token > 0 ? fetched * FetchSeconds(*source, *replica) / per_token : 0;
-      got += std::max(0, fetched * block - static_cast<int32_t>(meanwhile));
+          per_token > 0 ? source.blocks * FetchSeconds(source, *replica) / per_token : 0;
+      got += std::max(0, source.blocks * block - static_cast<int32_t>(meanwhile));
     }
     replica->cost = static_cast<int32_t>(sequence.ids.size()) - got + replica->rows_waiting() +
                     kTokensOfASequence * replica->slots;

@@ -89,12 +89,17 @@ Engine::Replica::Replica(const plan::Plan& plan, int number, const EngineOptions
     : number(number),
       pool(static_cast<int32_t>(plan.kv()->blocks()), static_cast<int32_t>(plan.kv()->block_size()),
            static_cast<int32_t>(plan::RunningSequences(plan) + PrefixCount(plan)) +
-               (plan.replicas()->size() > 1 ? kMostLeases : 0),
+               (plan.replicas()->size() > 1 || options.spill_slots > 0 ? kMostLeases + 1 : 0),
            static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()),
            // As llm-allocate-blocks divides them (planner/Dialect/LLM/Transforms).
            static_cast<int32_t>((plan.kv()->blocks() - plan::PinnedBlocks(plan)) /
                                 plan::RunningSequences(plan)),
            options.tree) {
+  if (options.spill_slots > 0) {
+    spilled = std::make_unique<kvpool::BlockPool>(
+        options.spill_slots, pool.block_size(), kMostLeases + 1,
+        static_cast<int32_t>(plan.kv()->max_blocks_per_sequence()), 0, options.tree);
+  }
   const StepCapacity capacity = CapacityOf(plan);
   running.reserve(plan::RunningSequences(plan));
   copies.reserve(static_cast<size_t>(capacity.copies));
@@ -121,6 +126,7 @@ Engine::Engine(const plan::Plan& plan, StepRunner& runner, EngineOptions options
       predicted_prefill_(PredictedPrefillSeconds(plan)),
       block_bytes_(BlockBytes(plan)),
       growth_(ContextGrowth(plan)) {
+  if (runner_.transfers() == nullptr || !options_.reuse_prefixes) options_.spill_slots = 0;
   for (uint32_t r = 0; r < plan.replicas()->size(); ++r) {
     replicas_.push_back(std::make_unique<Replica>(plan, static_cast<int>(r), options_));
   }
@@ -273,6 +279,7 @@ Status Engine::Step() {
   for (size_t i = replicas_.size(); i-- > 0;) {
     Replica& replica = *replicas_[i];
     LLMIR_ASSIGN_OR_RETURN(const bool started, StartStep(replica));
+    LLMIR_RETURN_IF_ERROR(SpillCold(replica));
     moved = moved || started;
     if (replica.in_flight == 0 || (started && replica.in_flight < replica.flights.size())) continue;
     if (replicas_.size() + lost_.size() == 1) return TakeStep(replica);
@@ -282,7 +289,7 @@ Status Engine::Step() {
   }
   if (moved) return Status();
   if (in_flight_ > 0) return TakeAnyStep();
-  if (!fetches_.empty()) {
+  if (!fetches_.empty() || spills_ > 0) {
     // Nothing else is to be done; the caller may have something.
     runner_.transfers()->WaitOutcome(std::chrono::milliseconds(1));
     return Status();
@@ -439,6 +446,7 @@ void Engine::CheckInvariants() const {
   std::map<const Replica*, size_t> swapped;
   for (const auto& replica : replicas_) {
     replica->pool.CheckInvariants();
+    if (replica->spilled != nullptr) replica->spilled->CheckInvariants();
     in_flight += replica->in_flight;
     std::map<const Sequence*, int32_t> flights;
     for (size_t i = 0; i < replica->in_flight; ++i) {

@@ -1,8 +1,8 @@
 // The engine of all replicas, on rank 0: a queue of requests becomes steps. Each turn is a few
 // small actions, one per file: admit (admit.cc), give decodes their rows (decode.cc) and prompts
 // theirs (prefill.cc) within the step's token budget, make room (preempt.cc), lay the step out
-// (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc), and get prefixes
-// out of other replicas' caches (fetch.cc).
+// (compose.cc), take the drawn ids (advance.cc), end what is complete (finish.cc), get prefixes out
+// of other replicas' caches (fetch.cc), and keep cold ones in files (spill.cc).
 //
 // A replica has as many steps in flight as the plan says. A sequence that waits for the id that it
 // draws is in no other step, so what they draw from is disjoint; a prompt's chunks may follow each
@@ -44,6 +44,7 @@ struct EngineOptions {
   bool reuse_prefixes = true;  // finished sequences' blocks stay, to be found by others
   int32_t step_tokens = 0;     // prompt tokens of a step that also decodes; 0: by measured times
   int32_t swap_blocks = 0;     // places in each rank's swap memory
+  int32_t spill_slots = 0;     // blocks that each rank's spill file has room for
   int32_t max_waiting = 0;     // requests that may wait; 0: any number
   int32_t draft_tokens = 0;    // guessed ids of a sequence that a step checks; 0: none
   kvpool::PrefixTreeOptions tree;
@@ -91,8 +92,11 @@ struct EngineStatistics {
   uint64_t fetches = 0;         // prefixes that came out of another replica's cache
   uint64_t failed_fetches = 0;  // that didn't; they were computed
   uint64_t fetched_tokens = 0;
-  uint64_t fetched_bytes = 0;  // of keys and values, all ranks
-  double fetch_seconds = 0;    // from order to outcome, added up
+  uint64_t fetched_bytes = 0;   // of keys and values, all ranks
+  double fetch_seconds = 0;     // from order to outcome, added up
+  uint64_t spilled_blocks = 0;  // written to spill files
+  uint64_t restores = 0;        // prefixes that came back from there
+  uint64_t restored_tokens = 0;
   uint64_t evicted_blocks = 0;
   uint64_t recomputed = 0;         // preemptions whose blocks were dropped
   uint64_t swapped = 0;            // that moved to swap memory
@@ -131,7 +135,7 @@ class Engine {
   // One turn, if there is anything to do: each replica starts a step or takes the result of one.
   // After an error the engine can't go on.
   Status Step();
-  bool idle() const { return jobs_.empty() && in_flight_ == 0 && fetches_.empty(); }
+  bool idle() const { return jobs_.empty() && in_flight_ == 0 && fetches_.empty() && spills_ == 0; }
   size_t jobs() const { return jobs_.size(); }
 
   // Pin, and steps until the queue is empty or `cancelled` turns true: then all ends as kCancelled.
@@ -222,6 +226,19 @@ class Engine {
     Clock::duration scheduled{};  // what the engine did for it
   };
 
+  // Cached blocks on their way into a spill file.
+  struct Spill {
+    uint64_t ticket = 0;
+    bool under_way = false;
+    uint64_t next_step = 0;         // of the replica: not before
+    bool over = false;              // nothing more can be written
+    kvpool::SequenceId lease = -1;  // holds the blocks
+    kvpool::SequenceId slots = -1;  // has their slots
+    std::vector<int32_t> ids{};
+    uint64_t salt = 0;
+    int32_t blocks = 0;  // that are written
+  };
+
   // What runs where the blocks of one pool are.
   struct Replica {
     Replica(const plan::Plan& plan, int number, const EngineOptions& options);
@@ -231,6 +248,9 @@ class Engine {
 
     int number;
     kvpool::BlockPool pool;
+    // The slots of the ranks' spill files, as a pool: its tree knows what is in them.
+    std::unique_ptr<kvpool::BlockPool> spilled;
+    Spill spill;
     std::vector<SequencePointer> running;  // in order of their turns
     std::vector<SequencePointer> left;     // cancelled, with steps in flight
     int32_t slots = 0;                     // running and left sequences and their followers
@@ -248,14 +268,17 @@ class Engine {
     Clock::time_point taken{};     // when the last result was
     int32_t cost = 0;              // of the sequence that a place is sought for
     int32_t cached = 0;            // blocks of it, as ChooseReplicas found
+    int32_t in_file = 0;           // the same in its spill file
   };
 
-  // A prefix on its way from the cache of `source` to the replica of `sequence`.
+  // A prefix on its way from the cache of `source`, or out of its spill file, to the replica of
+  // `sequence`.
   struct Fetch {
     uint64_t ticket;
     Sequence* sequence;  // null: its replica is lost
     Replica* source;
-    kvpool::SequenceId lease;  // holds the source's blocks
+    bool restores;             // from the replica's own spill file
+    kvpool::SequenceId lease;  // holds the source's blocks, or slots
     int32_t own_tokens;        // that the sequence has without it
     int32_t blocks;
     Clock::time_point ordered;
@@ -276,19 +299,30 @@ class Engine {
   // The last running sequence that may give way to one of `priority`; running.size(): none.
   size_t Displaced(const Replica& replica, int32_t priority) const;
   Status Start(SequencePointer sequence, Replica& replica);
-  // The replica out of whose cache `destination` should get what it lacks of a sequence, having
-  // `own` blocks of it, by Replica::cached; null: none has more, or computing is sooner done.
-  Replica* ChooseSource(const Replica& destination, int32_t own);
+  // Out of what `destination` should get what it lacks of a sequence, having `own` blocks of it, by
+  // Replica::cached and in_file.
+  struct Source {
+    Replica* replica = nullptr;  // null: nothing has more, or computing is sooner done
+    bool restores = false;       // its spill file
+    int32_t blocks = 0;
+  };
+  Source ChooseSource(Replica& destination, int32_t own);
   // Of blocks after `before` others, measured or as the plan predicts; 0: not known.
   double ComputeSeconds(const Replica& replica, int32_t before, int32_t blocks) const;
   // Of a block, measured or assumed.
-  double FetchSeconds(const Replica& source, const Replica& destination);
-  RecentMedian& FetchTimes(const Replica& source, const Replica& destination);
+  double FetchSeconds(const Source& source, const Replica& destination);
+  RecentMedian& FetchTimes(const Source& source, const Replica& destination);
+  // Whether a step in flight, or the next one, copies out of any of the blocks: what sequences that
+  // were preempted had in them goes to swap memory no sooner.
+  static bool CopiesFrom(Replica& replica, std::span<const int32_t> blocks);
   // Orders what another replica has of a sequence that has just been placed, if it is worth it.
   Status StartFetch(Sequence& sequence);
   // Takes the outcomes that have come, and notes what is lost; true if there was anything.
   bool TakeFetches();
   void EndFetch(const Fetch& fetch, const kvpool::TransferOutcome& outcome);
+  // Writes cold blocks to the spill file where there is soon no free one, one path at a time.
+  Status SpillCold(Replica& replica);
+  void EndSpill(Replica& replica, const kvpool::TransferOutcome& outcome);
   // Its sequences wait again, with the ids that they have; its blocks are gone.
   void Lose(int replica);
   // Waits for the oldest step of any replica that has one, or for a loss.
@@ -349,9 +383,11 @@ class Engine {
   Replica* computing_ = nullptr;  // whose Start is under way
   size_t in_flight_ = 0;          // steps, of all replicas
   std::vector<Fetch> fetches_;
+  int32_t spills_ = 0;  // under way
   uint64_t tickets_ = 0;
   RecentMedian near_fetch_seconds_;  // per block, within a host
   RecentMedian far_fetch_seconds_;
+  RecentMedian restore_seconds_;
   Clock::duration admission_{};  // of this turn
   bool pinned_ = false;
   kvpool::PageTable page_table_;

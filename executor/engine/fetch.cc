@@ -1,7 +1,8 @@
-// Fetching: a sequence starts in one replica, and another one has more of its ids in the cache. Its
-// blocks come over while the replica goes on with others (kvpool/transfer_service.h), where that is
-// predicted to take less time than to compute them. The source's blocks are held meanwhile by a
-// sequence of their pool that has nothing else, a lease. Where a fetch fails, the ids are computed.
+// Fetching: a sequence starts in one replica, and another one, or this one's spill file, has more
+// of its ids than this one's cache. Those blocks come over while the replica goes on with others
+// (kvpool/transfer_service.h), where that is predicted to take less time than to compute them. The
+// source's blocks are held meanwhile by a sequence of their pool that has nothing else, a lease.
+// Where a fetch fails, the ids are computed.
 
 #include <algorithm>
 
@@ -10,10 +11,11 @@
 namespace llmir::executor {
 namespace {
 
-// Bytes per second until a fetch was measured: a part of what memory gives, and a slow link. What
-// is assumed too slow would never be tried.
+// Bytes per second until a fetch was measured: a part of what memory gives, a slow link, a disk.
+// What is assumed too slow would never be tried.
 constexpr double kAssumedNear = 5e9;
 constexpr double kAssumedFar = 1e8;
+constexpr double kAssumedFile = 5e8;
 
 }  // namespace
 
@@ -23,44 +25,65 @@ double Engine::ComputeSeconds(const Replica& replica, int32_t before, int32_t bl
   return PrefillSeconds(replica) * replica.pool.block_size() * (blocks + growth_ * contexts);
 }
 
-RecentMedian& Engine::FetchTimes(const Replica& source, const Replica& destination) {
-  return runner_.transfers()->ShareHost(source.number, destination.number) ? near_fetch_seconds_
-                                                                           : far_fetch_seconds_;
+RecentMedian& Engine::FetchTimes(const Source& source, const Replica& destination) {
+  if (source.restores) return restore_seconds_;
+  const bool near = runner_.transfers()->ShareHost(source.replica->number, destination.number);
+  return near ? near_fetch_seconds_ : far_fetch_seconds_;
 }
 
-double Engine::FetchSeconds(const Replica& source, const Replica& destination) {
+double Engine::FetchSeconds(const Source& source, const Replica& destination) {
   const RecentMedian& measured = FetchTimes(source, destination);
   if (!measured.empty()) return measured.value();
-  return block_bytes_ / (&measured == &near_fetch_seconds_ ? kAssumedNear : kAssumedFar);
+  return block_bytes_ / (&measured == &near_fetch_seconds_  ? kAssumedNear
+                         : &measured == &far_fetch_seconds_ ? kAssumedFar
+                                                            : kAssumedFile);
 }
 
-Engine::Replica* Engine::ChooseSource(const Replica& destination, int32_t own) {
-  if (replicas_.size() == 1 || !options_.reuse_prefixes || runner_.transfers() == nullptr) {
-    return nullptr;
-  }
-  Replica* best = nullptr;
+Engine::Source Engine::ChooseSource(Replica& destination, int32_t own) {
+  Source best;
+  if (!options_.reuse_prefixes || runner_.transfers() == nullptr) return best;
   double most = 0;  // seconds that it saves
-  for (const auto& source : replicas_) {
-    const int32_t blocks = source->cached - own;
-    if (source.get() == &destination || blocks <= 0 || source->leases == kMostLeases) continue;
+  const auto weigh = [&](const Source& source) {
+    if (source.blocks <= 0 || source.replica->leases == kMostLeases) return;
     // Without a measured or predicted time nothing is known of computing but that it is the slower.
-    const double compute = ComputeSeconds(destination, own, blocks);
-    const double saved =
-        (compute > 0 ? compute : 1e3 * blocks) - blocks * FetchSeconds(*source, destination);
-    if (saved <= most) continue;
-    best = source.get();
+    const double compute = ComputeSeconds(destination, own, source.blocks);
+    const double saved = (compute > 0 ? compute : 1e3 * source.blocks) -
+                         source.blocks * FetchSeconds(source, destination);
+    if (saved <= most) return;
+    best = source;
     most = saved;
+  };
+  for (const auto& source : replicas_) {
+    if (source.get() != &destination) weigh({source.get(), false, source->cached - own});
   }
+  if (destination.spilled != nullptr) weigh({&destination, true, destination.in_file - own});
   return best;
+}
+
+bool Engine::CopiesFrom(Replica& replica, std::span<const int32_t> blocks) {
+  const auto any = [&](std::span<const kvpool::BlockCopy> copies) {
+    return std::ranges::any_of(copies, [&](const kvpool::BlockCopy& copy) {
+      return std::ranges::find(blocks, copy.from) != blocks.end();
+    });
+  };
+  bool found = any(replica.copies);
+  for (size_t i = 0; i < replica.in_flight; ++i) {
+    Flight& flight = replica.flights[(replica.oldest + i) % replica.flights.size()];
+    found = found || any(flight.descriptor.copies());
+  }
+  return found;
 }
 
 Status Engine::StartFetch(Sequence& sequence) {
   Replica& replica = *sequence.replica;
   kvpool::BlockPool& pool = replica.pool;
   const int32_t own = sequence.computed / pool.block_size();
-  Replica* const source = ChooseSource(replica, own);
-  if (source == nullptr) return Status();
-  Match(sequence, *source);
+  const Source source = ChooseSource(replica, own);
+  if (source.replica == nullptr) return Status();
+  kvpool::BlockPool& from = source.restores ? *source.replica->spilled : source.replica->pool;
+  path_.clear();
+  from.Match(std::span(sequence.ids).first(sequence.ids.size() - 1), sequence.job->tenant->salt,
+             &path_);
   const int32_t blocks = static_cast<int32_t>(path_.size()) - own;
   if (blocks <= 0) return Status();
   const int32_t tokens = sequence.computed + blocks * pool.block_size();
@@ -68,19 +91,25 @@ Status Engine::StartFetch(Sequence& sequence) {
   const Status room = pool.Grow(sequence.id, tokens, /*window=*/0, &replica.copies);
   if (room.code() == StatusCode::kResourceExhausted) return Status();
   LLMIR_RETURN_IF_ERROR(room);
-  LLMIR_ASSIGN_OR_RETURN(const kvpool::SequenceId lease, source->pool.Create());
-  source->pool.Begin(lease, path_);
+  const std::span<const int32_t> to = pool.blocks(sequence.id).subspan(static_cast<size_t>(own));
+  if (CopiesFrom(replica, to)) {
+    pool.Shrink(sequence.id, sequence.computed);
+    return Status();
+  }
+  LLMIR_ASSIGN_OR_RETURN(const kvpool::SequenceId lease, from.Create());
+  from.Begin(lease, path_);
   const uint64_t ticket = tickets_++;
-  const auto first = static_cast<size_t>(own);
-  LLMIR_RETURN_IF_ERROR(runner_.transfers()->Order(ticket, source->number, replica.number,
-                                                   std::span(path_).subspan(first),
-                                                   pool.blocks(sequence.id).subspan(first)));
-  fetches_.push_back({ticket, &sequence, source, lease, sequence.computed, blocks, Clock::now()});
+  const auto kind = source.restores ? kvpool::TransferKind::kRestore : kvpool::TransferKind::kFetch;
+  LLMIR_RETURN_IF_ERROR(
+      runner_.transfers()->Order({ticket, kind, source.replica->number, replica.number,
+                                  std::span(path_).subspan(static_cast<size_t>(own)), to}));
+  fetches_.push_back({ticket, &sequence, source.replica, source.restores, lease, sequence.computed,
+                      blocks, Clock::now()});
   sequence.computed = tokens;
   sequence.fetching = true;
   ++sequence.flights;
   ++replica.fetching;
-  ++source->leases;
+  ++source.replica->leases;
   return Status();
 }
 
@@ -93,9 +122,13 @@ bool Engine::TakeFetches() {
     Lose(lost);
     any = true;
   }
-  if (fetches_.empty()) return any;
   kvpool::TransferOutcome outcome;
   while (transfers->TakeOutcome(&outcome)) {
+    for (const auto& replica : replicas_) {
+      if (!replica->spill.under_way || replica->spill.ticket != outcome.ticket) continue;
+      EndSpill(*replica, outcome);
+      any = true;
+    }
     const auto found = std::ranges::find(fetches_, outcome.ticket, &Fetch::ticket);
     if (found == fetches_.end()) continue;
     const Fetch fetch = *found;
@@ -107,7 +140,7 @@ bool Engine::TakeFetches() {
 }
 
 void Engine::EndFetch(const Fetch& fetch, const kvpool::TransferOutcome& outcome) {
-  fetch.source->pool.Release(fetch.lease);
+  (fetch.restores ? *fetch.source->spilled : fetch.source->pool).Release(fetch.lease);
   --fetch.source->leases;
   blocked_ = false;
   if (fetch.sequence == nullptr) return;
@@ -117,13 +150,20 @@ void Engine::EndFetch(const Fetch& fetch, const kvpool::TransferOutcome& outcome
   --sequence.flights;
   sequence.fetching = false;
   if (outcome.status.ok()) {
-    const double seconds = std::chrono::duration<double>(Clock::now() - fetch.ordered).count();
-    FetchTimes(*fetch.source, replica).Add(outcome.seconds / fetch.blocks);
-    statistics_.fetch_seconds += seconds;
-    statistics_.fetched_bytes += outcome.bytes;
-    statistics_.fetched_tokens +=
+    const auto tokens =
         static_cast<uint64_t>(fetch.blocks) * static_cast<uint64_t>(replica.pool.block_size());
-    ++statistics_.fetches;
+    FetchTimes({fetch.source, fetch.restores, fetch.blocks}, replica)
+        .Add(outcome.seconds / fetch.blocks);
+    if (fetch.restores) {
+      statistics_.restored_tokens += tokens;
+      ++statistics_.restores;
+    } else {
+      statistics_.fetch_seconds +=
+          std::chrono::duration<double>(Clock::now() - fetch.ordered).count();
+      statistics_.fetched_bytes += outcome.bytes;
+      statistics_.fetched_tokens += tokens;
+      ++statistics_.fetches;
+    }
   } else {
     ++statistics_.failed_fetches;
     if (events_.on_loss) {

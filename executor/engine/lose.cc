@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "executor/engine/engine.h"
 
@@ -18,6 +19,7 @@ void Engine::Lose(int number) {
   runner_.Forget(number);
   in_flight_ -= replica.in_flight;
   replica.in_flight = 0;
+  if (std::exchange(replica.spill.under_way, false)) --spills_;
   for (Fetch& fetch : fetches_) {
     if (fetch.sequence != nullptr && fetch.sequence->replica == &replica) fetch.sequence = nullptr;
   }

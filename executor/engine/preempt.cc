@@ -30,8 +30,11 @@ StatusOr<int32_t> Engine::MakeRoom(Replica& replica, size_t index, int32_t rows)
       --rows;
     }
     if (rows > 0) continue;
-    // What is in flight will be able to.
-    if (replica.in_flight > 0 || replica.fetching > 0) return 0;
+    // What is in flight will be able to, or what holds blocks for a transfer give them back.
+    if (replica.in_flight > 0 || replica.fetching > 0 || replica.leases > 0 ||
+        replica.spill.under_way) {
+      return 0;
+    }
     if (index == 0) {
       return Internal("request {} has all KV blocks and {} of its {} tokens find no room",
                       sequence.job->number, sequence.pending(), sequence.ids.size());

@@ -127,7 +127,7 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
     const std::vector<int32_t> from = draw();
     const std::vector<int32_t> to = draw();
     const auto ordered = Clock::now();
-    LLMIR_RETURN_IF_ERROR(service->Order(ticket++, 1, 0, from, to));
+    LLMIR_RETURN_IF_ERROR(service->Order({ticket++, TransferKind::kFetch, 1, 0, from, to}));
     TransferOutcome outcome;
     while (!service->TakeOutcome(&outcome)) service->WaitOutcome(std::chrono::milliseconds(10));
     const double whole = Since(ordered);

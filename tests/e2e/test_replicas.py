@@ -31,13 +31,14 @@ def model(models):
 class Served:
     """A job behind a socket, for as long as the `with` lasts. launcher: what comes before llmir-exec."""
 
-    def __init__(self, job, launcher):
+    def __init__(self, job, launcher, **environment):
+        self.environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **environment}
         folder = job.new_folder()
         self.path, self.report = folder / "s", folder / "report.json"
         self.command = [*launcher, llmir.program("llmir-exec"), job.plan, "--socket", self.path, "--report", self.report]
 
     def __enter__(self):
-        environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        environment = {**os.environ, **self.environment}
         self.process = subprocess.Popen([str(word) for word in self.command], env=environment, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         while not self.path.exists():
@@ -115,14 +116,20 @@ def test_a_prefix_goes_to_a_replica_on_another_host(models, model):
     assert (engine["fetches"], engine["failed_fetches"], engine["fetched_tokens"]) == (1, 0, 96), engine
 
 
-def rank_processes(mpirun):
-    """{world rank: pid} of the processes that mpirun has started."""
-    found = {}
-    for pid in pathlib.Path(f"/proc/{mpirun}/task/{mpirun}/children").read_text().split():
-        for word in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if word.startswith(b"OMPI_COMM_WORLD_RANK="):
-                found[int(word.partition(b"=")[2])] = int(pid)
-    return found
+def kill_rank(served, rank):
+    """The rank's process of the job, wherever mpirun has started it."""
+    wanted = f"OMPI_COMM_WORLD_RANK={rank}".encode()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if not command[0].endswith(b"llmir-exec") or str(served.path).encode() not in command:
+                continue
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+                return
+        except OSError:  # it has ended
+            pass
+    raise AssertionError(f"no process of rank {rank}")
 
 
 @pytest.mark.parametrize(("tp", "lost"), [(1, 1), (2, 3)])
@@ -142,12 +149,40 @@ def test_a_lost_replica_costs_a_pause(models, model, tp, lost):
             tokens += kind == "token"
             if tokens == 60:  # all run
                 tokens += 1
-                os.kill(rank_processes(served.process.pid)[lost], signal.SIGKILL)
+                kill_rank(served, lost)
         status, errors = served.stop()
     assert [ended[number] for number in numbers] == alone
     assert status == 0, errors
     assert "llmir-exec: warning: UNAVAILABLE: replica 1 is lost; what it ran goes on in 1 other" in errors
     assert json.loads(served.report.read_text())["engine"]["lost_replicas"] == 1
+
+
+def test_an_owner_that_is_killed_during_a_transfer_costs_the_computation(models, model):
+    """A link of 10 Mbit/s, so that the transfer takes a second and more."""
+    options = (*ONE_EACH, "--kv-dtype", "int8")
+    common = ids(1, 1920)
+    alone = models.job(model, *options).generate([{"prompt_ids": [*common, 7], "max_tokens": 12}], "--ignore-eos")
+    job = models.job(model, *options, dp=2)
+    with Served(job, [HOSTS, "--rate", "10mbit", "1,1", "--"], OMPI_MCA_orte_enable_recovery="1") as served:
+        first = served.submit(prompt_ids=ids(5, 20), max_tokens=3900)
+        served.until("token", first)
+        served.until("finish", served.submit(prompt_ids=[*common, 5], max_tokens=2))
+        busy = served.submit(prompt_ids=[*common, 6], max_tokens=2000)
+        served.until("token", busy)
+        served.client.send(CANCEL, {"id": first})
+        served.until("finish", first)
+        asked = served.submit(prompt_ids=[*common, 7], max_tokens=12)
+        time.sleep(0.4)
+        kill_rank(served, 1)
+        answer = served.until("finish", asked)
+        served.client.send(CANCEL, {"id": busy})
+        served.until("finish", busy)
+        status, errors = served.stop()
+    assert answer["result"]["ids"] == alone[0]["ids"]
+    assert status == 0, errors
+    assert "a cached prefix is computed again: rank 0: get of" in errors
+    engine = json.loads(served.report.read_text())["engine"]
+    assert (engine["failed_fetches"], engine["lost_replicas"]) == (1, 1), engine
 
 
 def perf(script, *options):

@@ -37,7 +37,7 @@ int32_t NextId(std::span<const int32_t> ids, const SamplingOptions& sampling, in
 // between holds against the engine what it does with them.
 class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
  public:
-  MemoryModel(const plan::Plan& plan, int32_t swap_blocks)
+  MemoryModel(const plan::Plan& plan, int32_t swap_blocks, int32_t spill_slots)
       : block_size_(static_cast<int32_t>(plan.kv()->block_size())),
         window_(static_cast<int32_t>(plan.model()->attention_windows() == nullptr
                                          ? 0
@@ -49,6 +49,7 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
     for (Memory& memory : replicas_) {
       memory.blocks.assign(plan.kv()->blocks() + static_cast<size_t>(swap_blocks),
                            std::vector<int32_t>(static_cast<size_t>(block_size_), -1));
+      memory.slots.resize(static_cast<size_t>(spill_slots));
     }
   }
 
@@ -84,14 +85,17 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
     failing_ = n;
   }
   kvpool::BlockTransfers* transfers() override { return moves_ ? this : nullptr; }
-  Status Order(uint64_t ticket, int source, int destination, std::span<const int32_t> from,
-               std::span<const int32_t> to) override {
-    EXPECT_NE(source, destination);
-    EXPECT_EQ(from.size(), to.size());
-    Transfer transfer{
-        ticket, source, destination, {from.begin(), from.end()}, {to.begin(), to.end()}};
-    for (StepDescriptor& step : replicas_[static_cast<size_t>(destination)].steps) {
-      ExpectApart(transfer, destination, step);
+  Status Order(const kvpool::TransferOrder& order) override {
+    EXPECT_EQ(order.kind == kvpool::TransferKind::kFetch, order.source != order.destination);
+    EXPECT_EQ(order.from.size(), order.to.size());
+    Transfer transfer{order.ticket,
+                      order.kind,
+                      order.source,
+                      order.destination,
+                      {order.from.begin(), order.from.end()},
+                      {order.to.begin(), order.to.end()}};
+    for (StepDescriptor& step : replicas_[static_cast<size_t>(order.destination)].steps) {
+      ExpectApart(transfer, order.destination, step);
     }
     transfers_.push_back(std::move(transfer));
     return Status();
@@ -102,8 +106,12 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
     const Transfer transfer = std::move(transfers_[at]);
     transfers_.erase(transfers_.begin() + static_cast<ptrdiff_t>(at));
     const bool fails = (failing_ > 0 && random_() % failing_ == 0) || transfer.destination == lost_;
-    auto& source = replicas_[static_cast<size_t>(transfer.source)].blocks;
-    auto& destination = replicas_[static_cast<size_t>(transfer.destination)].blocks;
+    const auto place = [&](int replica, bool slots) -> std::vector<std::vector<int32_t>>& {
+      Memory& memory = replicas_[static_cast<size_t>(replica)];
+      return slots ? memory.slots : memory.blocks;
+    };
+    auto& source = place(transfer.source, transfer.kind == kvpool::TransferKind::kRestore);
+    auto& destination = place(transfer.destination, transfer.kind == kvpool::TransferKind::kSpill);
     for (size_t i = 0; i < transfer.to.size(); ++i) {
       auto& to = destination[static_cast<size_t>(transfer.to[i])];
       if (fails) {
@@ -143,6 +151,7 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
  private:
   struct Memory {
     std::vector<std::vector<int32_t>> blocks;
+    std::vector<std::vector<int32_t>> slots;  // of the spill file
     std::deque<StepDescriptor> steps;
     uint64_t started = 0;
     size_t rows = 0;
@@ -152,6 +161,7 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
 
   struct Transfer {
     uint64_t ticket;
+    kvpool::TransferKind kind;
     int source;
     int destination;
     std::vector<int32_t> from;
@@ -160,13 +170,13 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
 
   // Until its outcome nobody writes to the blocks of a transfer, nor reads those that it fills.
   void ExpectApart(const Transfer& transfer, int replica, StepDescriptor& step) {
-    if (replica == transfer.destination) {
+    if (replica == transfer.destination && transfer.kind != kvpool::TransferKind::kSpill) {
       for (const int32_t block : step.kv_indices()) {
         EXPECT_THAT(transfer.to, testing::Not(testing::Contains(block)))
             << "a block is used before it is there";
       }
     }
-    if (replica != transfer.source) return;
+    if (replica != transfer.source || transfer.kind == kvpool::TransferKind::kRestore) return;
     ForEachRow(step, [&](int32_t s, int32_t row) {
       const int32_t block = BlockOf(step, s, step.positions()[static_cast<size_t>(row)]);
       EXPECT_THAT(transfer.from, testing::Not(testing::Contains(block)))
@@ -350,7 +360,7 @@ class EngineTest : public testing::Test {
             std::optional<uint32_t> failing = {}) {
     shape_ = shape;
     file_.emplace(MakePlan(shape, pinned));
-    model_.emplace(file_->plan(), options.swap_blocks);
+    model_.emplace(file_->plan(), options.swap_blocks, options.spill_slots);
     if (failing.has_value()) model_->MoveBlocks(*failing);
     EngineEvents events;
     events.on_token = [this](const TokenEvent& token) {
@@ -732,6 +742,43 @@ TEST_F(EngineTest, ARequestCancelledDuringItsFetchGivesItsBlocksBackAfterIt) {
   EXPECT_EQ(model_->orders(), 0u);
 }
 
+EngineOptions WithSpill(int32_t slots) {
+  EngineOptions options;
+  options.spill_slots = slots;
+  return options;
+}
+
+TEST_F(EngineTest, WhatMadeRoomComesBackFromTheFile) {
+  Make({.blocks = 20, .context = 256}, WithSpill(100), 0, 0);
+  for (uint32_t i = 0; i < 8; ++i) {
+    Submit(MakeRequest(Prompt(i, 96), 20));
+    RunAll();
+  }
+  const EngineStatistics before = engine_->statistics();
+  EXPECT_GT(before.evicted_blocks, 0u);
+  EXPECT_GT(before.spilled_blocks, 20u);
+  std::vector<int32_t> again = Prompt(0, 96);
+  again.push_back(5);
+  Submit(MakeRequest(again, 5));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().restores, 1u);
+  EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, AFullDiskEndsSpillingAndNothingElse) {
+  Make({.blocks = 20, .context = 256}, WithSpill(100), 0, 1);
+  for (uint32_t i = 0; i < 8; ++i) {
+    Submit(MakeRequest(Prompt(i % 3, 96), 20));
+    RunAll();
+  }
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().spilled_blocks, 0u);
+  EXPECT_EQ(engine_->statistics().restores, 0u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
 TEST_F(EngineTest, WhatALostReplicaRanGoesOnInTheOthers) {
   Make({.blocks = 64, .max_batch = 4, .replicas = 3}, {}, 0, 0);
   for (uint32_t i = 0; i < 12; ++i) Submit(MakeRequest(Prompt(i, 60, 16), 40));
@@ -763,8 +810,12 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
   shape.replicas = GetParam() < 75 ? 1 : 1 + static_cast<uint32_t>(below(3));
   // Every other one also moves blocks between replicas; of five fetches one fails.
   const bool moves = shape.replicas > 1 && GetParam() % 2 == 1;
+  const bool spills = GetParam() % 10 >= 7;  // also where there is one replica
+  if (spills) options.spill_slots = 10 + below(60);
   Make(shape, options, GetParam() % 2 == 0 ? 32 : 0,
-       moves ? std::optional<uint32_t>(5) : std::nullopt);
+       moves    ? std::optional<uint32_t>(5)
+       : spills ? std::optional<uint32_t>(0)
+                : std::nullopt);
   ASSERT_TRUE(engine_->Pin(never_).ok());
   int submitted = 0;
   std::set<size_t> cancelled;
@@ -819,6 +870,9 @@ TEST_P(EngineModel, EveryAnswerIsTheOneThatItsRequestGetsAlone) {
   EXPECT_EQ(model_->most_in_flight(), shape.in_flight);
   if (moves) {
     EXPECT_GT(s.fetches, 0u);
+  } else if (spills) {
+    EXPECT_GT(s.spilled_blocks, 0u);
+    EXPECT_GT(s.restores, 0u);
   }
 }
 

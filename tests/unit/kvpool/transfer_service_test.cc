@@ -38,6 +38,7 @@ struct Job {
   size_t blocks = 16;
   int64_t head_bytes = 1000;
   milliseconds patience{10000};
+  size_t spill_slots = 0;
 };
 
 class TransferServiceTest : public testing::Test {
@@ -61,6 +62,8 @@ class TransferServiceTest : public testing::Test {
     options.sockets_only = setup.sockets_only;
     options.between_hosts = setup.between_hosts;
     options.patience = setup.patience;
+    options.spill_slots = setup.spill_slots;
+    if (setup.spill_slots > 0) options.spill_folder = testing::TempDir();
     if (on_fatal_) options.on_fatal = on_fatal_;
     endpoints_.clear();
     for (size_t r = 0; r < ranks_.size(); ++r) {
@@ -131,7 +134,7 @@ class TransferServiceTest : public testing::Test {
   }
   Status Order(uint64_t ticket, int source, int destination, std::vector<int32_t> from,
                std::vector<int32_t> to) {
-    return ranks_[0].service->Order(ticket, source, destination, from, to);
+    return ranks_[0].service->Order({ticket, TransferKind::kFetch, source, destination, from, to});
   }
 
   // A connection to a rank's service that has said `hello`.
@@ -205,14 +208,42 @@ TEST_P(TransferWays, AnOrderOfABlockThatIsNotFailsOnAllRanksAndTheNextOneSucceed
   ExpectBlock(1, 2, 0, 1);
 }
 
+TEST_F(TransferServiceTest, BlocksComeBackFromTheSpillFiles) {
+  Make({.spill_slots = 4});
+  const auto order = [&](TransferKind kind, int replica, std::vector<int32_t> from,
+                         std::vector<int32_t> to) {
+    EXPECT_TRUE(ranks_[0].service->Order({9, kind, replica, replica, from, to}).ok());
+    return Wait();
+  };
+  for (const int replica : {0, 1}) {
+    TransferOutcome outcome = order(TransferKind::kSpill, replica, {7, 2}, {3, 0});
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+    EXPECT_EQ(outcome.bytes, 2u * kLayers * kHeads * 1000);
+    outcome = order(TransferKind::kRestore, replica, {0, 3}, {10, 11});
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+    ExpectBlock(replica, 10, replica, 2);
+    ExpectBlock(replica, 11, replica, 7);
+    EXPECT_EQ(order(TransferKind::kRestore, replica, {1}, {5}).status.code(),
+              StatusCode::kDataLoss);
+    EXPECT_EQ(order(TransferKind::kSpill, replica, {1}, {4}).status.code(),
+              StatusCode::kOutOfRange);
+    EXPECT_EQ(order(TransferKind::kSpill, replica, {16}, {1}).status.code(),
+              StatusCode::kOutOfRange);
+  }
+  Make({});
+  EXPECT_EQ(order(TransferKind::kSpill, 1, {1}, {1}).status.code(), StatusCode::kUnavailable);
+}
+
 TEST_F(TransferServiceTest, OrdersThatMakeNoSenseAreRefused) {
   Make({});
+  const std::vector<int32_t> one{1};
+  EXPECT_EQ(ranks_[0].service->Order({1, TransferKind::kSpill, 0, 1, one, one}).code(),
+            StatusCode::kInvalidArgument);
   EXPECT_EQ(Order(1, 0, 1, {1, 2}, {1}).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(Order(1, 0, 0, {1}, {1}).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(Order(1, 0, 1, {}, {}).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(
-      ranks_[1].service->Order(1, 0, 1, std::vector<int32_t>{1}, std::vector<int32_t>{1}).code(),
-      StatusCode::kInvalidArgument);
+  EXPECT_EQ(ranks_[1].service->Order({1, TransferKind::kFetch, 0, 1, one, one}).code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST_F(TransferServiceTest, HostsReachEachOtherByTheirAddresses) {
