@@ -101,6 +101,8 @@ class Channel {
   // Takes all open operations of this rank as far as they go without waiting; true if anything
   // moved. Called between pieces of other work while operations are under way.
   virtual bool Progress() = 0;
+  // Whether the operation has finished, as far as Progress has come; it is still to be waited for.
+  virtual bool IsFinished(Request request) const = 0;
   // True when the operation has finished (its slot is free then); makes progress on all open
   // operations of this rank.
   virtual StatusOr<bool> Test(Request request) = 0;

@@ -265,6 +265,11 @@ Status OperationChannel::Collect(Request request) {
   return std::exchange(operation.status, Status());
 }
 
+bool OperationChannel::IsFinished(Request request) const {
+  return !CheckRequest(request).ok() ||
+         table_.operations[static_cast<size_t>(request.slot)].state == Operation::State::kFinished;
+}
+
 StatusOr<bool> OperationChannel::Test(Request request) {
   LLMIR_RETURN_IF_ERROR(CheckRequest(request));
   Progress();

@@ -97,6 +97,7 @@ class OperationChannel : public Channel {
   StatusOr<Request> StartBroadcast(void* data, size_t bytes, int root) final;
   StatusOr<Request> StartSend(const void* data, size_t bytes, int peer, int tag, Wire wire) final;
   StatusOr<Request> StartRecv(void* data, size_t bytes, int peer, int tag, Wire wire) final;
+  bool IsFinished(Request request) const final;
   StatusOr<bool> Test(Request request) final;
   Status Wait(Request request) final;
 

@@ -34,6 +34,7 @@ class SilentChannel final : public Channel {
   StatusOr<Request> StartRecv(void*, size_t, int, int, Wire) override { return Request{0}; }
 
   bool Progress() override { return false; }
+  bool IsFinished(Request) const override { return true; }
   StatusOr<bool> Test(Request) override { return true; }
   Status Wait(Request) override { return Status(); }
 
