@@ -104,7 +104,9 @@ struct Rank::State {
   std::unique_ptr<Weights> weights;
   std::unique_ptr<kvpool::KvArena> kv;
   std::unique_ptr<kvpool::KvArena> swap;
-  std::unique_ptr<kvpool::TransferService> transfers;  // where there are several replicas
+  // Where there are several replicas, or spill files, and the ranks reach each other.
+  std::unique_ptr<kvpool::TransferService> transfers;
+  Status transfer_status;
   std::unique_ptr<Sampler> sampler;
   // All ranks of the job: rows between stages, descriptors, results, reports. One channel, so that
   // waiting for one kind moves the others on.
@@ -275,7 +277,6 @@ Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& op
 }
 
 Status Rank::State::JoinTransfers() {
-  if (transfers == nullptr) return Status();
   using kvpool::TransferEndpoint;
   const auto size = static_cast<size_t>(messages->size());
   std::vector<TransferEndpoint> endpoints(size);
@@ -341,7 +342,15 @@ StatusOr<std::unique_ptr<Rank>> Rank::Create(comm::World& world, const plan::Pla
   state->file = &plan;
   LLMIR_RETURN_IF_ERROR(world.Agree(state->Load(world, options, progress)));
   LLMIR_RETURN_IF_ERROR(world.Agree(state->CreateChannels(world, options.exchange)));
-  LLMIR_RETURN_IF_ERROR(world.Agree(state->JoinTransfers()));
+  if (state->transfers != nullptr) {
+    state->transfer_status = world.Agree(state->JoinTransfers());
+    if (!state->transfer_status.ok()) {
+      // Before any goes: that is no loss.
+      state->transfers->Close();
+      LLMIR_RETURN_IF_ERROR(world.Agree(Status()));
+      state->transfers.reset();
+    }
+  }
   Status status;
   for (const plan::Program* program : *state->stage->programs()) {
     auto bound = Program::Create(*program, &state->resources);
@@ -626,6 +635,7 @@ void Rank::Forget(int replica) {
   link.count = 0;
   state_->crippled = true;
 }
+const Status& Rank::transfer_status() const { return state_->transfer_status; }
 bool Rank::crippled() const { return state_->crippled; }
 kvpool::BlockTransfers* Rank::transfers() { return state_->transfers.get(); }
 

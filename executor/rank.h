@@ -52,6 +52,8 @@ class Rank final : public StepRunner {
   StatusOr<bool> IsFinished(int replica) override;
   StatusOr<StepResult> Finish(int replica) override;
   kvpool::BlockTransfers* transfers() override;
+  // Why there are none though the plan or the options ask for them; the same on all ranks.
+  const Status& transfer_status() const;
   void Forget(int replica) override;
   // Ranks of the job are lost: what all ranks do together can't be done any more.
   bool crippled() const;

@@ -494,6 +494,9 @@ Status Run(comm::World& world, const Options& given, const Startup& startup) {
     std::fprintf(stderr, "llmir-exec: note: %d weights were packed again: %s\n",
                  load.repacked_weights, load.repacked_reason.c_str());
   }
+  if (driver && !rank->transfer_status().ok()) {
+    TellLoss(rank->transfer_status().WithContext("KV blocks stay where they are computed"));
+  }
   if (talk && rank->collector() != nullptr) {
     std::fprintf(stderr, "collecting activations takes %.0f MB\n",
                  static_cast<double>(rank->collector()->bytes()) / 1e6);

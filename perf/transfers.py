@@ -134,7 +134,7 @@ def main():
         result = {
             "machine": machine(),
             "commit": current_commit(),
-            "command": " ".join(["perf/transfers.py", *sys.argv[1:]]),
+            "command": " ".join(["perf/transfers.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
             "first_token": first_tokens(arguments, pathlib.Path(name)),
             "rates": rates(arguments),
         }

@@ -40,13 +40,17 @@ class Served:
     def __enter__(self):
         environment = {**os.environ, **self.environment}
         self.process = subprocess.Popen([str(word) for word in self.command], env=environment, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        while not self.path.exists():
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        self.client = Client(self.path)
-        self.driver = self.client.receive()[1]["pid"]
         self.numbers = 0
+        try:
+            deadline = time.monotonic() + 60
+            while not self.path.exists():
+                assert self.process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            self.client = Client(self.path)
+            self.driver = self.client.receive()[1]["pid"]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):

@@ -257,6 +257,17 @@ TEST_F(TransferServiceTest, HostsReachEachOtherByTheirAddresses) {
   ExpectBlock(1, 4, 0, 3);
 }
 
+TEST_F(TransferServiceTest, ARankThatCannotReachRank0SaysSo) {
+  Make({});
+  auto lone = TransferService::Create(1, 0, 0, ranks_[1].layout, *ranks_[1].arena, {});
+  ASSERT_TRUE(lone.ok()) << lone.status().ToString();
+  std::vector<TransferEndpoint> endpoints = endpoints_;
+  endpoints[0].port = 1;  // nobody's
+  const Status joined = (*lone)->Join(endpoints);
+  EXPECT_EQ(joined.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(joined.message(), HasSubstr("rank 0 can't be reached: 127.0.0.1 port 1"));
+}
+
 TEST_F(TransferServiceTest, AnOwnerThatIsLostFailsWhatNeedsItAndNothingElse) {
   Make({.sockets_only = true});
   ranks_[3].service.reset();
