@@ -57,8 +57,8 @@ struct LoadStatistics {
   uint64_t source_shared_bytes = 0;
   // Fetched from the storage layer meanwhile (/proc/self/io); 0 from a warm page cache.
   uint64_t storage_bytes = 0;
-  uint64_t packed_bytes = 0;  // as the kernels read them, wherever they lie
-  uint64_t mapped_bytes = 0;  // of these, used where they lie in a packed file
+  uint64_t packed_bytes = 0;    // as the kernels read them, wherever they lie
+  uint64_t mapped_bytes = 0;    // of these, used where they lie in a packed file
   uint64_t gathered_bytes = 0;  // of packed files, copied side by side: parts of columns
   double seconds = 0;
   // Of these: bringing the checkpoint's pages into the address space, the same of the packed file,
