@@ -12,9 +12,13 @@
 
 namespace llmir::executor {
 
-// Reads `memory` once with all of the pool's threads, each with four streams (one stream reaches
-// two thirds of the bandwidth). Returns a sum over it, so that the reading isn't optimized away.
-uint64_t ReadOnce(kernels::WorkerPool& pool, std::span<const std::byte> memory);
+// Streams that a thread reads at once: which number gives most is the machine's affair (on one with
+// AVX-512 four gave 31 GB/s and eight 45, on one with AVX2 four gave most, one two thirds of that).
+inline constexpr size_t kReadStreams[] = {1, 2, 4, 8};
+
+// Reads `memory` once with all of the pool's threads, each with `streams` streams, one of the
+// above. Returns a sum over it, so that the reading isn't optimized away.
+uint64_t ReadOnce(kernels::WorkerPool& pool, std::span<const std::byte> memory, size_t streams);
 
 // Bytes per second that the pool's threads read together from a buffer far larger than the
 // last-level cache; the best of a few passes. Takes about a quarter of a second.

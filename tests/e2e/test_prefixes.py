@@ -74,7 +74,7 @@ def test_admission_counts_only_what_is_not_shared(models, workload):
 @pytest.mark.slow
 def test_prefixes_that_nobody_shares_cost_next_to_nothing(models, tmp_path):
     """Prompts of 1,000 tokens that have nothing in common: at most 1 % more instructions than without looking for prefixes."""
-    file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192")[1]
+    file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192", "context=1024")[1]
     job = models.job(file, "--context", 1024, "--max-batch", 2, "--block-size", 16, "--prefill-chunk", 256)
 
     def instructions(prompts, *options):
