@@ -65,7 +65,10 @@ def test_every_kind_of_kernel_is_there(calibration):
 def test_one_row_reads_its_weights_from_memory(calibration):
     """If it were faster, the weights would have come from a cache, and a plan's predictions would be too good."""
     for entry in calibration["linear"]:
-        rate = entry["bytes"] / entry["tokens"][0]["us"] * 1e6
+        # The median of the repeats: a shared host's memory gives half as much again for the microseconds of the best one. What
+        # came from a cache would be twice as fast each time.
+        row = entry["tokens"][0]
+        rate = entry["bytes"] / (row["us"] * (1 + row["spread"])) * 1e6
         assert rate < 1.2 * calibration["memory_bytes_per_s"], entry
 
 

@@ -2,10 +2,8 @@
 
 import json
 
-import llmir
 import numpy as np
 import pytest
-from instructions import whole
 
 OPTIONS = ("--context", 160, "--max-batch", 3, "--block-size", 16, "--prefill-chunk", 24, "--weights", "f32")
 SYSTEM = [(37 * i + 11) % 384 for i in range(48)]
@@ -69,21 +67,3 @@ def test_admission_counts_only_what_is_not_shared(models, workload):
     engine = json.loads(report.read_text())["engine"]
     # Of each sequence's 100 tokens 80 are shared, in 5 blocks; the others take 2.
     assert engine["peak_kv_blocks"] == 5 + 3 * 2
-
-
-@pytest.mark.slow
-def test_prefixes_that_nobody_shares_cost_next_to_nothing(models, tmp_path):
-    """Prompts of 1,000 tokens that have nothing in common: at most 1 % more instructions than without looking for prefixes."""
-    file = models.random("tiny-test", "query_heads=6", "kv_heads=2", "hidden=192", "context=1024")[1]
-    job = models.job(file, "--context", 1024, "--max-batch", 2, "--block-size", 16, "--prefill-chunk", 256)
-
-    def instructions(prompts, *options):
-        lines = [{"prompt_ids": [(n * 131 + i * i * 7 + i * 13) % 384 for i in range(1000)], "max_tokens": 8} for n in range(prompts)]
-        path = llmir.write_jsonl(tmp_path / "prompts.jsonl", lines)
-        return whole([llmir.program("llmir-exec"), job.plan, "--prompts", path, "--output", tmp_path / "output.jsonl", "--ignore-eos",
-                      "--threads", 1, "--quiet", *options])  # fmt: skip
-
-    # Of five prompts: what starting takes is in both.
-    looking, not_looking = (instructions(6, *options) - instructions(1, *options) for options in ((), ("--forget-prefixes",)))
-    print(f"looking for prefixes takes {100 * (looking / not_looking - 1):.3f} % more instructions")
-    assert looking <= 1.01 * not_looking
