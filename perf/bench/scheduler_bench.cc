@@ -50,6 +50,9 @@ plan::PlanFile MakePlan(uint32_t batch) {
   auto program = std::make_unique<plan::ProgramT>();
   program->steps.push_back(std::move(step));
   auto stage = std::make_unique<plan::StageT>();
+  auto rank = std::make_unique<plan::RankT>();
+  rank->memory = std::make_unique<plan::MemoryT>();
+  stage->ranks.push_back(std::move(rank));
   stage->programs.push_back(std::move(program));
   plan.replicas.push_back(std::make_unique<plan::ReplicaT>());
   plan.replicas[0]->stages.push_back(std::move(stage));
