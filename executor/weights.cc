@@ -41,7 +41,7 @@ uint64_t StorageBytesRead() {
 // Where a weight's bytes come from. kPanels are packed again, kGathered copied as they are: of a
 // part of the columns, each of the file's panels has a few KiB, between which the processor's
 // prefetch reads what nobody needs (a 1.1B model on two ranks decoded at 0.91 of one with two
-// threads, side by side FIGURE).
+// threads, side by side at 1.00).
 enum class Source { kRandom, kCheckpoint, kPanels, kGathered, kInPlace };
 
 bool IsOfPanels(Source source) { return source >= Source::kPanels; }

@@ -14,7 +14,7 @@ import sys
 
 from peers.llmir import ENVIRONMENT
 from peers.peer import Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 
 def run(arguments):
@@ -44,15 +44,12 @@ def main():
     result = {
         "machine": machine(),
         "commit": current_commit(),
-        "command": " ".join(["perf/communication.py", *sys.argv[1:]]),
+        "command": own_command(),
         "ranks": arguments.ranks,
         "runs": arguments.runs,
         "rows": rows,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    write_result(result, arguments.output)
 
 
 if __name__ == "__main__":

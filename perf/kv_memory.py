@@ -22,7 +22,7 @@ import tempfile
 
 import workload
 from peers.peer import CACHE, Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 BLOCK_SIZES = [16, 32, 64, 128, 256, 512]
@@ -92,14 +92,9 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
     parser.add_argument("--tokens", type=int, default=8192, help="in KV memory, whatever the blocks (default: %(default)s)")
     parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--requests", type=int, default=64)
+    workload.add_request_options(parser, requests=64, rate=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0, help="arrivals per second; 0: all at once")
-    parser.add_argument("--prompt-mean", type=float, default=300)
-    parser.add_argument("--answer-mean", type=float, default=300)
-    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--output", type=pathlib.Path)
     parser.add_argument("--plots", type=pathlib.Path, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -117,7 +112,7 @@ def main():
     result = {
         "machine": machine(),
         "commit": current_commit(),
-        "command": " ".join(["perf/kv_memory.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
+        "command": own_command(),
         "model": arguments.model.name,
         "kv_tokens": arguments.tokens,
         "requests": len(bench.requests),
@@ -126,10 +121,7 @@ def main():
         "paper": {"Fig. 2": "best block size 256, 92 % memory efficiency",
                   "Table II": {"Pool + Unified(128KB)": 0.588, "Pool + Unified(256KB)": -0.131, "Pool only": -0.107, "Unified(128KB) only": 0.066}},
     }  # fmt: skip
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    write_result(result, arguments.output)
     if arguments.plots:
         draw(result, arguments.plots)
 

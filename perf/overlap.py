@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from peers.peer import Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 HOSTS = REPOSITORY / "tests" / "cluster" / "hosts.sh"
 
@@ -91,7 +91,7 @@ def main():
     result = {
         "date": datetime.date.today().isoformat(),
         "commit": current_commit(),
-        "command": " ".join(["perf/overlap.py", *sys.argv[1:]]),
+        "command": own_command(),
         "machine": machine(),
         "model": arguments.model,
         "weights": arguments.weights,
@@ -99,10 +99,7 @@ def main():
         "overlap": arguments.overlap,
         "links": links,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    write_result(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Where a figure comes from: what a results file says beside it."""
 
+import json
 import os
 import pathlib
 import subprocess
+import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,3 +23,17 @@ def machine():
         if line.startswith("model name"):
             return {"processor": line.partition(":")[2].strip(), "cores": os.cpu_count()}
     return {"processor": "unknown", "cores": os.cpu_count()}
+
+
+def own_command():
+    """The script that runs and its words, without a machine's folders."""
+    script, *words = sys.argv
+    return " ".join([f"perf/{pathlib.Path(script).name}", *(pathlib.Path(word).name if "/" in word else word for word in words)])
+
+
+def write_result(result, output):
+    """Prints a result as JSON, and writes it to `output` where that isn't None."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if output:
+        output.write_text(text + "\n")

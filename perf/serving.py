@@ -25,7 +25,7 @@ import workload
 from peers.distributed_llama import free_port
 from peers.llamacpp import BUILD, LlamaCpp
 from peers.peer import CACHE, Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -85,15 +85,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=pathlib.Path, default=SMOLLM2)
     parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
-    parser.add_argument("--requests", type=int, default=96)
+    workload.add_request_options(parser, requests=96, rate=0)
     parser.add_argument("--slots", type=int, default=32, help="sequences in a batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--context", type=int, default=1280)
-    parser.add_argument("--rate", type=float, default=0, help="arrivals per second; 0: all at once")
-    parser.add_argument("--prompt-mean", type=float, default=300)
-    parser.add_argument("--answer-mean", type=float, default=300)
-    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("-o", "--output", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -120,7 +115,7 @@ def main():
     result = {
         "machine": machine(),
         "commit": current_commit(),
-        "command": " ".join(["perf/serving.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
+        "command": own_command(),
         "model": arguments.model.name,
         "peer": "llama.cpp server",
         "peer_version": peer.version(),
@@ -134,10 +129,7 @@ def main():
         "max": max(ratios),
         "ours": engine,
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    write_result(result, arguments.output)
 
 
 if __name__ == "__main__":

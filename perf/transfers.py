@@ -13,20 +13,18 @@ from submission to the first token, for prefixes of several lengths.
 
 import argparse
 import json
-import os
 import pathlib
 import random
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
+import workload
 from engine_client import CANCEL, SUBMIT, Client
 from peers.llmir import ENVIRONMENT
 from peers.peer import CACHE, Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 HOSTS = REPOSITORY / "tests" / "cluster" / "hosts.sh"
 SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,28 +43,20 @@ def rates(arguments):
     return rows
 
 
-class Engine:
-    """Two replicas behind a socket, for as long as the `with` lasts."""
+class Engine(workload.Server):
+    """Two replicas of one thread each behind a socket, and a client of theirs."""
 
     def __init__(self, build, plan, folder):
-        self.socket, self.report = folder / "s", folder / "report.json"
-        command = [*MPIRUN, build / "bin" / "llmir-exec", plan, "--threads", 1, "--socket", self.socket, "--quiet", "--report", self.report]
-        self.command = [str(word) for word in command]
+        self.report = folder / "report.json"
+        settings = argparse.Namespace(build=build, plan=plan, ranks=2, exec_options=["--threads", 1])
+        super().__init__(settings, folder, "--report", self.report)
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, env={**os.environ, **ENVIRONMENT})
-        while not self.socket.exists():
-            if self.process.poll() is not None:
-                raise Failed(f"llmir-exec ended with {self.process.returncode} before it served")
-            time.sleep(0.02)
+        super().__enter__()
         self.client = Client(self.socket, timeout=300)
-        self.pid = self.client.receive()[1]["pid"]
+        self.client.until("hello")
         self.numbers = 0
         return self
-
-    def __exit__(self, *_):
-        os.kill(self.pid, signal.SIGINT)
-        self.process.wait(60)
 
     def submit(self, ids, tokens):
         self.numbers += 1
@@ -134,18 +124,15 @@ def main():
         result = {
             "machine": machine(),
             "commit": current_commit(),
-            "command": " ".join(["perf/transfers.py", *(pathlib.Path(word).name for word in sys.argv[1:])]),
+            "command": own_command(),
             "first_token": first_tokens(arguments, pathlib.Path(name)),
             "rates": rates(arguments),
         }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    write_result(result, arguments.output)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except Failed as error:
+    except (Failed, workload.Failed) as error:
         sys.exit(f"transfers: error: {error}")

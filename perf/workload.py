@@ -14,9 +14,7 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +23,8 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "perf"))
 
-from provenance import current_commit, machine  # noqa: E402 (found through the line above)
+from engine_client import Client  # noqa: E402 (found through the line above)
+from provenance import current_commit, machine, own_command  # noqa: E402 (found through the line above)
 
 CLOSE = 1e-3  # two logits this near may change places with the order of sums
 SYSTEM_PROMPTS = 8
@@ -38,6 +37,16 @@ class Failed(Exception):
 def lognormal(random_, mean, sigma, most):
     """A length with this mean (before it is cut at `most`)."""
     return max(1, min(most, round(random_.lognormvariate(0, sigma) * mean / 2.718281828 ** (sigma * sigma / 2))))
+
+
+def add_request_options(parser, requests, rate):
+    """What make_requests takes, with these defaults."""
+    parser.add_argument("--requests", type=int, default=requests)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=rate, help="arrivals per second; 0: all at once (default: %(default)s)")
+    parser.add_argument("--prompt-mean", type=float, default=300)
+    parser.add_argument("--answer-mean", type=float, default=300)
+    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
 
 
 def make_requests(arguments, vocabulary, context):
@@ -77,11 +86,8 @@ class Server:
             if self.process.poll() is not None:
                 raise Failed(f"llmir-exec ended with {self.process.returncode} before it served")
             time.sleep(0.02)
-        with socket.socket(socket.AF_UNIX) as hello:
-            hello.connect(str(self.socket))
-            size = struct.unpack("<I4x", hello.recv(8, socket.MSG_WAITALL))[0]
-            # Of mpirun's job the first rank: mpirun itself would kill it.
-            self.pid = json.loads(hello.recv(size, socket.MSG_WAITALL))["pid"]
+        # Of mpirun's job the first rank: mpirun itself would kill it.
+        self.pid = Client(self.socket).receive()[1]["pid"]
         return self
 
     def __exit__(self, *error):
@@ -192,12 +198,7 @@ def measure_interference(arguments, folder, vocabulary, context):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=pathlib.Path)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=2.0, help="arrivals per second; 0: all at once")
-    parser.add_argument("--prompt-mean", type=float, default=300)
-    parser.add_argument("--answer-mean", type=float, default=300)
-    parser.add_argument("--system", type=int, default=200, help="tokens of a system prompt")
+    add_request_options(parser, requests=1000, rate=2.0)
     parser.add_argument("--check-alone", action="store_true", help="each answer is the one that its request gets alone")
     parser.add_argument("--prefix", action="store_true", help="measure time to first token with a shared prefix instead")
     parser.add_argument("--interference", action="store_true", help="measure decoding beside long prompts instead")
@@ -214,8 +215,7 @@ def main():
     vocabulary, context = plan["model"]["vocabulary"], plan["limits"]["context"]
     arguments.ranks = sum(len(stage["ranks"]) for replica in plan["replicas"] for stage in replica["stages"])
     arguments.pinned_blocks = sum(len(p["ids"]) for p in plan.get("prefixes") or []) // plan["kv"]["block_size"]
-    shown_words = [pathlib.Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    result = {"machine": machine(), "commit": current_commit(), "command": " ".join(["perf/workload.py", *shown_words]), "seed": arguments.seed}
+    result = {"machine": machine(), "commit": current_commit(), "command": own_command(), "seed": arguments.seed}
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if arguments.prefix:
