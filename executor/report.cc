@@ -174,7 +174,12 @@ double TotalBandwidth(const std::vector<std::string>& rank_reports) {
 
 RankTimes CompareRanks(const std::vector<std::string>& rank_reports) {
   RankTimes result;
-  std::vector<double> paces;  // seconds of computation by what is planned
+  // What a rank loses that is stopped, or has no core, falls on its computation and on its own part
+  // of transfers alike; what others lose by that is their wait, which isn't in anyone's pace.
+  struct Pace {
+    double compute, transfer, awaited, flops;
+  };
+  std::vector<Pace> ranks;
   for (size_t r = 0; r < rank_reports.size(); ++r) {
     const Json json = Json::parse(rank_reports[r], nullptr, false);
     const Json& seconds = json["seconds"];
@@ -188,15 +193,30 @@ RankTimes CompareRanks(const std::vector<std::string>& rank_reports) {
       *ranges[k].first = r == 0 ? share : std::min(*ranges[k].first, share);
       *ranges[k].second = r == 0 ? share : std::max(*ranges[k].second, share);
     }
-    paces.push_back(parts[0] / std::max(json["planned_flops"].get<double>(), 1.0));
-    if (paces.back() < paces[static_cast<size_t>(result.slowest)]) continue;
-    result.slowest = static_cast<int>(r);
-    result.awaited_seconds = seconds["awaited"];
+    ranks.push_back({.compute = parts[0],
+                     .transfer = parts[2],
+                     .awaited = seconds["awaited"],
+                     .flops = std::max(json["planned_flops"].get<double>(), 1.0)});
   }
-  const double slowest = paces[static_cast<size_t>(result.slowest)];
-  const auto middle = paces.begin() + static_cast<std::ptrdiff_t>((paces.size() - 1) / 2);
-  std::ranges::nth_element(paces, middle);
-  if (*middle > 0) result.slowness = slowest / *middle;
+  const auto median = [&ranks](auto value) {
+    std::vector<double> values;
+    for (const Pace& rank : ranks) values.push_back(value(rank));
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
+    std::ranges::nth_element(values, middle);
+    return *middle;
+  };
+  const double seconds_per_flop =
+      median([](const Pace& rank) { return rank.compute / rank.flops; });
+  const double transfer = median([](const Pace& rank) { return rank.transfer; });
+  result.slowness = 0;
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const double expected = std::max(seconds_per_flop * ranks[r].flops + transfer, 1e-9);
+    const double slowness = (ranks[r].compute + ranks[r].transfer) / expected;
+    if (slowness <= result.slowness) continue;
+    result.slowness = slowness;
+    result.slowest = static_cast<int>(r);
+    result.awaited_seconds = ranks[r].awaited;
+  }
   return result;
 }
 
@@ -206,7 +226,7 @@ std::string RankLine(const RankTimes& times) {
   };
   return fmt::format(
       "ranks: {} compute, {} wait for others, {} transfer | slowest: rank {}, {:.2f} x the median "
-      "rank's time for its work; others waited {:.2f} s for it",
+      "rank's time for its work and transfers; others waited {:.2f} s for it",
       range(times.least_compute, times.most_compute), range(times.least_wait, times.most_wait),
       range(times.least_transfer, times.most_transfer), times.slowest, times.slowness,
       times.awaited_seconds);

@@ -25,8 +25,8 @@ struct RankTimes {
   double least_compute = 0, most_compute = 0;  // 0 ... 1 of a rank's time in programs
   double least_wait = 0, most_wait = 0;        // for other ranks
   double least_transfer = 0, most_transfer = 0;
-  int slowest = 0;             // rank
-  double slowness = 1;         // of its pace, by the median rank's
+  int slowest = 0;      // rank
+  double slowness = 1;  // of its computation and transfers, by what the median rank would need
   double awaited_seconds = 0;  // others' time that was spent waiting for it
 };
 RankTimes CompareRanks(const std::vector<std::string>& rank_reports);
