@@ -366,8 +366,10 @@ struct AttentionImpl {
   // between the sums: all lines at once would wait for each other. (4.3 GB/s without, from memory
   // with one thread; 12 from a cache.)
   // With two threads 11 GB/s, where the pieces alone are read at 14 to 22. No more came of fetching
-  // the four blocks of V in turns, nor of blocks of 64 and 256 tokens.
-  static LLMIR_INLINE void FetchNext(const void* p) { __builtin_prefetch(p, 0, 2); }
+  // the four blocks of V in turns, nor of blocks of 64 and 256 tokens. Zen 5, one thread, whose
+  // memory gives 36 in such pieces: 12 without, 28 into the second level, 31 into the first; two
+  // tiles ahead the same; tiles of 128 tokens no better.
+  static LLMIR_INLINE void FetchNext(const void* p) { __builtin_prefetch(p, 0, 3); }
 
   // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane]. next_k: groups to be fetched.
   template <int R, int C, typename Kv>
@@ -388,17 +390,24 @@ struct AttentionImpl {
       keys_of[c] = k[c];
       ahead[c] = reinterpret_cast<intptr_t>(next_k[c]) - reinterpret_cast<intptr_t>(k[c]);
     }
-    for (int64_t d = 0; d < head_dim; ++d) {
+    const auto step = [&](int64_t d, bool fetch) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
         const Kv* at = keys_of[c] + d * kKvLanes;
-        FetchNext(reinterpret_cast<const char*>(at) + ahead[c]);
+        if (fetch) FetchNext(reinterpret_cast<const char*>(at) + ahead[c]);
         const F keys = LoadColumn(at);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sum[r][c] = S::Fma(S::Set(query[r][d]), keys, sum[r][c]);
         ForgetBroadcasts<R, C>();
       }
+    };
+    constexpr int kStep = 64 / (kKvLanes * sizeof(Kv));
+    int64_t d = 0;
+    for (; d + kStep <= head_dim; d += kStep) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kStep; ++i) step(d + i, i == 0);
     }
+    for (; d < head_dim; ++d) step(d, true);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -521,7 +530,7 @@ struct AttentionImpl {
         } else {
 #pragma GCC unroll 4
           for (int c = 0; c < C; ++c) {
-            FetchNext(next_row + 16 * c);
+            if (c % (64 / (16 * sizeof(Kv))) == 0) FetchNext(next_row + 16 * c);
             add(j, c, LoadColumn(row + 16 * c));
           }
         }
@@ -706,13 +715,23 @@ struct AttentionImpl {
     return reinterpret_cast<float*>(args.partials) + index * (args.kv.head_dim + kPartialExtra);
   }
 
+  template <typename Kv>
+  static LLMIR_INLINE void LocateFirstTile(const AttentionArgs& args, const Unit& unit,
+                                           Groups<Kv>& groups) {
+    const int64_t position = unit.first_position + unit.row_begin / unit.heads;
+    const int64_t low = Max(WindowBegin(args, position), unit.split * kKvSplit);
+    Locate(args.kv, unit.blocks, unit.kv_head, low / kKvTile * kKvTile, low, unit.kv_tokens,
+           groups);
+  }
+
   // Rows [begin, end) of the unit, whose queries are `q` or, where that is null, the arguments'.
-  // With `token`, the last of their tokens, its key is stored on the way.
+  // With `token`, the last of their tokens, its key is stored on the way. `following`, if any: the
+  // unit that this thread computes next, whose first tile is fetched during the sequence's last.
   // A function of its own: its loops have the registers, whoever calls it.
   template <typename Kv>
   static __attribute__((noinline)) void RunUnit(const AttentionArgs& args, const Unit& unit,
                                                 int64_t begin, int64_t end, const float* q,
-                                                const NewToken* token) {
+                                                const NewToken* token, const Unit* following) {
     const KvLayer& kv = args.kv;
     const int64_t head_dim = kv.head_dim;
     const int64_t split_begin = unit.split * kKvSplit;
@@ -748,17 +767,19 @@ struct AttentionImpl {
       while (block.limit[first] <= tile) ++first;
       while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
       Locate(kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
-      int64_t row = first;
-      if (token != nullptr && limit <= tile + kKvTile) {
-        // The sequence's last tile: nothing follows.
-        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, groups, token);
-        row += kMicroRows;
-        if (row >= last) break;
-      }
       // Of the next split, too. Where nothing follows, what is there already.
       Groups<Kv> next = groups;
       const int64_t next_tile = tile + kKvTile;
-      Locate(kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
+      if (next_tile < cached) {
+        Locate(kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
+      } else if (following != nullptr) {
+        LocateFirstTile(args, *following, next);
+      }
+      int64_t row = first;
+      if (token != nullptr && limit <= tile + kKvTile) {
+        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, next, token);
+        row += kMicroRows;
+      }
       for (; row < last; row += kMicroRows) {
         TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, next, nullptr);
       }
@@ -973,7 +994,7 @@ struct AttentionImpl {
           start += rows * cost;
           if (begin >= end) return;
           if (args.form == AttentionForm::kFlash) {
-            RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr);
+            RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr, nullptr);
           } else {
             for (int64_t row = begin; row < end; row += kMicroRows) {
               WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
@@ -1257,13 +1278,8 @@ struct AttentionImpl {
     ForEachUnit(args, kAllRows,
                 [&](const Unit& unit, int64_t cost) { total += unit.heads * cost; });
     const CostShare share(total, args.thread, args.threads);
-    int64_t start = 0;
     // Inline: closures that are called keep what they capture in memory.
-    ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
-      const int64_t unit_cost = unit.heads * cost;
-      const bool own = share.begin <= start && start < share.end;
-      start += unit_cost;
-      if (!own) return;
+    const auto run = [&](const Unit& unit, const Unit* following) __attribute__((always_inline)) {
       const int64_t token = unit.first_token;
       const float* cosines = append.cosines + token * half;
       const float* sines = append.sines + token * half;
@@ -1280,9 +1296,22 @@ struct AttentionImpl {
         const int64_t end = Min(begin + kBlockRows, unit.heads);
         RotateHeads(append.qkv + token * append.qkv_stride + (unit.first_head + begin) * head_dim,
                     head_dim, end - begin, append.rope, cosines, sines, queries, stride);
-        RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr);
+        RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr,
+                    following);
       }
+    };
+    int64_t start = 0;
+    bool waits = false;  // the unit before, for what follows it
+    Unit waiting;
+    ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
+      const bool own = share.begin <= start && start < share.end;
+      start += unit.heads * cost;
+      if (!own) return;
+      if (waits) run(waiting, &unit);
+      waiting = unit;
+      waits = true;
     });
+    if (waits) run(waiting, nullptr);
   }
 
   static void AppendAttend(const RopeAppendArgs& append, const AttentionArgs& args) {

@@ -122,9 +122,13 @@ class LinearDriver {
           const int64_t tokens = tiles.Begin(i + 1) - tiles.Begin(i);
           const TileFunction function =
               TileFor<kPanels>(tokens, std::make_integer_sequence<int, kMaxTokens>());
-          // The last pass over these panels fetches the next of each run, which follow them in
-          // memory.
-          tile.prefetch = i + 1 == tiles.parts ? panel_stride : 0;
+          // The only pass over these panels fetches what it reads soon; the last of several, which
+          // finds its own in a cache, the next panel of each run, which follows in memory.
+          if (tiles.parts == 1) {
+            tile.prefetch = kNearBytes;
+          } else {
+            tile.prefetch = i + 1 == tiles.parts ? panel_stride : 0;
+          }
           tile.x = args.activations + token * args.activation_stride;
           for (int64_t piece = 0; piece < pieces; ++piece) {
             for (int p = 0; p < kPanels; ++p) {
