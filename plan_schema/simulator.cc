@@ -16,8 +16,12 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 class Simulator {
  public:
   Simulator(const Plan& plan, const std::vector<EngineStep>& runs, int in_flight,
-            const CostSource& costs)
-      : plan_(plan), runs_(runs), in_flight_(std::max(1, in_flight)), costs_(costs) {}
+            const CostSource& costs, uint32_t replica)
+      : plan_(plan),
+        runs_(runs),
+        in_flight_(std::max(1, in_flight)),
+        costs_(costs),
+        replica_number_(replica) {}
 
   StatusOr<Simulation> Run() {
     LLMIR_RETURN_IF_ERROR(Prepare());
@@ -68,10 +72,10 @@ class Simulator {
   };
 
   Status Prepare() {
-    if (plan_.replicas()->size() == 0)
-      return InvalidArgument("simulation: the plan has no replica");
-    // Replicas are alike; where there are several, each does this.
-    replica_ = plan_.replicas()->Get(0);
+    if (plan_.replicas()->size() <= replica_number_) {
+      return InvalidArgument("simulation: the plan has no replica {}", replica_number_);
+    }
+    replica_ = plan_.replicas()->Get(replica_number_);
     for (uint32_t s = 0; s < replica_->stages()->size(); ++s) {
       const Stage& stage = *replica_->stages()->Get(s);
       stages_.push_back(&stage);
@@ -381,6 +385,7 @@ class Simulator {
   const std::vector<EngineStep>& runs_;
   const int in_flight_;
   const CostSource& costs_;
+  const uint32_t replica_number_;
   const Replica* replica_ = nullptr;
   std::vector<const Stage*> stages_;
   std::vector<std::vector<uint32_t>> world_ranks_;  // by stage
@@ -397,8 +402,8 @@ class Simulator {
 }  // namespace
 
 StatusOr<Simulation> Simulate(const Plan& plan, const std::vector<EngineStep>& runs, int in_flight,
-                              const CostSource& costs) {
-  return Simulator(plan, runs, in_flight, costs).Run();
+                              const CostSource& costs, uint32_t replica) {
+  return Simulator(plan, runs, in_flight, costs, replica).Run();
 }
 
 }  // namespace llmir::plan

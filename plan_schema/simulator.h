@@ -88,10 +88,10 @@ struct Simulation {
   std::map<std::pair<int, int>, double> link_bytes;
 };
 
-// The engine steps `runs` on the first replica, one after the other: the next begins when the ids
+// The engine steps `runs` on one replica, one after the other: the next begins when the ids
 // of the one `in_flight` before it are there (1: one at a time), and on each rank after the one
 // before it. `plan` has been verified. INVALID_ARGUMENT where a program or size is missing.
 StatusOr<Simulation> Simulate(const Plan& plan, const std::vector<EngineStep>& runs, int in_flight,
-                              const CostSource& costs);
+                              const CostSource& costs, uint32_t replica = 0);
 
 }  // namespace llmir::plan

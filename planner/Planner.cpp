@@ -437,7 +437,9 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   }
   std::optional<SearchResult> found;
   if (cluster && !options.goal.empty()) {
-    LLMIR_RETURN_IF_ERROR(checkOptions(config, options));
+    PlannerOptions fixed = options;
+    fixed.dp = std::max<int64_t>(options.dp, 1);
+    LLMIR_RETURN_IF_ERROR(checkOptions(config, fixed));
     LLMIR_ASSIGN_OR_RETURN(
         found, searchLayout(checkpoint, tokenizer, options, *cluster,
                             calibration ? &*calibration : nullptr,
@@ -445,6 +447,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
     const Candidate &chosen = found->candidates.front();
     options.tp = chosen.tp;
     options.pp = chosen.tp.size();
+    options.dp = chosen.replicas;
     options.overlap = chosen.overlap;
     options.blockSize = chosen.blockSize;
     options.ranks = 0;

@@ -33,7 +33,7 @@ struct PlannerOptions {
                        // a goal the layout is searched for, with up to `ranks`
   std::string goal;    // latency or throughput; empty: tp and pp are given
   int64_t pp = 1;      // stages
-  int64_t dp = 1;      // replicas of all of it
+  int64_t dp = 1;      // replicas of all of it; with a goal 0: chosen
   std::optional<int64_t> stepsInFlight; // of a replica; else as many as stages
   std::string weights = "keep";         // --weights; "auto:4.5bpw": a budget
   std::string method;                   // rtn, awq, gptq, awq+gptq; empty: rtn,

@@ -7,6 +7,7 @@
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 
+#include "plan_schema/plan_facts.h"
 #include "planner/Layout.h"
 
 using namespace llmir;
@@ -14,7 +15,7 @@ using namespace llmir;
 namespace {
 
 /// Layouts that are planned, of those that a first estimate finds best.
-constexpr size_t kMostLayouts = 24;
+constexpr size_t kMostLayouts = 32;
 /// Of them, those that are tried with other blocks and overlaps.
 constexpr size_t kRefined = 3;
 /// Numbers of ranks up to this one are tried one by one.
@@ -26,6 +27,20 @@ std::string formatTp(const std::vector<int64_t> &tp) {
       "+");
 }
 
+/// "2+1", and of several replicas "3 x 2+1".
+std::string formatLayout(const Candidate &candidate) {
+  std::string stages = formatTp(candidate.tp);
+  return candidate.replicas == 1
+             ? stages
+             : fmt::format("{} x {}", candidate.replicas, stages);
+}
+
+/// Replicas of a layout.
+struct Replicated {
+  int64_t replicas = 1;
+  Layout layout;
+};
+
 class Searcher {
 public:
   Searcher(const checkpoint::Checkpoint &checkpoint,
@@ -36,9 +51,9 @@ public:
         cluster(cluster), calibration(calibration), load(load) {}
 
   StatusOr<SearchResult> run() {
-    LLMIR_ASSIGN_OR_RETURN(std::vector<Layout> layouts, listCandidates());
-    for (const Layout &layout : layouts)
-      weigh(layout.tp, options.overlap, options.blockSize);
+    LLMIR_ASSIGN_OR_RETURN(std::vector<Replicated> layouts, listCandidates());
+    for (const Replicated &each : layouts)
+      weigh(each.replicas, each.layout.tp, options.overlap, options.blockSize);
     sort();
     std::vector<Candidate> best;
     for (const Candidate &candidate : candidates)
@@ -77,8 +92,9 @@ private:
   /// what was asked for.
   std::vector<int64_t> listCounts() const {
     int64_t most = options.ranks > 0 ? options.ranks : cluster.places();
-    most = std::min<int64_t>(most, checkpoint.config().layers *
-                                       getLargestTp(checkpoint.config()));
+    most =
+        std::min<int64_t>(most, getMostReplicas() * checkpoint.config().layers *
+                                    getLargestTp(checkpoint.config()));
     std::vector<int64_t> counts;
     for (int64_t count = 1; count <= most; ++count)
       if (count <= kEveryCount || llvm::isPowerOf2_64(count) || count == most)
@@ -86,30 +102,54 @@ private:
     return counts;
   }
 
-  StatusOr<std::vector<Layout>> listCandidates() const {
-    std::vector<Layout> layouts;
+  /// options.dp, or where it is to be chosen as many as there are sequences.
+  int64_t getMostReplicas() const {
+    if (options.dp > 0)
+      return options.dp;
+    return std::min<int64_t>(load.batch, plan::kMostStepsInFlight);
+  }
+
+  StatusOr<std::vector<Replicated>> listCandidates() const {
+    std::vector<Replicated> found;
+    Status problem;
     for (int64_t count : listCounts()) {
-      // Replicas enter here: of r of them, each has the layouts of count / r
-      // ranks and a part of the load.
-      LLMIR_ASSIGN_OR_RETURN(
-          std::vector<Layout> ofCount,
-          listLayouts(checkpoint,
-                      {count, options.weights, options.rankMemory.value_or(0),
-                       calibration}));
-      // The best of each number of ranks stays, whatever the others promise.
-      for (auto [index, layout] : llvm::enumerate(ofCount)) {
-        layout.isBestOfCount = index == 0;
-        layouts.push_back(std::move(layout));
+      for (int64_t replicas = 1; replicas <= getMostReplicas(); ++replicas) {
+        if (count % replicas != 0 || (options.dp > 0 && replicas != options.dp))
+          continue;
+        auto layouts = listLayouts(
+            checkpoint, {count / replicas, options.weights,
+                         options.rankMemory.value_or(0), calibration});
+        // What fits on few ranks in every replica may yet fit on more.
+        if (!layouts.ok()) {
+          if (problem.ok())
+            problem = layouts.status();
+          continue;
+        }
+        // The best of each number of ranks and replicas stays, whatever the
+        // others promise.
+        for (auto [index, layout] : llvm::enumerate(*layouts)) {
+          layout.isBestOfCount = index == 0;
+          found.push_back({replicas, std::move(layout)});
+        }
       }
     }
-    llvm::stable_sort(layouts, [](const Layout &a, const Layout &b) {
-      if (a.isBestOfCount != b.isBestOfCount)
-        return a.isBestOfCount;
-      return a.usPerToken < b.usPerToken;
+    if (found.empty())
+      return problem.ok()
+                 ? ResourceExhausted("--dp {}: needs as many ranks, of {}",
+                                     options.dp, listCounts().back())
+                 : problem;
+    // For throughput, replicas divide the time of a token among them.
+    auto getEstimate = [&](const Replicated &each) {
+      return each.layout.usPerToken / (isThroughput() ? each.replicas : 1);
+    };
+    llvm::stable_sort(found, [&](const Replicated &a, const Replicated &b) {
+      if (a.layout.isBestOfCount != b.layout.isBestOfCount)
+        return a.layout.isBestOfCount;
+      return getEstimate(a) < getEstimate(b);
     });
-    if (layouts.size() > kMostLayouts)
-      layouts.resize(kMostLayouts);
-    return layouts;
+    if (found.size() > kMostLayouts)
+      found.resize(kMostLayouts);
+    return found;
   }
 
   void refine(const Candidate &candidate) {
@@ -123,15 +163,16 @@ private:
         blocks.push_back(size);
     for (const std::string &overlap : overlaps)
       if (overlap != candidate.overlap)
-        weigh(candidate.tp, overlap, options.blockSize);
+        weigh(candidate.replicas, candidate.tp, overlap, options.blockSize);
     for (std::optional<int64_t> size : blocks)
       if (size && *size != candidate.blockSize)
-        weigh(candidate.tp, candidate.overlap, size);
+        weigh(candidate.replicas, candidate.tp, candidate.overlap, size);
   }
 
-  void weigh(const std::vector<int64_t> &tp, const std::string &overlap,
-             std::optional<int64_t> blockSize) {
+  void weigh(int64_t replicas, const std::vector<int64_t> &tp,
+             const std::string &overlap, std::optional<int64_t> blockSize) {
     Candidate candidate;
+    candidate.replicas = replicas;
     candidate.tp = tp;
     candidate.overlap = overlap;
     candidate.blockSize = blockSize.value_or(0);
@@ -146,6 +187,7 @@ private:
     PlannerOptions own = options;
     own.tp = candidate.tp;
     own.pp = candidate.tp.size();
+    own.dp = candidate.replicas;
     own.ranks = 0;
     own.goal.clear();
     own.overlap = candidate.overlap;
@@ -180,7 +222,8 @@ private:
         candidate.transferUs = rank.transfer_us / runs;
         candidate.waitUs = (rank.wait_us + rank.bubble_us) / runs;
       }
-    for (const plan::Stage *stage : *packed.replicas()->Get(0)->stages())
+    for (const plan::Stage *stage :
+         *packed.replicas()->Get(forecast.replica)->stages())
       for (const plan::Rank *rank : *stage->ranks())
         candidate.largestRank =
             std::max(candidate.largestRank,
@@ -215,17 +258,17 @@ private:
                     "token, {:.1f} "
                     "ms to the first, {:.1f} tokens/s with {} at once on {}",
                     best.getRanks(), best.getRanks() == 1 ? "" : "s",
-                    formatTp(best.tp), best.overlap, best.blockSize,
+                    formatLayout(best), best.overlap, best.blockSize,
                     best.tokenUs / 1e3, best.firstTokenUs / 1e3,
                     best.tokensPerSecond, load.batch, cluster.name);
     auto isOther = [&](const Candidate &c) {
-      return c.problem.ok() && c.tp != best.tp;
+      return c.problem.ok() && (c.tp != best.tp || c.replicas != best.replicas);
     };
     if (auto next = llvm::find_if(candidates, isOther);
         next != candidates.end())
       text += fmt::format("; next, {:.1f} % worse: {} ({} per token)",
                           100 * (getScore(*next) / getScore(best) - 1),
-                          formatTp(next->tp), compare(best, *next));
+                          formatLayout(*next), compare(best, *next));
     // The best of what was asked for, or of as many ranks as there are places.
     int64_t asked = options.ranks > 0 ? options.ranks : cluster.places();
     if (best.getRanks() >= asked)
@@ -277,7 +320,7 @@ std::string llmir::formatCandidates(const SearchResult &result,
       fmt::runtime(kRow), "ranks", "stages", "overlap", "block", "first, ms",
       "token, ms", "tokens/s", "messages", "waiting", "GB/rank", "");
   for (auto [index, candidate] : llvm::enumerate(result.candidates)) {
-    std::string stages = formatTp(candidate.tp);
+    std::string stages = formatLayout(candidate);
     if (!candidate.problem.ok()) {
       text +=
           fmt::format("{:>5} {:<12} {:<8} can't: {}\n", candidate.getRanks(),

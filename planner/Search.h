@@ -1,7 +1,7 @@
 //===- Search.h - The layout for a cluster and a load -----------*- C++ -*-===//
 //
-// Plans and simulates candidates: numbers of ranks, stages and their ranks, how
-// exchanges are overlapped, sizes of KV blocks.
+// Plans and simulates candidates: numbers of ranks, replicas, stages and their
+// ranks, how exchanges are overlapped, sizes of KV blocks.
 //
 //===----------------------------------------------------------------------===//
 
@@ -47,6 +47,7 @@ struct SearchResult {
 /// Plans candidates for `options.ranks` ranks and fewer (0: as many as the
 /// cluster has places), simulates each on `cluster` and takes the one with the
 /// shortest request or, with options.goal "throughput", most tokens per second.
+/// Replicas divide the load: there are no more of them than sequences.
 /// Layouts are compared with default blocks and overlap first, then the best
 /// few with the others; what the options fix stays as it is. `calibration` may
 /// be null. RESOURCE_EXHAUSTED where none fits.

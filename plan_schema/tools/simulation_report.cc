@@ -43,13 +43,14 @@ struct RankBytes {
 };
 RankBytes BytesOf(const Plan& plan, const CostModel& costs, const Forecast& forecast,
                   const SimulatedRank& simulated) {
-  const Stage& stage = *plan.replicas()->Get(0)->stages()->Get(simulated.stage);
+  const Replica& replica = *plan.replicas()->Get(forecast.replica);
+  const Stage& stage = *replica.stages()->Get(simulated.stage);
   for (uint32_t r = 0; r < stage.ranks()->size(); ++r) {
     const Rank& rank = *stage.ranks()->Get(r);
     if (rank.world_rank() != simulated.world_rank) continue;
     const uint32_t prompt =
-        std::min(forecast.load.prompt * forecast.load.batch, plan.limits()->prefill_chunk());
-    return {costs.ResidentBytes(stage, r, forecast.blocks, prompt, forecast.load.batch),
+        std::min(forecast.load.prompt * forecast.sequences, plan.limits()->prefill_chunk());
+    return {costs.ResidentBytes(stage, r, forecast.blocks, prompt, forecast.sequences),
             costs.PeakRankBytes(rank, plan.kv()->blocks())};
   }
   return {};
@@ -67,7 +68,7 @@ std::string ToText(const Plan& plan, const CostModel& costs, const Forecast& for
   const Cluster& cluster = costs.cluster();
   std::string text = fmt::format(
       "Simulated on {}{}: {} rank{}{}\n"
-      "Load: {} sequence{} of {:.0f} tokens decode, {} step{} in flight; prompts of {} tokens\n\n"
+      "Load: {} sequence{} of {:.0f} tokens decode, {} step{} in flight; prompts of {} tokens\n{}\n"
       "time to first token  {} ms\ntime per token       {} ms\ndecoding             {:.1f} "
       "tokens/s\n"
       "with prompts         {:.1f} tokens/s, answers of {} tokens\n",
@@ -76,6 +77,10 @@ std::string ToText(const Plan& plan, const CostModel& costs, const Forecast& for
       costs.Oversubscribed() ? ", more than it has cores: times are rough" : "",
       forecast.load.batch, forecast.load.batch == 1 ? "" : "s", forecast.load.context,
       forecast.in_flight, forecast.in_flight == 1 ? "" : "s", forecast.load.prompt,
+      plan.replicas()->size() > 1 ? fmt::format("Of {} replicas, which divide them, number {}, the "
+                                                "slowest, is shown; rates are of all\n",
+                                                plan.replicas()->size(), forecast.replica)
+                                  : std::string(),
       Ms(forecast.first_token_us), Ms(forecast.token_us), forecast.decode_per_s,
       forecast.tokens_per_s, forecast.load.answer);
   if (const Status status = costs.CheckMemory(); !status.ok()) {
@@ -165,6 +170,8 @@ std::string ToJson(const PlanFile& file, const CostModel& costs, const Forecast&
                   {"answer", forecast.load.answer},
                   {"context", forecast.load.context},
                   {"in_flight", forecast.in_flight}};
+  json["replica"] = forecast.replica;
+  json["sequences"] = forecast.sequences;
   json["first_token_us"] = forecast.first_token_us;
   json["token_us"] = forecast.token_us;
   json["decode_tokens_per_s"] = forecast.decode_per_s;
@@ -201,7 +208,7 @@ StatusOr<std::string> SimulateToReport(const PlanFile& file, const SimulateOptio
                         {options.in_flight, options.threads});
   const Limits& limits = *plan.limits();
   ForecastLoad load;
-  load.batch = options.batch > 0 ? options.batch : limits.max_batch();
+  load.batch = options.batch > 0 ? options.batch : limits.max_batch() * plan.replicas()->size();
   load.answer = std::max(1u, options.answer);
   load.prompt = options.prompt > 0 ? options.prompt
                                    : std::min(limits.prefill_chunk(), (limits.context() + 1) / 2);

@@ -327,8 +327,11 @@ Status run(int argc, char **argv) {
       return InvalidArgument("--ranks {}: expected 1 or more, or auto",
                              ranks.getValue());
     }
-    if (!cluster.empty())
+    if (!cluster.empty()) {
       options.goal = goal;
+      if (dp.getNumOccurrences() == 0)
+        options.dp = 0;
+    }
   } else if (goal.getNumOccurrences() > 0) {
     return InvalidArgument("--goal {}: is for a search: give --ranks N or auto "
                            "and --cluster FILE",

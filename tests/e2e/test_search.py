@@ -101,6 +101,56 @@ def test_a_large_model_takes_all_ranks_and_says_what_the_next_would_lose(tmp_pat
     assert llmir.ranks_of(tmp_path / "plan.fb") == 2
 
 
+NODE = "cores: 1, memory_gb: 8, read_gb_per_s: 10, gflop_per_s: 50, link: {latency_us: 1, gb_per_s: 10}"
+SMOLLM2_SHAPE = llmir.REPOSITORY / "configs" / "models" / "smollm2-135m.yaml"
+
+
+def apart(folder, nodes, latency_us):
+    """Nodes of one core."""
+    path = folder / f"apart-{nodes}-{latency_us}.yaml"
+    path.write_text(f"name: apart\nnodes:\n  - {{name: n, count: {nodes}, {NODE}}}\nnetwork: {{latency_us: {latency_us}, gb_per_s: 0.1}}\n")
+    return path
+
+
+def test_replicas_are_searched_for_too(tmp_path):
+    """Where messages are dear, eight sequences are best off in replicas; one sequence has no use for them."""
+    options = ("--cluster", apart(tmp_path, 4, 5000), "--ranks", 4, "--context", 512, "--max-batch", 8)
+    printed = search(SMOLLM2_SHAPE, tmp_path / "plan.fb", *options, "--goal", "throughput")
+    assert "4 ranks as 4 x 1," in printed
+    assert {line[6:18].strip() for line in printed.splitlines() if line.startswith("    4")} >= {"4 x 1", "2 x 2", "4"}
+    assert len(show(tmp_path / "plan.fb")["replicas"]) == 4 and llmir.ranks_of(tmp_path / "plan.fb") == 4
+    alone = search(SMOLLM2_SHAPE, tmp_path / "alone.fb", *options, "--goal", "latency")
+    assert "use fewer ranks" in alone and " x " not in alone
+    # Asked for, their number stays.
+    search(SMOLLM2_SHAPE, tmp_path / "two.fb", *options, "--goal", "throughput", "--dp", 2)
+    assert len(show(tmp_path / "two.fb")["replicas"]) == 2
+
+
+def test_a_search_that_takes_replicas_makes_a_plan_that_runs(models, tmp_path):
+    _, file = models.random("tiny-test")
+    search(file, tmp_path / "plan.fb", "--cluster", apart(tmp_path, 3, 50), "--ranks", 3, "--dp", 3, "--goal", "throughput", "--context", 128)
+    job = llmir.Job(tmp_path / "plan.fb", 3, tmp_path)
+    alone = models.job(file, "--context", 128)
+    prompts = [{"prompt_ids": [5 + i, 6, 7]} for i in range(8)]
+    ids = [[line["ids"] for line in each.generate(prompts, "--max-tokens", 4, "--ignore-eos")] for each in (job, alone)]
+    assert ids[0] == ids[1]
+
+
+def test_the_rates_of_replicas_add_up_and_the_slowest_is_shown(models, tmp_path):
+    one = simulate(models.job(SMOLLM2_SHAPE, "--context", 512).plan, "--cluster", apart(tmp_path, 2, 0.01), "--batch", 4)
+    two = models.job(SMOLLM2_SHAPE, "--context", 512, dp=2)
+    both = simulate(two.plan, "--cluster", apart(tmp_path, 2, 0.01), "--batch", 8)
+    assert both["sequences"] == 4 and both["token_us"] == pytest.approx(one["token_us"], rel=1e-3)
+    assert both["decode_tokens_per_s"] == pytest.approx(2 * one["decode_tokens_per_s"], rel=1e-3)
+    assert both["tokens_per_s"] == pytest.approx(2 * one["tokens_per_s"], rel=1e-3)
+    unlike = tmp_path / "unlike.yaml"
+    slow = NODE.replace("read_gb_per_s: 10", "read_gb_per_s: 5")
+    unlike.write_text(f"name: unlike\nnodes:\n  - {{name: a, {NODE}}}\n  - {{name: b, {slow}}}\nnetwork: {{latency_us: 50, gb_per_s: 1}}\n")
+    found = simulate(two.plan, "--cluster", unlike, "--batch", 8)
+    assert found["replica"] == 1 and found["token_us"] > both["token_us"]
+    assert both["decode_tokens_per_s"] / 2 < found["decode_tokens_per_s"] < both["decode_tokens_per_s"]
+
+
 def make_workload(folder):
     path = folder / "load.yaml"
     path.write_text("name: load\nbatch: 8\nrequests: [{prompt: 100, answer: 50}]\n")
