@@ -119,16 +119,26 @@ def proportional_set(pid, program):
     return 0
 
 
-def virtual_environment(name, packages):
-    """A virtual environment of its own under the cache; its python. Installed once for a list of packages."""
+def virtual_environment(name, packages, overrides=()):
+    """A virtual environment of its own under the cache; its python. Installed once for a list of packages.
+
+    `overrides` stand for what packages require, whatever they say of the version.
+    """
     folder = CACHE / "peers" / name
     python = folder / "bin" / "python"
     stamp = folder / "packages.txt"
-    wanted = "\n".join(packages) + "\n"
+    wanted = "\n".join([*packages, *overrides]) + "\n"
     if not (stamp.is_file() and stamp.read_text() == wanted):
         print(f"installing {name} into {folder}: {' '.join(packages)}", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)
         execute(["/usr/bin/python3", "-m", "venv", "--clear", folder])
-        execute([folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check", *packages], timeout=3600)
+        pip = [folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check"]
+        if overrides:
+            # pip itself has no overrides.
+            execute([*pip, "uv"])
+            file = folder / "overrides.txt"
+            file.write_text("\n".join(overrides) + "\n")
+            pip = [folder / "bin" / "uv", "pip", "install", "-q", "--python", python, "--override", file]
+        execute([*pip, *packages], timeout=3600)
         stamp.write_text(wanted)
     return python

