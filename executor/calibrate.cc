@@ -574,7 +574,7 @@ Status CheckWritable(const std::string& path) {
 }
 
 // Rank 0's part: everything but the messages between ranks.
-StatusOr<Json> MeasureHost(const Options& options, kernels::Isa isa, uint64_t process_bytes,
+StatusOr<Json> MeasureHost(const Options& options, kernels::Isa isa,
                            const std::atomic<bool>& cancelled) {
   const int cores = AllowedCores();
   const int threads = options.threads > 0 ? options.threads : cores;
@@ -583,7 +583,9 @@ StatusOr<Json> MeasureHost(const Options& options, kernels::Isa isa, uint64_t pr
   json["machine"] = {{"cpu", ProcessorName()}, {"isa", kernels::IsaName(isa)}, {"cores", cores}};
   json["commit"] = kCommit;
   json["command"] = options.command;
-  json["process_bytes"] = process_bytes;
+  // For process_bytes: what is private before anything was loaded, and at last what of the
+  // program's files a run comes by.
+  const uint64_t private_bytes = PeakResidentBytes() - ResidentFileBytes();
   {
     const KeptCores kept;
     LLMIR_RETURN_IF_ERROR(Profile(options, isa, threads, /*alone=*/false, cancelled).Run(json));
@@ -594,6 +596,7 @@ StatusOr<Json> MeasureHost(const Options& options, kernels::Isa isa, uint64_t pr
   }
   if (!options.quiet) std::fprintf(stderr, "calibrating messages within the host\n");
   LLMIR_ASSIGN_OR_RETURN(json["links"], MeasureHostLinks(cores, cancelled));
+  json["process_bytes"] = private_bytes + ResidentFileBytes();
   return json;
 }
 
@@ -619,7 +622,6 @@ StatusOr<Json> MeasureJobLinks(comm::World& world, const std::atomic<bool>& canc
 // Rank 0 measures its host while the others sleep; then all exchange messages.
 Status Calibrate(comm::World& world, const Options& options, const std::atomic<bool>& cancelled) {
   const auto start = Clock::now();
-  const uint64_t process_bytes = PeakResidentBytes();
   std::unique_ptr<comm::Channel> turn;
   if (world.size() > 1) {
     std::vector<int> all(static_cast<size_t>(world.size()));
@@ -633,8 +635,8 @@ Status Calibrate(comm::World& world, const Options& options, const std::atomic<b
     status = CheckWritable(options.calibrate);
     if (status.ok()) {
       auto isa = ChooseIsa();
-      auto measured = isa.ok() ? MeasureHost(options, *isa, process_bytes, cancelled)
-                               : StatusOr<Json>(isa.status());
+      auto measured =
+          isa.ok() ? MeasureHost(options, *isa, cancelled) : StatusOr<Json>(isa.status());
       status = measured.status();
       if (measured.ok()) json = std::move(measured).value();
     }

@@ -39,6 +39,9 @@ std::string EngineReport(const EngineStatistics& statistics);
 // The most memory that this process has had resident so far.
 uint64_t PeakResidentBytes();
 
+// What of program and library files this process has in memory now; 0 where the kernel doesn't say.
+uint64_t ResidentFileBytes();
+
 // Bytes per second that the ranks of these reports read together.
 double TotalBandwidth(const std::vector<std::string>& rank_reports);
 

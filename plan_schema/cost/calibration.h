@@ -96,7 +96,7 @@ class Calibration {
   const Profile& all() const { return all_; }        // of all threads that were asked for
   // Of one thread while the other cores rest; all() where only that was measured.
   const Profile& alone() const { return alone_ ? *alone_ : all_; }
-  double process_bytes() const { return process_bytes_; }  // of a process that has loaded nothing
+  double process_bytes() const { return process_bytes_; }  // resident, of a process without a plan
 
   // A collective or message (by StepKind's name without _start) of `bytes`, as the calibration
   // counts them (executor/calibrate_links.h), among `ranks`: of the nearest measured number of

@@ -356,7 +356,17 @@ double CostModel::ResidentBytes(const Stage& stage, uint32_t rank, uint64_t bloc
                                 uint32_t prompt_tokens, uint32_t sequences) const {
   const Rank& own = *stage.ranks()->Get(rank);
   const Memory& memory = *own.memory();
-  double bytes = static_cast<double>(memory.weights() + blocks * memory.kv_block()) +
+  // Of weights whole huge pages are written (executor/memory_map.h).
+  constexpr uint64_t kHugePage = uint64_t{2} << 20;
+  const uint64_t weights = (memory.weights() + kHugePage - 1) / kHugePage * kHugePage;
+  // The pool keeps a sequence's blocks together and leaves it room to grow; a huge page that
+  // reaches into that room is there as a whole.
+  const uint64_t most = SequenceBlocks(plan_.limits()->context(), plan_.kv()->block_size(),
+                                       KvWindow(*plan_.model()), plan_.limits()->prefill_chunk());
+  const uint64_t room = (most - std::min(most, blocks / sequences)) * memory.kv_block();
+  const uint64_t kv = std::min(plan_.kv()->blocks() * uint64_t{memory.kv_block()},
+                               blocks * memory.kv_block() + sequences * std::min(room, kHugePage));
+  double bytes = static_cast<double>(weights + kv) +
                  (calibration_ != nullptr ? calibration_->process_bytes() : 0);
   // Written rows of all buffers, which may lie on one another: the union of their places.
   std::vector<std::pair<uint64_t, uint64_t>> written;
