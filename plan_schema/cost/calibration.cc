@@ -275,6 +275,18 @@ std::optional<double> Profile::AttentionUs(const AttentionShape& shape) const {
   return Interpolate(points, shape.MeanAttended()) * work(shape);
 }
 
+std::optional<double> Calibration::AttentionUs(const Profile& profile,
+                                               const AttentionShape& shape) const {
+  if (const auto us = profile.AttentionUs(shape)) return us;
+  AttentionShape flash = shape;
+  flash.form = AttentionShape().form;
+  const auto own = profile.AttentionUs(flash);
+  const auto other_of_all = all_.AttentionUs(shape);
+  const auto flash_of_all = all_.AttentionUs(flash);
+  if (!own || !other_of_all || !flash_of_all || *flash_of_all <= 0) return std::nullopt;
+  return *own * *other_of_all / *flash_of_all;
+}
+
 std::optional<double> Profile::AppendUs(const AttentionShape& shape) const {
   const Attention* nearest = nullptr;
   double least = 0;

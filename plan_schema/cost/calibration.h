@@ -96,6 +96,9 @@ class Calibration {
   const Profile& all() const { return all_; }        // of all threads that were asked for
   // Of one thread while the other cores rest; all() where only that was measured.
   const Profile& alone() const { return alone_ ? *alone_ : all_; }
+  // Attention by one of the two profiles. One thread alone is measured in the flash form only: of
+  // others it is taken to be as much slower or faster than flash as with all threads.
+  std::optional<double> AttentionUs(const Profile& profile, const AttentionShape& shape) const;
   double process_bytes() const { return process_bytes_; }  // resident, of a process without a plan
 
   // A collective or message (by StepKind's name without _start) of `bytes`, as the calibration

@@ -69,6 +69,7 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
                      const CostOptions& options)
     : plan_(plan),
       calibration_(calibration),
+      options_(options),
       cluster_(cluster != nullptr ? *cluster : HostOf(*calibration)) {
   const auto ranks = static_cast<int>(WorldSize(plan));
   const std::vector<int> nodes = PlaceRanks(cluster_, ranks);
@@ -88,7 +89,7 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
         place.node = nodes[rank->world_rank()];
         const Node& node = cluster_.nodes[static_cast<size_t>(place.node)];
         const int all = on_node[static_cast<size_t>(place.node)];
-        const bool others = in_flight > 1 || plan.replicas()->size() > 1;
+        const bool others = !options.undisturbed && (in_flight > 1 || plan.replicas()->size() > 1);
         const int active = others ? all : beside[place.node];
         if (node.accelerators > 0) {
           place.shared_by = std::max(1.0, static_cast<double>(all) / node.accelerators);
@@ -101,6 +102,12 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
       }
     }
   }
+}
+
+CostModel CostModel::Undisturbed() const {
+  CostOptions options = options_;
+  options.undisturbed = true;
+  return CostModel(plan_, &cluster_, calibration_, options);
 }
 
 AttentionShape CostModel::ShapeOf(const StepPlace& place, const EngineStep& run) const {
@@ -148,7 +155,7 @@ std::optional<double> CostModel::MeasuredUs(const Profile& profile, const StepPl
     case StepKind::append_attend: {
       AttentionShape shape = ShapeOf(place, run);
       shape.kv_heads *= scale;
-      us = profile.AttentionUs(shape);
+      us = calibration_->AttentionUs(profile, shape);
       break;
     }
     case StepKind::rope_append: {

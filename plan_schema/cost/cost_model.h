@@ -19,6 +19,8 @@ struct CostOptions {
   // it. 0: the plan's.
   int in_flight = 0;
   int threads = 0;  // of a rank; 0: the node's cores divided by its ranks
+  // One step is under way in one replica, and all other stages and replicas rest.
+  bool undisturbed = false;
 };
 
 class CostModel final : public CostSource {
@@ -29,6 +31,8 @@ class CostModel final : public CostSource {
   // is not asked.
   CostModel(const Plan& plan, const Cluster* cluster, const Calibration* calibration,
             const CostOptions& options);
+  // The same with the option `undisturbed`.
+  CostModel Undisturbed() const;
 
   double ComputeUs(const StepPlace& place, const EngineStep& run) const override;
   TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
@@ -71,6 +75,7 @@ class CostModel final : public CostSource {
 
   const Plan& plan_;
   const Calibration* calibration_;
+  CostOptions options_;
   Cluster cluster_;
   std::vector<Place> places_;  // by world rank
 };

@@ -1,6 +1,7 @@
 #include "plan_schema/cost/forecast.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "plan_schema/plan_facts.h"
 
@@ -19,10 +20,20 @@ std::vector<EngineStep> PromptSteps(const Plan& plan, uint32_t prompt) {
   return steps;
 }
 
+// Of one replica; prompt_us: of a prompt while the other stages and replicas work as well.
+struct ReplicaForecast {
+  Forecast forecast;
+  double prompt_us = 0;
+};
+
+double Sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
 // `sequences` of the load on one replica.
-StatusOr<Forecast> ForecastReplica(const Plan& plan, const CostModel& costs,
-                                   const ForecastLoad& load, uint32_t replica, uint32_t sequences,
-                                   int in_flight) {
+StatusOr<ReplicaForecast> ForecastReplica(const Plan& plan, const CostModel& costs,
+                                          const ForecastLoad& load, uint32_t replica,
+                                          uint32_t sequences, int in_flight) {
   const Limits& limits = *plan.limits();
   Forecast forecast;
   forecast.load = load;
@@ -30,9 +41,12 @@ StatusOr<Forecast> ForecastReplica(const Plan& plan, const CostModel& costs,
   forecast.sequences = sequences;
   forecast.in_flight = std::clamp(in_flight, 1, static_cast<int>(sequences));
   // A prompt's chunks follow each other: each reads what the one before it appended.
-  LLMIR_ASSIGN_OR_RETURN(forecast.prompt,
-                         Simulate(plan, PromptSteps(plan, load.prompt), 1, costs, replica));
-  for (const double us : forecast.prompt.step_us) forecast.first_token_us += us;
+  const CostModel undisturbed = costs.Undisturbed();
+  const std::vector<EngineStep> chunks = PromptSteps(plan, load.prompt);
+  LLMIR_ASSIGN_OR_RETURN(forecast.prompt, Simulate(plan, chunks, 1, undisturbed, replica));
+  forecast.first_token_us = Sum(forecast.prompt.step_us);
+  LLMIR_ASSIGN_OR_RETURN(const Simulation busy, Simulate(plan, chunks, 1, costs, replica));
+  const bool rest = forecast.in_flight == 1 && std::min(plan.replicas()->size(), load.batch) == 1;
 
   // Enough rounds that the stages are full in the last one.
   const auto groups = static_cast<uint32_t>(forecast.in_flight);
@@ -44,8 +58,8 @@ StatusOr<Forecast> ForecastReplica(const Plan& plan, const CostModel& costs,
       steps.push_back({ProgramKind::decode, rows, rows, rows, load.context});
     }
   }
-  LLMIR_ASSIGN_OR_RETURN(forecast.decode,
-                         Simulate(plan, steps, forecast.in_flight, costs, replica));
+  LLMIR_ASSIGN_OR_RETURN(forecast.decode, Simulate(plan, steps, forecast.in_flight,
+                                                   rest ? undisturbed : costs, replica));
   forecast.counted = groups;
   const std::vector<double>& ends = forecast.decode.end_us;
   forecast.counted_us = ends.back() - ends[ends.size() - 1 - groups];
@@ -57,7 +71,7 @@ StatusOr<Forecast> ForecastReplica(const Plan& plan, const CostModel& costs,
       sequences * SequenceBlocks(std::min<uint64_t>(load.prompt + load.answer, limits.context()),
                                  plan.kv()->block_size(), KvWindow(*plan.model()),
                                  limits.prefill_chunk()));
-  return forecast;
+  return ReplicaForecast{std::move(forecast), Sum(busy.step_us)};
 }
 
 }  // namespace
@@ -85,11 +99,13 @@ StatusOr<Forecast> MakeForecast(const Plan& plan, const CostModel& costs, const 
   double decode_per_s = 0, prompts_per_us = 0;
   for (uint32_t r = 0; r < std::min(replicas, load.batch); ++r) {
     const uint32_t sequences = load.batch / replicas + (r < load.batch % replicas ? 1 : 0);
-    LLMIR_ASSIGN_OR_RETURN(Forecast one,
+    LLMIR_ASSIGN_OR_RETURN(ReplicaForecast one,
                            ForecastReplica(plan, costs, load, r, sequences, in_flight));
-    decode_per_s += one.decode_per_s;
-    prompts_per_us += 1 / one.first_token_us;
-    if (r == 0 || one.request_us > forecast.request_us) forecast = std::move(one);
+    decode_per_s += one.forecast.decode_per_s;
+    prompts_per_us += 1 / one.prompt_us;
+    if (r == 0 || one.forecast.request_us > forecast.request_us) {
+      forecast = std::move(one.forecast);
+    }
   }
   forecast.decode_per_s = decode_per_s;
   forecast.tokens_per_s =

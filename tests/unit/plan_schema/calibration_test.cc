@@ -160,6 +160,29 @@ TEST_F(CalibrationTest, OneThreadAloneAndLinksAreReadWhereTheyWereMeasured) {
   EXPECT_FALSE(calibration->LinkUs("gather", false, 2, 100).has_value());
 }
 
+// Predicted from bytes alone, such a step took a quarter of its time.
+TEST_F(CalibrationTest, AFormThatOneThreadWasNotMeasuredInIsToFlashAsWithAllThreads) {
+  std::string text = kFile;
+  text.insert(text.find(R"({"kv": "bf16")"), R"({"kv": "bf16", "form": "fused_softmax",
+    "block_size": 16, "head_dim": 64, "heads_per_kv": 3, "fused": false, "batch": 32, "context": 64,
+    "tokens": 1, "us": 48}, )");
+  text.insert(text.rfind('}'), R"(,
+  "alone": {"threads": 1, "memory_bytes_per_s": 1e10, "barrier_us": 0, "launch_us": 0,
+    "rope_us_per_element": 0.01, "sample_us_per_id": 0.001, "linear": [], "vector": [],
+    "attention": [{"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 64,
+      "heads_per_kv": 3, "fused": false, "batch": 1, "context": 64, "tokens": 1, "us": 6}]})");
+  const auto calibration = Read(text);
+  ASSERT_TRUE(calibration.ok()) << calibration.status().ToString();
+  AttentionShape shape;
+  shape.form = "fused_softmax";
+  shape.heads_per_kv = 3;
+  shape.context = 64;
+  EXPECT_FALSE(calibration->alone().AttentionUs(shape).has_value());
+  EXPECT_DOUBLE_EQ(calibration->AttentionUs(calibration->alone(), shape).value(), 3);
+  shape.form = "masked";
+  EXPECT_FALSE(calibration->AttentionUs(calibration->alone(), shape).has_value());
+}
+
 TEST_F(CalibrationTest, TokensOfAPromptAttendToHalfOfEachOther) {
   const auto calibration = Read(kFile);
   ASSERT_TRUE(calibration.ok());
