@@ -79,13 +79,13 @@ class Bench:
             "int8_gop_per_s": found["int8_gop_per_s"]["max"],
         }
 
-    def plan(self, row, batch, prompt):
+    def plan(self, row, batch, prompt, *options):
         path = self.folder / "plan.fb"
         model = SMOLLM2 if row["model"] == "smollm2" else self.shape
         execute([self.bin / "llmir-plan", model, "-o", path, "--tp", row["tp"], "--pp", row["pp"], "--weights", row["weights"],
                  "--kv-dtype", row["kv"], "--block-size", row["block_size"], "--overlap", row["overlap"], "--max-batch", batch,
                  "--prefill-chunk", max(batch * prompt, 64), "--context", prompt + ANSWER + 16,
-                 "--calibration", self.calibration])  # fmt: skip
+                 "--calibration", self.calibration, *options])  # fmt: skip
         return path
 
     def run(self, plan, row, lines):
@@ -107,7 +107,8 @@ class Bench:
 
     def first_token(self, row):
         """(predicted, measured) microseconds of one prompt after others."""
-        plan = self.plan(row, 1, row["prompt"])
+        # One step in flight: else the stages of a pipeline work for two prompts at once.
+        plan = self.plan(row, 1, row["prompt"], "--steps-in-flight", 1)
         predicted = self.simulate(plan, row, 1, row["prompt"])["first_token_us"]
         lines, _ = self.run(plan, row, [{"prompt_ids": ids(i + 1, row["prompt"]), "max_tokens": 1} for i in range(5)])
         # One sequence at a time: each begins when the one before it has ended.
