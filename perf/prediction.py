@@ -183,7 +183,7 @@ def measure_layouts(bench, cores):
         name = "+".join(map(str, chosen))
         rows.append({"weights": weights, "chosen": name, "best": best, "token_us": times,
                      "chosen_over_best": times[name]["median"] / times[best]["median"],
-                     "reason": printed.strip().splitlines()[-3:]})  # fmt: skip
+                     "reason": next(line for line in printed.splitlines() if "ms per token" in line)})  # fmt: skip
     return rows
 
 

@@ -12,14 +12,13 @@ import argparse
 import json
 import os
 import pathlib
-import shlex
 import statistics
 import sys
 import tempfile
 
 from peers.llmir import ENVIRONMENT
 from peers.peer import Failed, execute
-from provenance import REPOSITORY, current_commit, machine
+from provenance import REPOSITORY, current_commit, machine, own_command
 
 PROMPT_TOKENS = 16
 
@@ -90,8 +89,7 @@ def main():
             print(f"tp {tp} batch {batch}: plain {row['plain_us']:.0f} us, reproducible {row['reproducible_us']:.0f} us a step,"
                   f" throughput {row['throughput_ratio']:.3f} ({row['least']:.3f} to {row['greatest']:.3f})", flush=True)  # fmt: skip
     if arguments.json:
-        command = shlex.join(["perf/reproducible.py", arguments.model.name, *sys.argv[2:]])
-        result = {"command": command, "commit": current_commit(), "model": arguments.model.name,
+        result = {"command": own_command(), "commit": current_commit(), "model": arguments.model.name,
                   "machine": machine(),
                   "rows": sorted(rows, key=lambda row: (row["tp"], row["batch"]))}  # fmt: skip
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
