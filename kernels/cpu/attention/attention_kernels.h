@@ -985,7 +985,21 @@ struct AttentionImpl {
       total += (unit.row_end - unit.row_begin) * cost;
     });
     const CostShare share(total, args.thread, args.threads);
+    const auto run = [&](const Unit& unit, int64_t begin, int64_t end,
+                         const Unit* following) __attribute__((always_inline)) {
+      if (args.form == AttentionForm::kFlash) {
+        RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr, following);
+        return;
+      }
+      for (int64_t row = begin; row < end; row += kMicroRows) {
+        WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
+      }
+    };
     int64_t start = 0;
+    bool waits = false;  // the unit before, for what follows it
+    Unit waiting;
+    int64_t waiting_begin = 0;
+    int64_t waiting_end = 0;
     ForEachUnit(
         args, kBlockRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
           const int64_t rows = unit.row_end - unit.row_begin;
@@ -993,14 +1007,13 @@ struct AttentionImpl {
           const int64_t end = unit.row_begin + CostShare::Before(share.end, start, cost, rows);
           start += rows * cost;
           if (begin >= end) return;
-          if (args.form == AttentionForm::kFlash) {
-            RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr, nullptr);
-          } else {
-            for (int64_t row = begin; row < end; row += kMicroRows) {
-              WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
-            }
-          }
+          if (waits) run(waiting, waiting_begin, waiting_end, &unit);
+          waiting = unit;
+          waiting_begin = begin;
+          waiting_end = end;
+          waits = true;
         });
+    if (waits) run(waiting, waiting_begin, waiting_end, nullptr);
   }
 
   static void Attend(const AttentionArgs& args) {
@@ -1279,39 +1292,49 @@ struct AttentionImpl {
                 [&](const Unit& unit, int64_t cost) { total += unit.heads * cost; });
     const CostShare share(total, args.thread, args.threads);
     // Inline: closures that are called keep what they capture in memory.
-    const auto run = [&](const Unit& unit, const Unit* following) __attribute__((always_inline)) {
+    const auto rotate = [&](const Unit& unit, int64_t begin,
+                            int64_t end) __attribute__((always_inline)) {
       const int64_t token = unit.first_token;
-      const float* cosines = append.cosines + token * half;
-      const float* sines = append.sines + token * half;
-      NewToken fresh;
-      const bool appends = unit.split + 1 == unit.first_split + unit.splits;
-      if (appends) {
-        const int64_t position = unit.kv_tokens - 1;
-        Kv* block = HeadOf<Kv>(kv, unit.blocks[position / kv.block_size], unit.kv_head);
-        fresh = StoreNewToken(kv, block, position % kv.block_size, append.rope, cosines, sines,
-                              KeyOf(append, token, unit.kv_head),
-                              ValueOf(append, token, unit.kv_head), key, value);
-      }
-      for (int64_t begin = 0; begin < unit.heads; begin += kBlockRows) {
-        const int64_t end = Min(begin + kBlockRows, unit.heads);
-        RotateHeads(append.qkv + token * append.qkv_stride + (unit.first_head + begin) * head_dim,
-                    head_dim, end - begin, append.rope, cosines, sines, queries, stride);
-        RunUnit<Kv>(args, unit, begin, end, queries, appends && begin == 0 ? &fresh : nullptr,
-                    following);
+      RotateHeads(append.qkv + token * append.qkv_stride + (unit.first_head + begin) * head_dim,
+                  head_dim, end - begin, append.rope, append.cosines + token * half,
+                  append.sines + token * half, queries, stride);
+    };
+    // A unit is prepared as it is visited, and computed when the one after it is known.
+    bool waits = false;
+    Unit waiting;
+    NewToken fresh;
+    bool appends = false;
+    const auto compute = [&](const Unit* following) __attribute__((always_inline)) {
+      const int64_t heads = waiting.heads;
+      RunUnit<Kv>(args, waiting, 0, Min(kBlockRows, heads), queries, appends ? &fresh : nullptr,
+                  following);
+      for (int64_t begin = kBlockRows; begin < heads; begin += kBlockRows) {
+        const int64_t end = Min(begin + kBlockRows, heads);
+        rotate(waiting, begin, end);
+        RunUnit<Kv>(args, waiting, begin, end, queries, nullptr, following);
       }
     };
     int64_t start = 0;
-    bool waits = false;  // the unit before, for what follows it
-    Unit waiting;
     ForEachUnit(args, kAllRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
       const bool own = share.begin <= start && start < share.end;
       start += unit.heads * cost;
       if (!own) return;
-      if (waits) run(waiting, &unit);
+      if (waits) compute(&unit);
+      appends = unit.split + 1 == unit.first_split + unit.splits;
+      if (appends) {
+        const int64_t token = unit.first_token;
+        const int64_t position = unit.kv_tokens - 1;
+        Kv* block = HeadOf<Kv>(kv, unit.blocks[position / kv.block_size], unit.kv_head);
+        fresh = StoreNewToken(kv, block, position % kv.block_size, append.rope,
+                              append.cosines + token * half, append.sines + token * half,
+                              KeyOf(append, token, unit.kv_head),
+                              ValueOf(append, token, unit.kv_head), key, value);
+      }
+      rotate(unit, 0, Min(kBlockRows, unit.heads));
       waiting = unit;
       waits = true;
     });
-    if (waits) run(waiting, nullptr);
+    if (waits) compute(nullptr);
   }
 
   static void AppendAttend(const RopeAppendArgs& append, const AttentionArgs& args) {
