@@ -985,21 +985,19 @@ struct AttentionImpl {
       total += (unit.row_end - unit.row_begin) * cost;
     });
     const CostShare share(total, args.thread, args.threads);
-    const auto run = [&](const Unit& unit, int64_t begin, int64_t end,
-                         const Unit* following) __attribute__((always_inline)) {
+    bool waits = false;
+    Unit waiting;  // this thread's rows of the unit before, for what follows them
+    const auto run = [&](const Unit* following) __attribute__((always_inline)) {
+      const int64_t end = waiting.row_end;
       if (args.form == AttentionForm::kFlash) {
-        RunUnit<Kv>(args, unit, begin, end, nullptr, nullptr, following);
+        RunUnit<Kv>(args, waiting, waiting.row_begin, end, nullptr, nullptr, following);
         return;
       }
-      for (int64_t row = begin; row < end; row += kMicroRows) {
-        WholeRowsOf<kMicroRows, Kv>(args, unit, end - row, row, ScoresStride(unit.kv_tokens));
+      for (int64_t row = waiting.row_begin; row < end; row += kMicroRows) {
+        WholeRowsOf<kMicroRows, Kv>(args, waiting, end - row, row, ScoresStride(waiting.kv_tokens));
       }
     };
     int64_t start = 0;
-    bool waits = false;  // the unit before, for what follows it
-    Unit waiting;
-    int64_t waiting_begin = 0;
-    int64_t waiting_end = 0;
     ForEachUnit(
         args, kBlockRows, [&](const Unit& unit, int64_t cost) __attribute__((always_inline)) {
           const int64_t rows = unit.row_end - unit.row_begin;
@@ -1007,13 +1005,13 @@ struct AttentionImpl {
           const int64_t end = unit.row_begin + CostShare::Before(share.end, start, cost, rows);
           start += rows * cost;
           if (begin >= end) return;
-          if (waits) run(waiting, waiting_begin, waiting_end, &unit);
+          if (waits) run(&unit);
           waiting = unit;
-          waiting_begin = begin;
-          waiting_end = end;
+          waiting.row_begin = begin;
+          waiting.row_end = end;
           waits = true;
         });
-    if (waits) run(waiting, waiting_begin, waiting_end, nullptr);
+    if (waits) run(nullptr);
   }
 
   static void Attend(const AttentionArgs& args) {
