@@ -219,12 +219,12 @@ RankTimes CompareRanks(const std::vector<std::string>& rank_reports) {
   const double seconds_per_flop =
       median([](const Pace& rank) { return rank.compute / rank.flops; });
   const double transfer = median([](const Pace& rank) { return rank.transfer; });
-  result.slowness = 0;
+  double most = 0;
   for (size_t r = 0; r < ranks.size(); ++r) {
     const double expected = std::max(seconds_per_flop * ranks[r].flops + transfer, 1e-9);
     const double slowness = (ranks[r].compute + ranks[r].transfer) / expected;
-    if (slowness <= result.slowness) continue;
-    result.slowness = slowness;
+    if (slowness <= most) continue;
+    most = result.slowness = slowness;
     result.slowest = static_cast<int>(r);
     result.awaited_seconds = ranks[r].awaited;
   }

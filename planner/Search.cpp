@@ -113,13 +113,14 @@ private:
     std::vector<Replicated> found;
     Status problem;
     for (int64_t count : listCounts()) {
-      for (int64_t replicas = 1; replicas <= getMostReplicas(); ++replicas) {
-        if (count % replicas != 0 || (options.dp > 0 && replicas != options.dp))
+      for (int64_t replicas = std::max<int64_t>(options.dp, 1);
+           replicas <= getMostReplicas(); ++replicas) {
+        if (count % replicas != 0)
           continue;
         auto layouts = listLayouts(
             checkpoint, {count / replicas, options.weights,
                          options.rankMemory.value_or(0), calibration});
-        // What fits on few ranks in every replica may yet fit on more.
+        // What doesn't fit on few ranks may fit on more.
         if (!layouts.ok()) {
           if (problem.ok())
             problem = layouts.status();

@@ -78,6 +78,7 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
   places_.resize(static_cast<size_t>(ranks));
   const int in_flight = options.in_flight > 0 ? options.in_flight
                                               : static_cast<int>(plan.limits()->steps_in_flight());
+  disturbed_ = !options.undisturbed && (in_flight > 1 || plan.replicas()->size() > 1);
   for (const Replica* replica : *plan.replicas()) {
     for (const Stage* stage : *replica->stages()) {
       // The ranks of a stage compute at once; stages do where several steps are under way, and
@@ -89,8 +90,7 @@ CostModel::CostModel(const Plan& plan, const Cluster* cluster, const Calibration
         place.node = nodes[rank->world_rank()];
         const Node& node = cluster_.nodes[static_cast<size_t>(place.node)];
         const int all = on_node[static_cast<size_t>(place.node)];
-        const bool others = !options.undisturbed && (in_flight > 1 || plan.replicas()->size() > 1);
-        const int active = others ? all : beside[place.node];
+        const int active = disturbed_ ? all : beside[place.node];
         if (node.accelerators > 0) {
           place.shared_by = std::max(1.0, static_cast<double>(all) / node.accelerators);
           continue;

@@ -33,6 +33,8 @@ class CostModel final : public CostSource {
             const CostOptions& options);
   // The same with the option `undisturbed`.
   CostModel Undisturbed() const;
+  // Whether other stages or replicas may work beside a step.
+  bool Disturbed() const { return disturbed_; }
 
   double ComputeUs(const StepPlace& place, const EngineStep& run) const override;
   TransferCost Collective(StepKind kind, const std::vector<uint32_t>& ranks, double bytes,
@@ -76,6 +78,7 @@ class CostModel final : public CostSource {
   const Plan& plan_;
   const Calibration* calibration_;
   CostOptions options_;
+  bool disturbed_ = false;
   Cluster cluster_;
   std::vector<Place> places_;  // by world rank
 };

@@ -30,10 +30,10 @@ double Sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
-// `sequences` of the load on one replica.
+// `sequences` of the load on one replica; `undisturbed`: costs.Undisturbed().
 StatusOr<ReplicaForecast> ForecastReplica(const Plan& plan, const CostModel& costs,
-                                          const ForecastLoad& load, uint32_t replica,
-                                          uint32_t sequences, int in_flight) {
+                                          const CostModel& undisturbed, const ForecastLoad& load,
+                                          uint32_t replica, uint32_t sequences, int in_flight) {
   const Limits& limits = *plan.limits();
   Forecast forecast;
   forecast.load = load;
@@ -41,11 +41,14 @@ StatusOr<ReplicaForecast> ForecastReplica(const Plan& plan, const CostModel& cos
   forecast.sequences = sequences;
   forecast.in_flight = std::clamp(in_flight, 1, static_cast<int>(sequences));
   // A prompt's chunks follow each other: each reads what the one before it appended.
-  const CostModel undisturbed = costs.Undisturbed();
   const std::vector<EngineStep> chunks = PromptSteps(plan, load.prompt);
   LLMIR_ASSIGN_OR_RETURN(forecast.prompt, Simulate(plan, chunks, 1, undisturbed, replica));
   forecast.first_token_us = Sum(forecast.prompt.step_us);
-  LLMIR_ASSIGN_OR_RETURN(const Simulation busy, Simulate(plan, chunks, 1, costs, replica));
+  double prompt_us = forecast.first_token_us;
+  if (costs.Disturbed()) {
+    LLMIR_ASSIGN_OR_RETURN(const Simulation busy, Simulate(plan, chunks, 1, costs, replica));
+    prompt_us = Sum(busy.step_us);
+  }
   const bool rest = forecast.in_flight == 1 && std::min(plan.replicas()->size(), load.batch) == 1;
 
   // Enough rounds that the stages are full in the last one.
@@ -71,7 +74,7 @@ StatusOr<ReplicaForecast> ForecastReplica(const Plan& plan, const CostModel& cos
       sequences * SequenceBlocks(std::min<uint64_t>(load.prompt + load.answer, limits.context()),
                                  plan.kv()->block_size(), KvWindow(*plan.model()),
                                  limits.prefill_chunk()));
-  return ReplicaForecast{std::move(forecast), Sum(busy.step_us)};
+  return ReplicaForecast{std::move(forecast), prompt_us};
 }
 
 }  // namespace
@@ -95,12 +98,13 @@ StatusOr<Forecast> MakeForecast(const Plan& plan, const CostModel& costs, const 
                            load.context, limits.context());
   }
   if (in_flight == 0) in_flight = static_cast<int>(limits.steps_in_flight());
+  const CostModel undisturbed = costs.Undisturbed();
   Forecast forecast;
   double decode_per_s = 0, prompts_per_us = 0;
   for (uint32_t r = 0; r < std::min(replicas, load.batch); ++r) {
     const uint32_t sequences = load.batch / replicas + (r < load.batch % replicas ? 1 : 0);
-    LLMIR_ASSIGN_OR_RETURN(ReplicaForecast one,
-                           ForecastReplica(plan, costs, load, r, sequences, in_flight));
+    LLMIR_ASSIGN_OR_RETURN(ReplicaForecast one, ForecastReplica(plan, costs, undisturbed, load, r,
+                                                                sequences, in_flight));
     decode_per_s += one.forecast.decode_per_s;
     prompts_per_us += 1 / one.prompt_us;
     if (r == 0 || one.forecast.request_us > forecast.request_us) {
