@@ -21,10 +21,9 @@ import sys
 import tempfile
 
 import workload
-from peers.peer import CACHE, Failed, execute
+from peers.peer import SMOLLM2, Failed, execute
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 BLOCK_SIZES = [16, 32, 64, 128, 256, 512]
 
 

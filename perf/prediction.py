@@ -21,10 +21,9 @@ import sys
 import tempfile
 
 from peers.llmir import ENVIRONMENT
-from peers.peer import CACHE, Failed, execute
+from peers.peer import SMOLLM2, Failed, execute
 from provenance import REPOSITORY, current_commit
 
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 # A shape of the size of larger models' layers, few enough of them that a row takes seconds.
 SIX_LAYERS = "tinyllama-1.1b"
 # (tp, pp, threads of a rank)

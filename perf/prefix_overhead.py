@@ -17,10 +17,9 @@ import sys
 import tempfile
 
 from instructions import whole
-from peers.peer import CACHE, Failed, execute
+from peers.peer import SMOLLM2, Failed, execute
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 SMALL = ["tiny-test", "layers=1", "vocabulary=49152", "context=2048"]

@@ -16,10 +16,9 @@ import sys
 import tempfile
 import time
 
+from peers.peer import SMOLLM2
 from provenance import REPOSITORY, current_commit
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "llmir"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 CALIBRATION = REPOSITORY / "configs" / "calibration" / "mixed.jsonl"
 TEXT = pathlib.Path("/usr/share/common-licenses/GPL-3")
 TEXT_BYTES = 20000
@@ -151,7 +150,7 @@ for few in (3, 4, 5, 6):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default=REPOSITORY / "build", help="where bin/llmir-plan is")
-    parser.add_argument("--model", default=MODEL, help="the GGUF file")
+    parser.add_argument("--model", default=SMOLLM2, help="the GGUF file")
     parser.add_argument("--json", help="write the rows to this file")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS), help="only these")
     arguments = parser.parse_args()

@@ -21,10 +21,9 @@ sys.path.insert(0, str(REPOSITORY / "perf"))
 from compare import source_model  # noqa: E402 (found through the line above)
 from peers.llamacpp import shown  # noqa: E402
 from peers.llmir import ENVIRONMENT  # noqa: E402
-from peers.peer import CACHE, Failed, execute  # noqa: E402
+from peers.peer import SMOLLM2, Failed, execute  # noqa: E402
 from provenance import current_commit, machine  # noqa: E402
 
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE, SMALL = "tinyllama-1.1b", str(SMOLLM2)
 
 # Name: model, tp, pp, metric, sequences per step in flight, bar (None: none), whether the bar is of the plan's cap.

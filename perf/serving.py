@@ -25,14 +25,9 @@ import urllib.request
 import workload
 from peers.distributed_llama import free_port
 from peers.llamacpp import BUILD, LlamaCpp, gguf_with_weights
-from peers.peer import CACHE, Failed, execute
-from peers.vllm import ENVIRONMENT as VLLM_ENVIRONMENT
+from peers.peer import SMOLLM2, Failed, execute
 from peers.vllm import Vllm
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
-
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-# In a folder of its own: beside peers/vllm.py, `import vllm` would find that.
-SERVE_VLLM = REPOSITORY / "perf" / "peers" / "bench" / "serve_vllm.py"
 
 
 @contextlib.contextmanager
@@ -113,9 +108,8 @@ class VllmEngine:
         """Generated tokens per second."""
         file = folder / "requests.jsonl"
         file.write_text("".join(json.dumps(request["request"]) + "\n" for request in requests))
-        command = [self.peer.python, SERVE_VLLM, self.folder, self.dtype, setting["mode"], self.arguments.slots, self.arguments.context, file]
-        environment = {**VLLM_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": f"0-{self.arguments.threads - 1}"}
-        return float(execute(command, environment=environment, timeout=3600).split()[-1])
+        words = [self.folder, self.dtype, setting["mode"], self.arguments.slots, self.arguments.context, file]
+        return self.peer.tokens_per_s("serve_vllm.py", self.arguments.threads, *words, timeout=3600)[0]
 
 
 PEERS = {"llama.cpp": LlamaServer, "vllm": VllmEngine}

@@ -23,11 +23,10 @@ import time
 import workload
 from engine_client import CANCEL, SUBMIT, Client
 from peers.llmir import ENVIRONMENT
-from peers.peer import CACHE, Failed, execute
+from peers.peer import SMOLLM2, Failed, execute
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 HOSTS = REPOSITORY / "tests" / "cluster" / "hosts.sh"
-SMOLLM2 = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", 2]
 
 

