@@ -27,6 +27,7 @@
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/vector.h"
+#include "plan_schema/plan_facts.h"
 
 namespace llmir::executor {
 namespace {
@@ -339,8 +340,11 @@ Status Profile::AttentionShape(const KvTypeName& type, const FormName& form, int
   const int64_t sequence_blocks = (load.context + block_size - 1) / block_size;
   const int64_t blocks = load.batch * sequence_blocks;
   const auto cold_bytes = static_cast<int64_t>(cold_.bytes());
-  const int64_t layers = std::min(kLayers, cold_bytes / (blocks * layer_bytes));
-  const int64_t cache_bytes = layers * blocks * layer_bytes;
+  const int64_t extent_blocks =
+      plan::KvExtentBlocks(static_cast<uint64_t>(head_bytes), static_cast<uint64_t>(blocks));
+  const int64_t room = (blocks + extent_blocks - 1) / extent_blocks * extent_blocks;
+  const int64_t layers = std::min(kLayers, cold_bytes / (room * layer_bytes));
+  const int64_t cache_bytes = layers * room * layer_bytes;
 
   // The sequences' blocks follow each other, as the pool gives them out.
   std::vector<int32_t> query_indptr, kv_indptr;
@@ -371,13 +375,16 @@ Status Profile::AttentionShape(const KvTypeName& type, const FormName& form, int
       const MemoryMap space,
       MemoryMap::Create(static_cast<size_t>(scratch * pool_.threads()), "kernel scratch"));
 
-  kernels::KvLayer layer{nullptr,    layers * layer_bytes, head_bytes,
-                         block_size, heads.head_dim,       type.type};
+  kernels::KvLayer layer{nullptr,        layers * extent_blocks * layer_bytes,
+                         head_bytes / 2, extent_blocks,
+                         block_size,     heads.head_dim,
+                         type.type};
   // Layer by layer of one cache, then of the next: what comes round again is cold.
   int64_t turn = 0;
   const int64_t turns = cold_bytes / cache_bytes * layers;
   const auto next_layer = [&] {
-    layer.data = cold_.data() + turn / layers * cache_bytes + turn % layers * layer_bytes;
+    layer.data =
+        cold_.data() + turn / layers * cache_bytes + turn % layers * extent_blocks * layer_bytes;
     turn = (turn + 1) % turns;
   };
   const auto append_args = [&](int thread) {

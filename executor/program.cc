@@ -875,6 +875,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
   const plan::Leaves kv_heads = plan::RankLeaves(*resources->rank, plan::Unit::kv_head);
   const int64_t head_bytes = static_cast<int64_t>(plan.kv()->head_bytes());
   const int64_t layer_bytes = kv_heads.count() * head_bytes;
+  const int64_t extent_blocks = plan.kv()->extent_blocks();
   const int64_t layers = resources->stage->layer_end() - resources->stage->layer_begin();
 
   int64_t scratch_bytes = 0;
@@ -959,10 +960,11 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     }
     if (attention || step.kind() == plan::StepKind::rope_append) {
       attends = true;
-      bound.kv.data =
-          resources->kv_data + (step.layer() - resources->stage->layer_begin()) * layer_bytes;
-      bound.kv.block_bytes = layers * layer_bytes;
-      bound.kv.head_bytes = head_bytes;
+      bound.kv.data = resources->kv_data + (step.layer() - resources->stage->layer_begin()) *
+                                               extent_blocks * layer_bytes;
+      bound.kv.extent_bytes = extent_blocks * layers * layer_bytes;
+      bound.kv.slice_bytes = head_bytes / 2;
+      bound.kv.extent_blocks = extent_blocks;
       bound.kv.block_size = plan.kv()->block_size();
       bound.kv.head_dim = model.head_dim();
       bound.kv.type = KvTypeOf(plan.kv()->dtype());

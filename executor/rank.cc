@@ -225,7 +225,15 @@ Status Rank::State::Load(comm::World& world, const RankOptions& options,
 
 Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& options) {
   const plan::Plan& plan = file->plan();
-  const size_t block_bytes = resources.rank->memory()->kv_block();
+  const plan::Leaves heads = plan::RankLeaves(*resources.rank, plan::Unit::kv_head);
+  const kvpool::BlockLayout layout{static_cast<int32_t>(stage->layer_begin()),
+                                   static_cast<int32_t>(stage->layer_end() - stage->layer_begin()),
+                                   static_cast<int32_t>(heads.begin),
+                                   static_cast<int32_t>(heads.count()),
+                                   static_cast<int64_t>(plan.kv()->head_bytes())};
+  kvpool::KvShape shape{plan.kv()->blocks(), static_cast<size_t>(layout.slices()),
+                        static_cast<size_t>(layout.slice_bytes()), plan.kv()->extent_blocks(),
+                        plan::KvArenaBytes(plan, *resources.rank) >= plan::kHugeKvArena};
   const bool spills = options.transfers && options.spill_slots > 0;
   const bool transferring = (options.transfers && plan.replicas()->size() > 1) || spills;
   bool near = false;  // whether ranks of another replica share this host
@@ -240,24 +248,17 @@ Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& op
       }
     }
   }
-  LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena arena,
-                         kvpool::KvArena::Create(plan.kv()->blocks(), block_bytes,
-                                                 transferring && near ? kvpool::Sharing::kShared
-                                                                      : kvpool::Sharing::kPrivate));
+  LLMIR_ASSIGN_OR_RETURN(
+      kvpool::KvArena arena,
+      kvpool::KvArena::Create(
+          shape, transferring && near ? kvpool::Sharing::kShared : kvpool::Sharing::kPrivate));
   kv = std::make_unique<kvpool::KvArena>(std::move(arena));
   if (options.swap_blocks > 0) {
-    LLMIR_ASSIGN_OR_RETURN(
-        kvpool::KvArena places,
-        kvpool::KvArena::Create(static_cast<size_t>(options.swap_blocks), block_bytes));
+    shape.blocks = static_cast<size_t>(options.swap_blocks);
+    LLMIR_ASSIGN_OR_RETURN(kvpool::KvArena places, kvpool::KvArena::Create(shape));
     swap = std::make_unique<kvpool::KvArena>(std::move(places));
   }
   if (!transferring) return Status();
-  const plan::Leaves heads = plan::RankLeaves(*resources.rank, plan::Unit::kv_head);
-  const kvpool::BlockLayout layout{static_cast<int32_t>(stage->layer_begin()),
-                                   static_cast<int32_t>(stage->layer_end() - stage->layer_begin()),
-                                   static_cast<int32_t>(heads.begin),
-                                   static_cast<int32_t>(heads.count()),
-                                   static_cast<int64_t>(plan.kv()->head_bytes())};
   kvpool::TransferOptions transfer_options;
   transfer_options.between_hosts = far;
   if (spills) {
@@ -388,23 +389,25 @@ Status Rank::State::RunProgram(StepDescriptor& step, const std::function<Status(
   return program->Run(step, meanwhile);
 }
 
-// Each thread copies the same bytes of every block, so that copies which follow from each other
+// Each thread copies the same slices of every block, so that copies which follow from each other
 // need no barrier between them.
 void Rank::State::CopyBlocks(StepDescriptor& step) {
   copy_seconds = 0;
   if (step.copies().empty()) return;
   const auto before = std::chrono::steady_clock::now();
   const auto blocks = static_cast<int32_t>(file->plan().kv()->blocks());
-  const size_t bytes = kv->block_bytes();
-  const auto place = [&](int32_t block) {
-    return block < blocks ? kv->data() + static_cast<size_t>(block) * bytes
-                          : swap->data() + static_cast<size_t>(block - blocks) * bytes;
+  const auto place = [&](int64_t slice, int32_t block) {
+    return block < blocks
+               ? kv->slice(static_cast<size_t>(slice), static_cast<size_t>(block))
+               : swap->slice(static_cast<size_t>(slice), static_cast<size_t>(block - blocks));
   };
   pool->Run([&](int thread) {
-    const auto share = kernels::ShareOf(static_cast<int64_t>(bytes), 64, thread, pool->threads());
-    for (const kvpool::BlockCopy& copy : step.copies()) {
-      std::memcpy(place(copy.to) + share.begin, place(copy.from) + share.begin,
-                  static_cast<size_t>(share.end - share.begin));
+    const auto share =
+        kernels::ShareOf(static_cast<int64_t>(kv->shape().slices), 1, thread, pool->threads());
+    for (int64_t slice = share.begin; slice < share.end; ++slice) {
+      for (const kvpool::BlockCopy& copy : step.copies()) {
+        std::memcpy(place(slice, copy.to), place(slice, copy.from), kv->shape().slice_bytes);
+      }
     }
   });
   copy_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();

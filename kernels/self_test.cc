@@ -122,7 +122,9 @@ constexpr int32_t kPrompt = 83;  // a tile and a part
 constexpr int64_t kBlockSize = 16;
 
 Attended Attend(const AttentionKernels& kernels, KvType type) {
-  constexpr int64_t kBlocks = kPrompt / kBlockSize + 1;
+  constexpr int64_t kExtentBlocks = 2;
+  constexpr int64_t kBlocks =
+      (kPrompt / kBlockSize + kExtentBlocks) / kExtentBlocks * kExtentBlocks;
   constexpr int64_t kHeadBytes =
       (2 * kBlockSize * kHeadDim + 2 * kBlockSize) * static_cast<int64_t>(sizeof(float));
   constexpr int64_t kTokens = kPrompt + 1;
@@ -150,8 +152,13 @@ Attended Attend(const AttentionKernels& kernels, KvType type) {
     const int32_t query_indptr[] = {0, tokens};
     const int32_t kv_tokens = first + tokens;
     const SequenceTable table = {1, query_indptr, kv_indptr, blocks.data(), &kv_tokens};
-    const KvLayer kv = {
-        result.cache.data(), kKvHeads * kHeadBytes, kHeadBytes, kBlockSize, kHeadDim, type};
+    const KvLayer kv = {result.cache.data(),
+                        kExtentBlocks * kKvHeads * kHeadBytes,
+                        kHeadBytes / 2,
+                        kExtentBlocks,
+                        kBlockSize,
+                        kHeadDim,
+                        type};
     float* rows = qkv.floats() + first * kQkvWidth;
     const RopeAppendArgs append = {rows,
                                    kQkvWidth,

@@ -8,9 +8,9 @@ bool Has(const BlockLayout& layout, int32_t layer, int32_t head) {
          head >= layout.first_kv_head && head < layout.first_kv_head + layout.kv_heads;
 }
 
-int64_t OffsetOf(const BlockLayout& layout, int32_t layer, int32_t head) {
-  return (int64_t{layer - layout.first_layer} * layout.kv_heads + (head - layout.first_kv_head)) *
-         layout.head_bytes;
+int64_t FirstSlice(const BlockLayout& layout, int32_t layer, int32_t head) {
+  return 2 *
+         (int64_t{layer - layout.first_layer} * layout.kv_heads + (head - layout.first_kv_head));
 }
 
 }  // namespace
@@ -31,14 +31,14 @@ StatusOr<std::vector<std::vector<BlockPiece>>> DivideBlock(std::span<const Block
       if (owner == owners.size()) {
         return NotFound("no rank has KV head {} of layer {}", head, layer);
       }
-      const int64_t from = OffsetOf(owners[owner], layer, head);
-      const int64_t to = OffsetOf(taker, layer, head);
+      const int64_t from = FirstSlice(owners[owner], layer, head);
+      const int64_t to = FirstSlice(taker, layer, head);
       std::vector<BlockPiece>& own = pieces[owner];
-      if (!own.empty() && own.back().from + own.back().bytes == from &&
-          own.back().to + own.back().bytes == to) {
-        own.back().bytes += taker.head_bytes;
+      if (!own.empty() && own.back().from + own.back().slices == from &&
+          own.back().to + own.back().slices == to) {
+        own.back().slices += 2;
       } else {
-        own.push_back({from, to, taker.head_bytes});
+        own.push_back({from, to, 2});
       }
     }
   }

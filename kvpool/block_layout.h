@@ -12,23 +12,24 @@
 
 namespace llmir::kvpool {
 
-// A block: layer by layer, in each its KV heads, `head_bytes` each.
+// A block's slices: layer by layer, in each its KV heads, of each K and then V.
 struct BlockLayout {
   int32_t first_layer = 0;  // of the model, as with heads
   int32_t layers = 0;
   int32_t first_kv_head = 0;
   int32_t kv_heads = 0;
-  int64_t head_bytes = 0;
+  int64_t head_bytes = 0;  // of both slices
 
-  int64_t block_bytes() const { return int64_t{layers} * kv_heads * head_bytes; }
+  int64_t slices() const { return int64_t{2} * layers * kv_heads; }
+  int64_t slice_bytes() const { return head_bytes / 2; }
   bool operator==(const BlockLayout&) const = default;
 };
 
-// Bytes that lie together in a block of the owner and in one of the taker.
+// Slices that follow each other in a block of the owner and in one of the taker.
 struct BlockPiece {
-  int64_t from;  // offsets in a block
+  int64_t from;  // the first of them
   int64_t to;
-  int64_t bytes;
+  int64_t slices;
   bool operator==(const BlockPiece&) const = default;
 };
 

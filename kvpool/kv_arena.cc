@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -12,17 +13,21 @@
 
 namespace llmir::kvpool {
 
-StatusOr<KvArena> KvArena::Sized(size_t blocks, size_t block_bytes) {
+StatusOr<KvArena> KvArena::Sized(const KvShape& shape) {
+  const size_t extent = shape.extent_blocks;
   size_t bytes = 0;
-  if (__builtin_mul_overflow(blocks, block_bytes, &bytes) || bytes == 0) {
+  if (!std::has_single_bit(extent) || shape.blocks > SIZE_MAX - extent ||
+      __builtin_mul_overflow(shape.slices, shape.slice_bytes, &bytes) ||
+      __builtin_mul_overflow((shape.blocks + extent - 1) / extent * extent, bytes, &bytes) ||
+      bytes == 0) {
     return InvalidArgument(
-        "KV arena of {} blocks of {} bytes: both must be positive and their product must fit in 64 "
-        "bits",
-        blocks, block_bytes);
+        "KV arena of {} blocks of {} x {} bytes in extents of {}: all must be positive, the last a "
+        "power of two, and the product must fit in 64 bits",
+        shape.blocks, shape.slices, shape.slice_bytes, extent);
   }
   KvArena arena;
   arena.bytes_ = bytes;
-  arena.block_bytes_ = block_bytes;
+  arena.shape_ = shape;
   return arena;
 }
 
@@ -30,16 +35,17 @@ Status KvArena::Map(int protection, int flags) {
   void* address = mmap(nullptr, bytes_, protection, flags, descriptor_, 0);
   if (address == MAP_FAILED) {
     return ResourceExhausted(
-        "KV arena of {} blocks of {} bytes cannot be mapped: {}; plan fewer blocks",
-        bytes_ / block_bytes_, block_bytes_, std::strerror(errno));
+        "KV arena of {} blocks of {} bytes cannot be mapped: {}; plan fewer blocks", shape_.blocks,
+        shape_.block_bytes(), std::strerror(errno));
   }
   data_ = static_cast<std::byte*>(address);
-  madvise(address, bytes_, MADV_HUGEPAGE);  // a hint; kernels without huge pages refuse it
+  // A hint; kernels without huge pages refuse it.
+  if (shape_.huge_pages) madvise(address, bytes_, MADV_HUGEPAGE);
   return Status();
 }
 
-StatusOr<KvArena> KvArena::Create(size_t blocks, size_t block_bytes, Sharing sharing) {
-  LLMIR_ASSIGN_OR_RETURN(KvArena arena, Sized(blocks, block_bytes));
+StatusOr<KvArena> KvArena::Create(const KvShape& shape, Sharing sharing) {
+  LLMIR_ASSIGN_OR_RETURN(KvArena arena, Sized(shape));
   // Without a reservation, so that the blocks which are never used cost nothing.
   int flags = MAP_NORESERVE | MAP_PRIVATE | MAP_ANONYMOUS;
   if (sharing == Sharing::kShared) {
@@ -58,9 +64,9 @@ StatusOr<KvArena> KvArena::Create(size_t blocks, size_t block_bytes, Sharing sha
   return arena;
 }
 
-StatusOr<KvArena> KvArena::Open(int process, int descriptor, uint64_t identity, size_t blocks,
-                                size_t block_bytes) {
-  LLMIR_ASSIGN_OR_RETURN(KvArena arena, Sized(blocks, block_bytes));
+StatusOr<KvArena> KvArena::Open(int process, int descriptor, uint64_t identity,
+                                const KvShape& shape) {
+  LLMIR_ASSIGN_OR_RETURN(KvArena arena, Sized(shape));
   const std::string path = fmt::format("/proc/{}/fd/{}", process, descriptor);
   arena.descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (arena.descriptor_ < 0) {
@@ -82,14 +88,14 @@ StatusOr<KvArena> KvArena::Open(int process, int descriptor, uint64_t identity, 
 KvArena::KvArena(KvArena&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
-      block_bytes_(std::exchange(other.block_bytes_, 0)),
+      shape_(std::exchange(other.shape_, {})),
       descriptor_(std::exchange(other.descriptor_, -1)),
       identity_(std::exchange(other.identity_, 0)) {}
 
 KvArena& KvArena::operator=(KvArena&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
-  std::swap(block_bytes_, other.block_bytes_);
+  std::swap(shape_, other.shape_);
   std::swap(descriptor_, other.descriptor_);
   std::swap(identity_, other.identity_);
   return *this;

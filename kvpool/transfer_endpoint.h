@@ -17,7 +17,8 @@ struct TransferEndpoint {
 
   std::array<uint8_t, 16> cookie{};  // rank 0's is the job's: who doesn't know it isn't served
   BlockLayout layout{};
-  int64_t blocks = 0;
+  int64_t blocks = 0;  // as of KvShape
+  int64_t extent_blocks = 1;
   int32_t replica = 0;
   int32_t host = 0;  // the same on ranks that share a host
   int32_t process = 0;

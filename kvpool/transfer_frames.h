@@ -17,7 +17,7 @@ namespace llmir::kvpool {
 static_assert(std::endian::native == std::endian::little, "frames are sent as they lie in memory");
 
 inline constexpr uint32_t kTransferMagic = 0x50564b4c;  // "LKVP"
-inline constexpr uint32_t kTransferVersion = 1;
+inline constexpr uint32_t kTransferVersion = 2;
 inline constexpr uint32_t kMostBlocks = 1u << 20;  // of a get or an order
 inline constexpr uint32_t kMostPieces = 1u << 16;
 inline constexpr uint32_t kMostMessage = 4096;  // bytes of an error's text
@@ -32,10 +32,10 @@ struct Hello {
   int32_t rank;  // who connects
 };
 
-// A run of bytes of a block.
+// Slices of a block that follow each other.
 struct PieceFrame {
-  uint64_t offset;
-  uint64_t bytes;
+  uint64_t first;
+  uint64_t slices;
 };
 
 struct GetRequest {
@@ -46,7 +46,7 @@ struct GetRequest {
 struct GetReply {
   uint32_t code;           // StatusCode
   uint32_t message_bytes;  // of an error's text
-  uint64_t bytes;          // of all pieces of all blocks
+  uint64_t bytes;          // that follow: slice by slice, of each all blocks
 };
 
 struct OrderFrame {

@@ -116,6 +116,29 @@ struct Told {
   uint64_t bytes = 0;
 };
 
+KvShape ShapeOf(const TransferEndpoint& endpoint) {
+  return {static_cast<size_t>(endpoint.blocks), static_cast<size_t>(endpoint.layout.slices()),
+          static_cast<size_t>(endpoint.layout.slice_bytes()),
+          static_cast<size_t>(endpoint.extent_blocks)};
+}
+
+// Calls visit(start, bytes) for what lies side by side of a slice of blocks, in their order.
+template <typename Visit>
+void ForEachRun(const KvArena& arena, size_t slice, std::span<const int32_t> blocks, Visit visit) {
+  std::byte* start = nullptr;
+  size_t bytes = 0;
+  for (const int32_t block : blocks) {
+    std::byte* at = arena.slice(slice, static_cast<size_t>(block));
+    if (bytes > 0 && at != start + bytes) {
+      visit(start, bytes);
+      bytes = 0;
+    }
+    if (bytes == 0) start = at;
+    bytes += arena.shape().slice_bytes;
+  }
+  if (bytes > 0) visit(start, bytes);
+}
+
 }  // namespace
 
 class TransferService::Impl {
@@ -124,7 +147,8 @@ class TransferService::Impl {
        const TransferOptions& options)
       : rank_(rank), arena_(arena), options_(options) {
     endpoint_.layout = layout;
-    endpoint_.blocks = static_cast<int64_t>(arena.bytes() / arena.block_bytes());
+    endpoint_.blocks = static_cast<int64_t>(arena.shape().blocks);
+    endpoint_.extent_blocks = static_cast<int64_t>(arena.shape().extent_blocks);
     endpoint_.replica = replica;
     endpoint_.host = host;
     endpoint_.process = static_cast<int32_t>(getpid());
@@ -158,14 +182,20 @@ class TransferService::Impl {
   awaitable<void> CarryOutAll();
   awaitable<Status> Fill(const OrderWork& work, uint64_t* bytes);
   awaitable<Status> Store(const OrderWork& work, uint64_t* bytes);  // or restore
-  awaitable<void> Copy(const std::byte* source, int64_t source_block_bytes,
-                       const std::vector<BlockPiece>& pieces, const OrderWork& work);
+  awaitable<void> Copy(const KvArena& source, const std::vector<BlockPiece>& pieces,
+                       const OrderWork& work);
   awaitable<Status> Get(int owner, const std::vector<BlockPiece>& pieces, const OrderWork& work);
   awaitable<Status> TryGet(Connection& connection, const std::vector<BlockPiece>& pieces,
                            const OrderWork& work);
   awaitable<StatusOr<ConnectionPointer>> Connect(int rank, Purpose purpose);
+  // Of `blocks` blocks.
+  uint64_t AllBytes(const std::vector<BlockPiece>& pieces, size_t blocks) const {
+    uint64_t slices = 0;
+    for (const BlockPiece& piece : pieces) slices += static_cast<uint64_t>(piece.slices);
+    return slices * arena_.shape().slice_bytes * blocks;
+  }
   // The memory of a rank of this host; null where it can't be had.
-  const std::byte* MemoryOf(int rank);
+  const KvArena* MemoryOf(int rank);
   // The ranks of a replica, those of this host first, and what this rank takes from each.
   struct Division {
     std::vector<int> owners;
@@ -200,6 +230,7 @@ class TransferService::Impl {
   std::map<int, ConnectionPointer> gets_;  // by owner
   std::map<int, std::optional<KvArena>> memories_;
   std::optional<SpillFile> spill_;
+  std::vector<std::byte> spilled_;             // a block on its way
   ConnectionPointer control_;                  // to rank 0
   std::map<int, ConnectionPointer> controls_;  // of rank 0
   std::map<uint64_t, Open> open_;
@@ -248,7 +279,8 @@ Status TransferService::Impl::Listen() {
   }
   if (!options_.spill_folder.empty()) {
     LLMIR_ASSIGN_OR_RETURN(spill_, SpillFile::Create(options_.spill_folder, options_.spill_slots,
-                                                     arena_.block_bytes()));
+                                                     arena_.shape().block_bytes()));
+    spilled_.resize(arena_.shape().block_bytes());
   }
   thread_ = std::thread([this] { io_.run(); });
   return Status();
@@ -305,13 +337,15 @@ awaitable<ErrorCode> TransferService::Impl::ServeGet(Connection& connection,
     co_return error;
   }
   Status status;
-  const uint64_t block_bytes = arena_.block_bytes();
-  uint64_t bytes = 0;
+  const KvShape& shape = arena_.shape();
+  uint64_t slices = 0;
   for (const PieceFrame& piece : pieces) {
-    bytes += piece.bytes;
-    if (piece.offset <= block_bytes && piece.bytes <= block_bytes - piece.offset) continue;
-    status = OutOfRange("bytes {} to {} of a block that has {}", piece.offset,
-                        piece.offset + piece.bytes, block_bytes);
+    if (piece.first <= shape.slices && piece.slices <= shape.slices - piece.first) {
+      slices += piece.slices;
+      continue;
+    }
+    status = OutOfRange("slices {} to {} of a block that has {}", piece.first,
+                        piece.first + piece.slices, shape.slices);
   }
   for (const int32_t block : blocks) {
     if (block >= 0 && block < endpoint_.blocks) continue;
@@ -319,7 +353,7 @@ awaitable<ErrorCode> TransferService::Impl::ServeGet(Connection& connection,
   }
   GetReply reply{static_cast<uint32_t>(status.code()),
                  static_cast<uint32_t>(std::min<size_t>(status.message().size(), kMostMessage)),
-                 status.ok() ? bytes * blocks.size() : 0};
+                 status.ok() ? slices * shape.slice_bytes * blocks.size() : 0};
   error = co_await connection.Write(
       std::array{Bytes(&std::as_const(reply)),
                  asio::const_buffer(asio::buffer(status.message().data(), reply.message_bytes))});
@@ -327,14 +361,16 @@ awaitable<ErrorCode> TransferService::Impl::ServeGet(Connection& connection,
     co_return error;
   }
   if (!status.ok()) co_return ErrorCode();
-  std::vector<asio::const_buffer> buffers(pieces.size());
-  for (const int32_t block : blocks) {
-    const std::byte* data = arena_.data() + static_cast<size_t>(block) * block_bytes;
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      buffers[i] = asio::buffer(data + pieces[i].offset, pieces[i].bytes);
+  std::vector<asio::const_buffer> buffers;
+  for (const PieceFrame& piece : pieces) {
+    for (uint64_t slice = piece.first; slice < piece.first + piece.slices; ++slice) {
+      buffers.clear();
+      ForEachRun(arena_, slice, blocks, [&](const std::byte* data, size_t bytes) {
+        buffers.push_back(asio::buffer(data, bytes));
+      });
+      error = co_await connection.Write(std::span(buffers));
+      if (error) co_return error;
     }
-    error = co_await connection.Write(std::span(buffers));
-    if (error) co_return error;
   }
   co_return ErrorCode();
 }
@@ -372,17 +408,15 @@ awaitable<StatusOr<ConnectionPointer>> TransferService::Impl::Connect(int rank, 
                         tried.empty() ? "it has no address that others reach" : tried);
 }
 
-const std::byte* TransferService::Impl::MemoryOf(int rank) {
+const KvArena* TransferService::Impl::MemoryOf(int rank) {
   const TransferEndpoint& owner = endpoints_[static_cast<size_t>(rank)];
   if (options_.sockets_only || owner.host != endpoint_.host || owner.descriptor < 0) return nullptr;
   const auto [found, fresh] = memories_.try_emplace(rank);
   if (fresh) {
-    auto memory = KvArena::Open(owner.process, owner.descriptor, owner.memory,
-                                static_cast<size_t>(owner.blocks),
-                                static_cast<size_t>(owner.layout.block_bytes()));
+    auto memory = KvArena::Open(owner.process, owner.descriptor, owner.memory, ShapeOf(owner));
     if (memory.ok()) found->second = std::move(memory).value();
   }
-  return found->second.has_value() ? found->second->data() : nullptr;
+  return found->second.has_value() ? &*found->second : nullptr;
 }
 
 const TransferService::Impl::Division& TransferService::Impl::DivisionOf(int replica) {
@@ -405,20 +439,25 @@ const TransferService::Impl::Division& TransferService::Impl::DivisionOf(int rep
   return division;
 }
 
-awaitable<void> TransferService::Impl::Copy(const std::byte* source, int64_t source_block_bytes,
+awaitable<void> TransferService::Impl::Copy(const KvArena& source,
                                             const std::vector<BlockPiece>& pieces,
                                             const OrderWork& work) {
-  int64_t copied = 0;
-  for (size_t i = 0; i < work.from.size(); ++i) {
-    const std::byte* from = source + int64_t{work.from[i]} * source_block_bytes;
-    std::byte* to = arena_.data() + static_cast<size_t>(work.to[i]) * arena_.block_bytes();
-    for (const BlockPiece& piece : pieces) {
-      std::memcpy(to + piece.to, from + piece.from, static_cast<size_t>(piece.bytes));
-      copied += piece.bytes;
+  const size_t bytes = arena_.shape().slice_bytes;
+  size_t copied = 0;
+  for (const BlockPiece& piece : pieces) {
+    for (int64_t i = 0; i < piece.slices; ++i) {
+      for (size_t block = 0; block < work.from.size(); ++block) {
+        std::memcpy(
+            arena_.slice(static_cast<size_t>(piece.to + i), static_cast<size_t>(work.to[block])),
+            source.slice(static_cast<size_t>(piece.from + i),
+                         static_cast<size_t>(work.from[block])),
+            bytes);
+        copied += bytes;
+        if (copied < kCopiedAtOnce) continue;
+        copied = 0;
+        co_await asio::post(io_, asio::use_awaitable);
+      }
     }
-    if (copied < kCopiedAtOnce) continue;
-    copied = 0;
-    co_await asio::post(io_, asio::use_awaitable);
   }
 }
 
@@ -444,12 +483,10 @@ awaitable<Status> TransferService::Impl::TryGet(Connection& connection,
                                            : Unavailable("{}", error.message());
   };
   std::vector<PieceFrame> wanted;
-  uint64_t bytes = 0;
   for (const BlockPiece& piece : pieces) {
-    wanted.push_back({static_cast<uint64_t>(piece.from), static_cast<uint64_t>(piece.bytes)});
-    bytes += static_cast<uint64_t>(piece.bytes);
+    wanted.push_back({static_cast<uint64_t>(piece.from), static_cast<uint64_t>(piece.slices)});
   }
-  bytes *= work.from.size();
+  const uint64_t bytes = AllBytes(pieces, work.from.size());
   const GetRequest request{static_cast<uint32_t>(wanted.size()),
                            static_cast<uint32_t>(work.from.size())};
   ErrorCode error = co_await connection.Write(
@@ -474,15 +511,17 @@ awaitable<Status> TransferService::Impl::TryGet(Connection& connection,
   if (reply.bytes != bytes) {
     co_return Internal("{} bytes are to come, expected {}", reply.bytes, bytes);
   }
-  std::vector<asio::mutable_buffer> buffers(pieces.size());
-  for (const int32_t block : work.to) {
-    std::byte* to = arena_.data() + static_cast<size_t>(block) * arena_.block_bytes();
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      buffers[i] = asio::buffer(to + pieces[i].to, static_cast<size_t>(pieces[i].bytes));
-    }
-    error = co_await connection.Read(std::span(buffers), options_.patience);
-    if (error) {
-      co_return failed(error);
+  std::vector<asio::mutable_buffer> buffers;
+  for (const BlockPiece& piece : pieces) {
+    for (int64_t slice = piece.to; slice < piece.to + piece.slices; ++slice) {
+      buffers.clear();
+      ForEachRun(arena_, static_cast<size_t>(slice), work.to, [&](std::byte* data, size_t bytes) {
+        buffers.push_back(asio::buffer(data, bytes));
+      });
+      error = co_await connection.Read(std::span(buffers), options_.patience);
+      if (error) {
+        co_return failed(error);
+      }
     }
   }
   co_return Status();
@@ -501,15 +540,13 @@ awaitable<Status> TransferService::Impl::Fill(const OrderWork& work, uint64_t* b
     const int owner = division.owners[i];
     const TransferEndpoint& from = endpoints_[static_cast<size_t>(owner)];
     if (bad(work.from, from.blocks)) co_return OutOfRange("the order names a block that isn't");
-    if (const std::byte* memory = MemoryOf(owner)) {
-      co_await Copy(memory, from.layout.block_bytes(), pieces, work);
+    if (const KvArena* memory = MemoryOf(owner)) {
+      co_await Copy(*memory, pieces, work);
     } else {
       const Status status = co_await Get(owner, pieces, work);
       if (!status.ok()) co_return status;
     }
-    for (const BlockPiece& piece : pieces) {
-      *bytes += static_cast<uint64_t>(piece.bytes) * work.to.size();
-    }
+    *bytes += AllBytes(pieces, work.to.size());
   }
   co_return Status();
 }
@@ -523,11 +560,24 @@ awaitable<Status> TransferService::Impl::Store(const OrderWork& work, uint64_t* 
     if (blocks[i] < 0 || blocks[i] >= endpoint_.blocks) {
       co_return OutOfRange("the order names a block that isn't");
     }
-    const std::span block(arena_.data() + static_cast<size_t>(blocks[i]) * arena_.block_bytes(),
-                          arena_.block_bytes());
-    const Status status = out ? spill_->Write(slots[i], block) : spill_->Read(slots[i], block);
+    const auto block = static_cast<size_t>(blocks[i]);
+    const KvShape& shape = arena_.shape();
+    if (out) {
+      for (size_t slice = 0; slice < shape.slices; ++slice) {
+        std::memcpy(spilled_.data() + slice * shape.slice_bytes, arena_.slice(slice, block),
+                    shape.slice_bytes);
+      }
+    }
+    const Status status =
+        out ? spill_->Write(slots[i], spilled_) : spill_->Read(slots[i], spilled_);
     if (!status.ok()) co_return status;
-    *bytes += block.size();
+    if (!out) {
+      for (size_t slice = 0; slice < shape.slices; ++slice) {
+        std::memcpy(arena_.slice(slice, block), spilled_.data() + slice * shape.slice_bytes,
+                    shape.slice_bytes);
+      }
+    }
+    *bytes += spilled_.size();
     co_await asio::post(io_, asio::use_awaitable);
   }
   co_return Status();
@@ -783,9 +833,10 @@ StatusOr<std::unique_ptr<TransferService>> TransferService::Create(int rank, int
                                                                    const BlockLayout& layout,
                                                                    const KvArena& arena,
                                                                    const TransferOptions& options) {
-  if (layout.block_bytes() != static_cast<int64_t>(arena.block_bytes())) {
-    return Internal("blocks of {} bytes, but their layout takes {}", arena.block_bytes(),
-                    layout.block_bytes());
+  if (layout.slices() != static_cast<int64_t>(arena.shape().slices) ||
+      layout.slice_bytes() != static_cast<int64_t>(arena.shape().slice_bytes)) {
+    return Internal("blocks of {} x {} bytes, but their layout has {} x {}", arena.shape().slices,
+                    arena.shape().slice_bytes, layout.slices(), layout.slice_bytes());
   }
   auto impl = std::make_unique<Impl>(rank, replica, host, layout, arena, options);
   LLMIR_RETURN_IF_ERROR(impl->Listen());

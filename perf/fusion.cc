@@ -6,6 +6,7 @@
 //   llmir-fusion --run fused --steps 10   runs one of them only, to be counted by callgrind
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -55,12 +56,16 @@ class Layer {
     const int64_t head_bytes =
         2 * shape.block_size * (shape.head_dim * element.bytes + element.scale_bytes);
     const int64_t block_bytes = shape.kv_heads * head_bytes;
-    cache_.resize(static_cast<size_t>(shape.batch * blocks * block_bytes));
+    // A sequence in an extent of its own.
+    const auto extent_blocks = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(blocks)));
+    cache_.resize(static_cast<size_t>(shape.batch * extent_blocks * block_bytes));
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    indices_.resize(static_cast<size_t>(shape.batch * blocks));
-    std::iota(indices_.begin(), indices_.end(), 0);
-    std::shuffle(indices_.begin(), indices_.end(), random);
+    for (int64_t s = 0; s < shape.batch; ++s) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        indices_.push_back(static_cast<int32_t>(s * extent_blocks + b));
+      }
+    }
     for (int64_t s = 0; s <= shape.batch; ++s) {
       query_indptr_.push_back(static_cast<int32_t>(s));
       kv_indptr_.push_back(static_cast<int32_t>(s * blocks));
@@ -84,8 +89,10 @@ class Layer {
     kv_tokens_.resize(static_cast<size_t>(shape.batch));
     const SequenceTable table{shape.batch, query_indptr_.data(), kv_indptr_.data(), indices_.data(),
                               kv_tokens_.data()};
-    const KvLayer kv{cache_.data(),    block_bytes,    head_bytes,
-                     shape.block_size, shape.head_dim, element.type};
+    const KvLayer kv{cache_.data(),    extent_blocks * block_bytes,
+                     head_bytes / 2,   extent_blocks,
+                     shape.block_size, shape.head_dim,
+                     element.type};
     const RopeArgs rope{frequencies_.data(), rope_dim_, false};
     append_ = {qkv_.data(),
                stride,

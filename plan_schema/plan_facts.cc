@@ -1,6 +1,7 @@
 #include "plan_schema/plan_facts.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace llmir::plan {
 
@@ -195,6 +196,17 @@ uint64_t PinnedBlocks(const Plan& plan) {
 uint64_t KvHeadBytes(DType dtype, uint64_t block_size, uint64_t head_dim) {
   const uint64_t scale = dtype == DType::i8 ? sizeof(float) : 0;
   return 2 * block_size * (RowBytes(dtype, head_dim) + scale);
+}
+
+uint32_t KvExtentBlocks(uint64_t head_bytes, uint64_t blocks, uint64_t run_bytes) {
+  const uint64_t run = std::max<uint64_t>(run_bytes / std::max<uint64_t>(head_bytes / 2, 1), 1);
+  return static_cast<uint32_t>(
+      std::min(std::bit_floor(run), std::bit_ceil(std::max<uint64_t>(blocks, 1))));
+}
+
+uint64_t KvArenaBytes(const Plan& plan, const Rank& rank) {
+  const uint64_t extent = plan.kv()->extent_blocks();
+  return (plan.kv()->blocks() + extent - 1) / extent * extent * rank.memory()->kv_block();
 }
 
 uint32_t AttentionWindow(const Model& model, uint32_t layer) {

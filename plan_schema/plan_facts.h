@@ -143,6 +143,16 @@ int32_t LongestPrefix(const Plan& plan, std::span<const int32_t> ids);
 uint64_t PinnedBlocks(const Plan& plan);
 // Bytes of K and V of one head of one layer in a block, scales included.
 uint64_t KvHeadBytes(DType dtype, uint64_t block_size, uint64_t head_dim);
+// Blocks of an extent, of a pool of `blocks`, in which a head's slices make runs of about
+// `run_bytes`. Measured over 4,096 tokens of SmolLM2, two threads of a Zen 5, per step: 2,550 us
+// for blocks by themselves, 2,190 us for runs of 32 KiB, 2,280 us for 64; and longer runs make more
+// memory present, all at once when a sequence comes to its next extent.
+inline constexpr uint64_t kKvRunBytes = uint64_t{32} << 10;
+uint32_t KvExtentBlocks(uint64_t head_bytes, uint64_t blocks, uint64_t run_bytes = kKvRunBytes);
+// Bytes of a rank's blocks, whole extents; from kHugeKvArena on they lie in huge pages, whose gain
+// is more than the memory of what nobody has touched.
+inline constexpr uint64_t kHugeKvArena = uint64_t{32} << 20;
+uint64_t KvArenaBytes(const Plan& plan, const Rank& rank);
 // Tokens that a token of `layer` attends to, itself included; 0: all.
 uint32_t AttentionWindow(const Model& model, uint32_t layer);
 // The same over all layers: what a sequence's cache must keep. 0: everything.

@@ -1,6 +1,7 @@
 #include "plan_schema/plan_verifier.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <unordered_set>
 #include <vector>
@@ -323,6 +324,9 @@ Status VerifyKv(const KvGeometry& kv, const Model& model) {
   if (kv.block_size() < 16 || kv.block_size() > kLargestCount ||
       (kv.block_size() & (kv.block_size() - 1)) != 0) {
     return InvalidArgument("kv.block_size: {}, expected a power of two from 16", kv.block_size());
+  }
+  if (!std::has_single_bit(kv.extent_blocks()) || kv.extent_blocks() > kLargestCount) {
+    return InvalidArgument("kv.extent_blocks: {}, expected a power of two", kv.extent_blocks());
   }
   if (kv.head_dim() != model.head_dim()) {
     return InvalidArgument("kv.head_dim: {}, but model.head_dim is {}", kv.head_dim(),

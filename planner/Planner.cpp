@@ -213,6 +213,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("block-size={}", options.blockSize.value_or(0)),
           fmt::format("kv-blocks={}", options.kvBlocks.value_or(0)),
           fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
+          fmt::format("kv-extent={}", options.kvExtent.value_or(0)),
           fmt::format("context={}", context),
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
@@ -561,6 +562,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.limits.prefill_chunk = options.prefillChunk;
   exportOptions.limits.max_tokens = options.prefillChunk + options.maxBatch;
   exportOptions.limits.steps_in_flight = getStepsInFlight(options);
+  exportOptions.kvRunBytes = options.kvExtent.value_or(plan::kKvRunBytes);
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
   exportOptions.provenance.options = listOptions(options, kvType, context);

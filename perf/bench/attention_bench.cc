@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -25,28 +26,37 @@ struct Heads {
 };
 constexpr Heads kSmall{9, 3, 64};
 constexpr Heads kLarge{32, 8, 128};
-constexpr int64_t kBlockSize = 32;
+constexpr int64_t kBlockSize = 16;
+constexpr int64_t kLayers = 30;  // of a cache too large for any cache of the processor
 
-// Sequences of equal length with everything but their last `rows` tokens in the cache.
+// Sequences of equal length with everything but their last `rows` tokens in the cache. run_bytes:
+// of a head's slices in an extent; 0: blocks by themselves, in any order. `layers`: all of a cache,
+// attended to in turns.
 class Step {
  public:
   Step(Isa isa, Heads heads, KvType type, int64_t sequences, int64_t rows, int64_t context,
-       int threads)
+       int threads, int64_t run_bytes = 0, int64_t layers = 1)
       : kernels_(FindAttention(isa)), heads_(heads), pool_(threads) {
     const int64_t element = type == KvType::kF32 ? 4 : 2;
     const int64_t blocks = (context + kBlockSize - 1) / kBlockSize;
     const int64_t head_bytes = 2 * kBlockSize * heads.dim * element;
+    const int64_t extent_blocks = static_cast<int64_t>(
+        std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(run_bytes / (head_bytes / 2), 1))));
+    const int64_t room = (sequences * blocks + extent_blocks - 1) / extent_blocks * extent_blocks;
+    layers_ = layers;
+    layer_bytes_ = extent_blocks * heads.kv * head_bytes;
     cache_bytes_ = sequences * blocks * heads.kv * head_bytes;
-    cache_ = std::make_unique<perf::Pages>(cache_bytes_);
+    const int64_t all_bytes = room * layers * heads.kv * head_bytes;
+    cache_ = std::make_unique<perf::Pages>(all_bytes);
     std::mt19937 random(1);
     // Elements with small exponents of both types.
-    for (int64_t i = 0; i + 2 <= cache_bytes_; i += 2) {
+    for (int64_t i = 0; i + 2 <= all_bytes; i += 2) {
       const auto bits = static_cast<uint16_t>(0x3c00 | (random() & 0x80ff));
       std::memcpy(cache_->data() + i, &bits, 2);
     }
     indices_.resize(static_cast<size_t>(sequences * blocks));
     std::iota(indices_.begin(), indices_.end(), 0);
-    std::shuffle(indices_.begin(), indices_.end(), random);
+    if (run_bytes == 0) std::shuffle(indices_.begin(), indices_.end(), random);
     for (int64_t s = 0; s <= sequences; ++s) {
       query_indptr_.push_back(static_cast<int32_t>(s * rows));
       kv_indptr_.push_back(static_cast<int32_t>(s * blocks));
@@ -64,8 +74,13 @@ class Step {
     scratch_.resize(static_cast<size_t>(scratch_bytes_ * threads + 64));
     const SequenceTable table{sequences, query_indptr_.data(), kv_indptr_.data(), indices_.data(),
                               kv_tokens_.data()};
-    const KvLayer layer{
-        cache_->data(), heads.kv * head_bytes, head_bytes, kBlockSize, heads.dim, type};
+    const KvLayer layer{cache_->data(),
+                        layers * layer_bytes_,
+                        head_bytes / 2,
+                        extent_blocks,
+                        kBlockSize,
+                        heads.dim,
+                        type};
     args_ = {qkv_.data(),
              stride,
              output_.data(),
@@ -86,6 +101,7 @@ class Step {
   void Attend() {
     pool_.Run([&](int thread) {
       AttentionArgs args = args_;
+      args.kv.data += layer_ * layer_bytes_;
       args.thread = thread;
       auto base = reinterpret_cast<uintptr_t>(scratch_.data());
       args.scratch = scratch_.data() + ((base + 63) / 64 * 64 - base) + thread * scratch_bytes_;
@@ -93,6 +109,7 @@ class Step {
       pool_.Barrier();
       kernels_.merge(args);
     });
+    layer_ = (layer_ + 1) % layers_;
   }
 
   void Append() {
@@ -115,7 +132,7 @@ class Step {
   const AttentionKernels& kernels_;
   Heads heads_;
   WorkerPool pool_;
-  int64_t tokens_ = 0, scratch_bytes_ = 0;
+  int64_t tokens_ = 0, scratch_bytes_ = 0, layers_ = 1, layer_ = 0, layer_bytes_ = 0;
   int64_t cache_bytes_;
   std::unique_ptr<perf::Pages> cache_;
   std::vector<std::byte> partials_, scratch_;
@@ -126,6 +143,16 @@ class Step {
 
 void Decode(benchmark::State& state, Isa isa, Heads heads, KvType type) {
   Step step(isa, heads, type, state.range(1), 1, state.range(0), static_cast<int>(state.range(2)));
+  for (auto _ : state) step.Attend();
+  state.counters["GB/s"] = benchmark::Counter(
+      static_cast<double>(step.cache_bytes()) * static_cast<double>(state.iterations()) / 1e9,
+      benchmark::Counter::kIsRate);
+}
+
+// From memory.
+void ColdDecode(benchmark::State& state, Isa isa, Heads heads, KvType type) {
+  Step step(isa, heads, type, state.range(1), 1, state.range(0), static_cast<int>(state.range(2)),
+            state.range(3) << 10, kLayers);
   for (auto _ : state) step.Attend();
   state.counters["GB/s"] = benchmark::Counter(
       static_cast<double>(step.cache_bytes()) * static_cast<double>(state.iterations()) / 1e9,
@@ -164,8 +191,10 @@ void Register() {
             ->Args({1000, 1, 2})
             ->Args({4000, 1, 1})
             ->Args({500, 16, 2})
-            ->Args({4000, 32, 1})  // from memory: no cache holds as much
-            ->Args({4000, 32, 2})
+            ->UseRealTime();
+        benchmark::RegisterBenchmark(("cold_decode" + suffix).c_str(), ColdDecode, isa, heads, type)
+            ->ArgNames({"context", "sequences", "threads", "run_kib"})
+            ->ArgsProduct({{4096}, {1, 4}, {1, 2}, {0, 64, 128, 256}})
             ->UseRealTime();
         benchmark::RegisterBenchmark(("prefill" + suffix).c_str(), Prefill, isa, heads, type)
             ->ArgNames({"rows", "before", "threads"})

@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <iostream>
@@ -80,9 +81,12 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
   const BlockLayout all{0, shape.layers, 0, shape.kv_heads, head_bytes};
   const BlockLayout part{0, shape.layers, 0, shape.taken_heads, head_bytes};
   const BlockLayout& layout = rank == 0 ? part : all;
-  LLMIR_ASSIGN_OR_RETURN(
-      KvArena arena, KvArena::Create(shape.all_blocks, static_cast<size_t>(layout.block_bytes()),
-                                     Sharing::kShared));
+  const auto blocks_of = [&](const BlockLayout& of) {
+    const size_t run_blocks = (size_t{128} << 10) / static_cast<size_t>(of.slice_bytes());
+    return KvShape{shape.all_blocks, static_cast<size_t>(of.slices()),
+                   static_cast<size_t>(of.slice_bytes()), std::bit_floor(run_blocks)};
+  };
+  LLMIR_ASSIGN_OR_RETURN(KvArena arena, KvArena::Create(blocks_of(layout), Sharing::kShared));
   std::memset(arena.data(), rank, arena.bytes());
   TransferOptions options;
   options.between_hosts = !same_host;
@@ -98,23 +102,23 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
   const std::vector<BlockLayout> owners{all};
   LLMIR_ASSIGN_OR_RETURN(const auto divided, DivideBlock(owners, part));
   const std::vector<BlockPiece>& pieces = divided[0];
-  const auto bytes = static_cast<size_t>(part.block_bytes()) * shape.blocks;
+  const size_t bytes = blocks_of(part).block_bytes() * shape.blocks;
   std::optional<KvArena> memory;
   if (rank == 0 && same_host) {
     auto opened = KvArena::Open(endpoints[1].process, endpoints[1].descriptor, endpoints[1].memory,
-                                shape.all_blocks, static_cast<size_t>(all.block_bytes()));
+                                blocks_of(all));
     if (opened.ok()) memory = std::move(opened).value();
   }
   std::vector<std::byte> message(bytes);
   std::mt19937 random(1);
   Times times;
   uint64_t ticket = 0;
-  // Other blocks each time: what the last one has read is in a cache.
+  // Other blocks each time: what the last one has read is in a cache. They follow each other, as a
+  // prefix's do.
   const auto draw = [&] {
-    std::vector<int32_t> blocks(shape.all_blocks);
-    std::iota(blocks.begin(), blocks.end(), 0);
-    std::shuffle(blocks.begin(), blocks.end(), random);
-    blocks.resize(shape.blocks);
+    std::vector<int32_t> blocks(shape.blocks);
+    std::iota(blocks.begin(), blocks.end(),
+              static_cast<int32_t>(random() % (shape.all_blocks - shape.blocks + 1)));
     return blocks;
   };
   for (int turn = -2; turn < shape.turns; ++turn) {
@@ -135,12 +139,15 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
     const std::vector<int32_t> copied_from = draw();
     const std::vector<int32_t> copied_to = draw();
     const auto copying = Clock::now();
-    for (size_t i = 0; memory.has_value() && i < shape.blocks; ++i) {
-      const std::byte* source =
-          memory->data() + static_cast<size_t>(copied_from[i]) * memory->block_bytes();
-      std::byte* target = arena.data() + static_cast<size_t>(copied_to[i]) * arena.block_bytes();
-      for (const BlockPiece& piece : pieces) {
-        std::memcpy(target + piece.to, source + piece.from, static_cast<size_t>(piece.bytes));
+    for (const BlockPiece& piece : pieces) {
+      for (int64_t s = 0; memory.has_value() && s < piece.slices; ++s) {
+        for (size_t i = 0; i < shape.blocks; ++i) {
+          std::memcpy(
+              arena.slice(static_cast<size_t>(piece.to + s), static_cast<size_t>(copied_to[i])),
+              memory->slice(static_cast<size_t>(piece.from + s),
+                            static_cast<size_t>(copied_from[i])),
+              arena.shape().slice_bytes);
+        }
       }
     }
     const double copied = Since(copying);
@@ -172,10 +179,13 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
                          {"min", *std::min_element(ratios.begin(), ratios.end())},
                          {"max", *std::max_element(ratios.begin(), ratios.end())}};
   }
-  return json{
-      {"same_host", same_host}, {"sockets", shape.sockets || !same_host}, {"blocks", shape.blocks},
-      {"bytes", bytes},         {"piece_bytes", pieces[0].bytes},         {"turns", shape.turns},
-      {"results", rows}};
+  return json{{"same_host", same_host},
+              {"sockets", shape.sockets || !same_host},
+              {"blocks", shape.blocks},
+              {"bytes", bytes},
+              {"piece_bytes", pieces[0].slices * part.slice_bytes()},
+              {"turns", shape.turns},
+              {"results", rows}};
 }
 
 int Main(int argc, char** argv) {

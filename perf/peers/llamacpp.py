@@ -36,7 +36,7 @@ class LlamaCpp(Peer):
             print(f"building llama.cpp into {BUILD} (10 to 20 minutes on 2 cores, once)", file=sys.stderr)
         BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD.parent) as work:
-            execute([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:",
+            execute([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--no-binary", "llama-cpp-python",
                      "-d", work, f"llama-cpp-python=={PACKAGE_VERSION}"])  # fmt: skip
             execute(["tar", "-xzf", next(pathlib.Path(work).glob("*.tar.gz")), "-C", work])
             source = next(pathlib.Path(work).glob("*/vendor/llama.cpp"))

@@ -366,13 +366,21 @@ double CostModel::ResidentBytes(const Stage& stage, uint32_t rank, uint64_t bloc
   // Of weights whole huge pages are written (executor/memory_map.h).
   constexpr uint64_t kHugePage = uint64_t{2} << 20;
   const uint64_t weights = (memory.weights() + kHugePage - 1) / kHugePage * kHugePage;
-  // The pool keeps a sequence's blocks together and leaves it room to grow; a huge page that
-  // reaches into that room is there as a whole.
-  const uint64_t most = SequenceBlocks(plan_.limits()->context(), plan_.kv()->block_size(),
-                                       KvWindow(*plan_.model()), plan_.limits()->prefill_chunk());
-  const uint64_t room = (most - std::min(most, blocks / sequences)) * memory.kv_block();
-  const uint64_t kv = std::min(plan_.kv()->blocks() * uint64_t{memory.kv_block()},
-                               blocks * memory.kv_block() + sequences * std::min(room, kHugePage));
+  // The pool keeps a sequence's blocks together and leaves it room to grow. A block has a slice in
+  // every run of its extent: where pages are huge, an extent that is used at all is there as a
+  // whole (KvShape::huge_pages), and so is a page that reaches into the next one.
+  const uint64_t extent_blocks = plan_.kv()->extent_blocks();
+  const auto whole = [](uint64_t size, uint64_t part) { return (size + part - 1) / part * part; };
+  const uint64_t arena = KvArenaBytes(plan_, own);
+  uint64_t kv = blocks * memory.kv_block();
+  if (arena >= kHugeKvArena) {
+    const uint64_t most = SequenceBlocks(plan_.limits()->context(), plan_.kv()->block_size(),
+                                         KvWindow(*plan_.model()), plan_.limits()->prefill_chunk());
+    // Where sequences' rooms aren't whole extents, they begin within one.
+    const uint64_t begun = most % extent_blocks == 0 ? 0 : extent_blocks;
+    const uint64_t used = whole((blocks + sequences - 1) / sequences, extent_blocks) + begun;
+    kv = std::min(arena, sequences * whole(used * memory.kv_block() + 1, kHugePage));
+  }
   double bytes = static_cast<double>(weights + kv) +
                  (calibration_ != nullptr ? calibration_->process_bytes() : 0);
   // Written rows of all buffers, which may lie on one another: the union of their places.

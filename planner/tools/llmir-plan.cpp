@@ -130,6 +130,12 @@ cl::opt<std::string>
              cl::desc("Memory for KV blocks per rank instead; suffixes K, M, "
                       "G, Ki, Mi, Gi"),
              cl::cat(category));
+cl::opt<std::string>
+    kvExtent("kv-extent", cl::value_desc("bytes"),
+             cl::desc("What lies side by side of the keys, or the values, of "
+                      "one head: extents of about so many bytes each "
+                      "(default: 32Ki; 1: every block by itself)"),
+             cl::cat(category));
 cl::opt<int64_t> context("context", cl::value_desc("tokens"), cl::init(0),
                          cl::desc("Longest sequence, prompt and answer "
                                   "(default: the model's, at most 4096)"),
@@ -357,6 +363,10 @@ Status run(int argc, char **argv) {
   if (kvMemory.getNumOccurrences() > 0) {
     LLMIR_ASSIGN_OR_RETURN(options.kvMemory,
                            parseBytes("--kv-memory", kvMemory));
+  }
+  if (kvExtent.getNumOccurrences() > 0) {
+    LLMIR_ASSIGN_OR_RETURN(options.kvExtent,
+                           parseBytes("--kv-extent", kvExtent));
   }
   if (context.getNumOccurrences() > 0)
     options.context = context;

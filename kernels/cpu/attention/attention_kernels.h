@@ -4,7 +4,9 @@
 // A query row is one token's one head. The rows of a sequence that share a KV head are numbered
 // token-major, so that neighbours have like causal limits, and are taken in blocks; a block goes
 // through a split tile by tile, and each tile of K and V, read once, serves all rows of the block,
-// a few at a time in registers. Every row does its own arithmetic in its own order: which rows
+// a few at a time in registers. Rows of one token, as in decode, go through all keys of a split,
+// then the softmax, then all values: nothing waits for a tile's softmax, and memory is read in long
+// runs. Every row does its own arithmetic in its own order: which rows
 // share a block, or a thread, changes nothing in its bits. The forms other than flash keep the
 // scores of a few whole rows instead of states, and share the products' loops.
 #pragma once
@@ -40,7 +42,9 @@ struct AttentionImpl {
 
   static constexpr int kBlockRows = 24;  // share a tile from the nearest cache
   static constexpr int kMicroRows = S::kRegisters < 8 ? 2 : 6;  // share a load in registers
+  static constexpr int kSplitRows = 2 * kMicroRows;  // of one token, that take a split in one go
   static constexpr int kTileGroups = kKvTile / kKvLanes;
+  static constexpr int kSplitGroups = kKvSplit / kKvLanes;
 
   static constexpr int64_t RoundUp16(int64_t n) { return (n + 15) / 16 * 16; }
   static constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -57,9 +61,9 @@ struct AttentionImpl {
 
   // Between columns: where the broadcasts of all rows don't fit beside the sums, each column loads
   // them anew. GCC would keep them, and one of the sums in memory, which costs the sum's latency.
-  template <int R, int C>
+  template <int R, int C, int kSteps = 1>
   static LLMIR_INLINE void ForgetBroadcasts() {
-    if constexpr (R * C + R + 1 > S::kRegisters) asm volatile("" ::: "memory");
+    if constexpr (R * C + kSteps * (R + 1) > S::kRegisters) asm volatile("" ::: "memory");
   }
 
   // Sixteen lanes, or the first `lanes` of them: whole ones need no mask.
@@ -107,6 +111,14 @@ struct AttentionImpl {
   static LLMIR_INLINE F LoadColumn(const Kv* p) {
     if constexpr (std::is_same_v<Kv, uint16_t>) return S::LoadBF16Pairs(p);
     return LoadKv(p);
+  }
+  template <int kColumns, typename Kv>
+  static LLMIR_INLINE void LoadColumns(const Kv* p, F (&columns)[kColumns]) {
+    if constexpr (kColumns == 2) {
+      S::LoadTwoBF16Pairs(p, columns[0], columns[1]);
+    } else {
+      columns[0] = LoadColumn(p);
+    }
   }
   template <typename Kv>
   static LLMIR_INLINE F FromColumn(F x) {
@@ -226,12 +238,19 @@ struct AttentionImpl {
 
   // Of one head of a block.
   template <typename Kv>
-  static LLMIR_INLINE Kv* HeadOf(const KvLayer& kv, int64_t block, int64_t head) {
-    return reinterpret_cast<Kv*>(kv.data + block * kv.block_bytes + head * kv.head_bytes);
+  static LLMIR_INLINE Kv* KeysOf(const KvLayer& kv, int64_t block, int64_t head) {
+    const int64_t extent = block >> __builtin_ctzll(static_cast<uint64_t>(kv.extent_blocks));
+    const int64_t slice = 2 * head * kv.extent_blocks + (block & (kv.extent_blocks - 1));
+    return reinterpret_cast<Kv*>(kv.data + extent * kv.extent_bytes + slice * kv.slice_bytes);
   }
-  // Scales of K [block_size], then of V.
-  static LLMIR_INLINE float* ScalesOf(const KvLayer& kv, int8_t* head) {
-    return reinterpret_cast<float*>(head + 2 * kv.block_size * kv.head_dim);
+  template <typename Kv>
+  static LLMIR_INLINE Kv* ValuesOf(const KvLayer& kv, Kv* keys) {
+    return reinterpret_cast<Kv*>(reinterpret_cast<std::byte*>(keys) +
+                                 kv.extent_blocks * kv.slice_bytes);
+  }
+  // Behind the keys, or the values: [block_size].
+  static LLMIR_INLINE float* ScalesOf(const KvLayer& kv, int8_t* slice) {
+    return reinterpret_cast<float*>(slice + kv.block_size * kv.head_dim);
   }
 
   // Where the groups of lanes of a tile lie.
@@ -251,12 +270,13 @@ struct AttentionImpl {
       if (token + kKvLanes <= begin) continue;
       if (token >= end) break;
       const int64_t slot = token % kv.block_size;
-      Kv* head = HeadOf<Kv>(kv, blocks[token / kv.block_size], kv_head);
-      groups.k[g] = head + slot * kv.head_dim;
-      groups.v[g] = head + (kv.block_size + slot) * kv.head_dim;
+      Kv* keys = KeysOf<Kv>(kv, blocks[token / kv.block_size], kv_head);
+      Kv* values = ValuesOf(kv, keys);
+      groups.k[g] = keys + slot * kv.head_dim;
+      groups.v[g] = values + slot * kv.head_dim;
       if constexpr (Traits<Kv>::kScaled) {
-        groups.k_scales[g] = ScalesOf(kv, head) + slot;
-        groups.v_scales[g] = groups.k_scales[g] + kv.block_size;
+        groups.k_scales[g] = ScalesOf(kv, keys) + slot;
+        groups.v_scales[g] = ScalesOf(kv, values) + slot;
       }
     }
   }
@@ -361,14 +381,11 @@ struct AttentionImpl {
 
   // ---- the two products -------------------------------------------------------------------------
 
-  // The cache of one head lies in pieces of a few KiB, too short for the processor's own prefetch:
-  // each load brings what lies at its place in the next tile. A tile ahead, and a line at a time
-  // between the sums: all lines at once would wait for each other. (4.3 GB/s without, from memory
-  // with one thread; 12 from a cache.)
-  // With two threads 11 GB/s, where the pieces alone are read at 14 to 22. No more came of fetching
-  // the four blocks of V in turns, nor of blocks of 64 and 256 tokens. Zen 5, one thread, whose
-  // memory gives 36 in such pieces: 12 without, 28 into the second level, 31 into the first; two
-  // tiles ahead the same; tiles of 128 tokens no better.
+  // Runs of a head are shorter than what the processor's own prefetch needs to catch up: each load
+  // brings what lies a tile ahead in the order of reading, line after line of it, whatever order
+  // the loads have (K's go through four groups at once, which as prefetches cost a tenth). Two
+  // tiles ahead the same; into the second level instead of the first, 28 instead of 31 GB/s on one
+  // thread of a Zen 5 (12 without); all lines of a tile at once would wait for each other.
   static LLMIR_INLINE void FetchNext(const void* p) { __builtin_prefetch(p, 0, 3); }
 
   // scores[r][16 g + lane] = sum over d of q[r][d] * k[g][d][lane]. next_k: groups to be fetched.
@@ -384,30 +401,39 @@ struct AttentionImpl {
       for (int c = 0; c < C; ++c) sum[r][c] = S::Zero();
     }
     const Kv* keys_of[C];
-    int64_t ahead[C];  // bytes
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      keys_of[c] = k[c];
-      ahead[c] = reinterpret_cast<intptr_t>(next_k[c]) - reinterpret_cast<intptr_t>(k[c]);
-    }
-    const auto step = [&](int64_t d, bool fetch) __attribute__((always_inline)) {
+    for (int c = 0; c < C; ++c) keys_of[c] = k[c];
+    const auto step = [&]<int kSteps>(int64_t d, const char* fetch) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
         const Kv* at = keys_of[c] + d * kKvLanes;
-        if (fetch) FetchNext(reinterpret_cast<const char*>(at) + ahead[c]);
-        const F keys = LoadColumn(at);
+        if (fetch != nullptr) FetchNext(fetch + c * 64);
+        F keys[kSteps];
+        LoadColumns(at, keys);
+#pragma GCC unroll 2
+        for (int i = 0; i < kSteps; ++i) {
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[r][c] = S::Fma(S::Set(query[r][d]), keys, sum[r][c]);
-        ForgetBroadcasts<R, C>();
+          for (int r = 0; r < R; ++r) {
+            sum[r][c] = S::Fma(S::Set(query[r][d + i]), keys[i], sum[r][c]);
+          }
+        }
+        ForgetBroadcasts<R, C, kSteps>();
       }
     };
-    constexpr int kStep = 64 / (kKvLanes * sizeof(Kv));
+    constexpr int kLine = 64 / (kKvLanes * sizeof(Kv));
+    constexpr int kSteps = S::kRegisters >= 32 && std::is_same_v<Kv, uint16_t> ? 2 : 1;
+    const int64_t lines = head_dim / kLine / C;
     int64_t d = 0;
-    for (; d + kStep <= head_dim; d += kStep) {
+    for (int c = 0; c < C; ++c) {
+      const auto* fetch = reinterpret_cast<const char*>(next_k[c]);
+      for (int64_t line = 0; line < lines; ++line, fetch += C * 64, d += kLine) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kStep; ++i) step(d + i, i == 0);
+        for (int i = 0; i < kLine; i += kSteps) {
+          step.template operator()<kSteps>(d + i, i == 0 ? fetch : nullptr);
+        }
+      }
     }
-    for (; d < head_dim; ++d) step(d, true);
+    for (; d < head_dim; ++d) step.template operator()<1>(d, nullptr);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -425,6 +451,10 @@ struct AttentionImpl {
                                          int64_t stride) {
     // Copies that no store of a vector can have changed: they stay in registers.
     const NewToken token = new_token;
+    // Rows whose queries stay in registers for 16 of d, beside the sums, the key, the mask and the
+    // column; the others' are loaded one by one.
+    constexpr int kHeld =
+        S::kRegisters > R + 3 ? (S::kRegisters - R - 3 < R ? S::kRegisters - R - 3 : R) : 0;
     F sum[R];
     const float* query[R];
 #pragma GCC unroll 8
@@ -442,11 +472,18 @@ struct AttentionImpl {
       int64_t d = 0;
       for (; d + 16 <= head_dim; d += 16) {
         const F rounded = S::Load(token.key + d);
+        F queries[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < kHeld; ++r) queries[r] = S::Load(query[r] + d);
         const auto add_lane = [&](auto index) __attribute__((always_inline)) {
           constexpr int i = decltype(index)::kIndex;
           F keys = S::template Broadcast<i>(rounded);
           if constexpr (!kFirst) keys = S::Select(before, LoadKv(k + (d + i) * kKvLanes), keys);
-          step(d + i, keys);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            const F q = r < kHeld ? S::template Broadcast<i>(queries[r]) : S::Set(query[r][d + i]);
+            sum[r] = S::Fma(q, keys, sum[r]);
+          }
         };
         ForLanes(add_lane);
         // After the loads: a load that spans a store still under way would wait for it.
@@ -470,49 +507,55 @@ struct AttentionImpl {
 
   // Scores of groups [begin, end) of a tile, the last of them a new token's where there is one.
   template <int R, bool kNew, typename Kv>
-  static LLMIR_INLINE void Scores(const float* const* q, const Groups<Kv>& groups,
-                                  const Groups<Kv>& next, int64_t begin, int64_t end, int64_t lane,
-                                  const NewToken* token, int64_t head_dim, float* scores,
-                                  int64_t stride) {
+  static LLMIR_INLINE void Scores(const float* const* q, Kv* const* k, Kv* const* next,
+                                  int64_t begin, int64_t end, int64_t lane, const NewToken* token,
+                                  int64_t head_dim, float* scores, int64_t stride) {
     constexpr int kColumns = Columns(R);
     const int64_t old_end = kNew ? end - 1 : end;
     int64_t g = begin;
     for (; g + kColumns <= old_end; g += kColumns) {
-      ScoreGroups<R, kColumns>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes,
-                               stride);
+      ScoreGroups<R, kColumns>(q, k + g, next + g, head_dim, scores + g * kKvLanes, stride);
     }
     if constexpr (kColumns > 2) {
       for (; g + 2 <= old_end; g += 2) {
-        ScoreGroups<R, 2>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes, stride);
+        ScoreGroups<R, 2>(q, k + g, next + g, head_dim, scores + g * kKvLanes, stride);
       }
     }
     if constexpr (kColumns > 1) {
       for (; g < old_end; ++g) {
-        ScoreGroups<R, 1>(q, groups.k + g, next.k + g, head_dim, scores + g * kKvLanes, stride);
+        ScoreGroups<R, 1>(q, k + g, next + g, head_dim, scores + g * kKvLanes, stride);
       }
     }
     if constexpr (kNew) {
-      ScoreNewToken<R>(q, groups.k[g], lane, *token, head_dim, scores + g * kKvLanes, stride);
+      ScoreNewToken<R>(q, k[g], lane, *token, head_dim, scores + g * kKvLanes, stride);
     }
   }
 
-  // o[r][16 c + lane] = o * correction[r], then += p[r][j] * v[j] for j in [begin, end), and at
-  // last, as j = end, the new token. kPartial: of the one column, only lanes within head_dim exist.
-  template <int R, int C, bool kPartial, bool kNew, typename Kv>
-  static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride,
-                                             const Groups<Kv>& groups, const Groups<Kv>& next,
-                                             int64_t column, int64_t head_dim, int64_t begin,
-                                             int64_t end, const float* correction,
-                                             const NewToken* token, float* o, int64_t o_stride) {
+  // Per tile with tokens of [begin, end): o[r][16 c + lane] = o * corrections[tile][r], then +=
+  // p[r][j] * v[j] for its j. Groups and tiles are counted from j = 0. kPartial: of the one column,
+  // only lanes within head_dim exist.
+  template <int R, int C, bool kPartial, typename Kv>
+  static LLMIR_INLINE void AccumulateColumns(const float* p, int64_t p_stride, Kv* const* v,
+                                             Kv* const* next, int64_t column, int64_t head_dim,
+                                             int64_t begin, int64_t end,
+                                             const float (*corrections)[16], float* o,
+                                             int64_t o_stride) {
     F sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const F factor = S::Set(correction[r]);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        sum[r][c] = ToColumn<Kv>(S::Mul(S::Load(o + r * o_stride + column + 16 * c), factor));
+        sum[r][c] = ToColumn<Kv>(S::Load(o + r * o_stride + column + 16 * c));
       }
     }
+    const auto correct = [&](int64_t tile) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F factor = S::Set(corrections[tile][r]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sum[r][c] = S::Mul(sum[r][c], factor);
+      }
+    };
     const auto add = [&](int64_t j, int c, F values) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -520,10 +563,12 @@ struct AttentionImpl {
       }
       ForgetBroadcasts<R, C>();
     };
+    int64_t corrected = -1;
     for (int64_t j = begin; j < end;) {
+      if (j / kKvTile != corrected) correct(corrected = j / kKvTile);
       const int64_t group_end = Min(end, (j / kKvLanes + 1) * kKvLanes);
-      const Kv* row = groups.v[j / kKvLanes] + j % kKvLanes * head_dim + column;
-      const Kv* next_row = next.v[j / kKvLanes] + j % kKvLanes * head_dim + column;
+      const Kv* row = v[j / kKvLanes] + j % kKvLanes * head_dim + column;
+      const Kv* next_row = next[j / kKvLanes] + j % kKvLanes * head_dim + column;
       for (; j < group_end; ++j, row += head_dim, next_row += head_dim) {
         if constexpr (kPartial) {
           add(j, 0, ToColumn<Kv>(LoadKvPartial(row, head_dim - column)));
@@ -536,14 +581,6 @@ struct AttentionImpl {
         }
       }
     }
-    if constexpr (kNew) {
-      const float* value = token->value + column;
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) {
-        add(end, c,
-            ToColumn<Kv>(kPartial ? LoadLanes(value, head_dim - column) : S::Load(value + 16 * c)));
-      }
-    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -553,24 +590,47 @@ struct AttentionImpl {
     }
   }
 
-  template <int R, bool kNew, typename Kv>
-  static LLMIR_INLINE void Accumulate(const float* p, int64_t p_stride, const Groups<Kv>& groups,
-                                      const Groups<Kv>& next, int64_t head_dim, int64_t begin,
-                                      int64_t end, const float* correction, const NewToken* token,
-                                      float* o, int64_t o_stride) {
+  // A function of its own: its loops have the registers, whoever calls it.
+  template <int R, typename Kv>
+  static __attribute__((noinline)) void Accumulate(const float* p, int64_t p_stride, Kv* const* v,
+                                                   Kv* const* next, int64_t head_dim, int64_t begin,
+                                                   int64_t end, const float (*corrections)[16],
+                                                   float* o, int64_t o_stride) {
     constexpr int kColumns = Columns(R);
     int64_t column = 0;
     for (; column + 16 * kColumns <= head_dim; column += 16 * kColumns) {
-      AccumulateColumns<R, kColumns, false, kNew>(p, p_stride, groups, next, column, head_dim,
-                                                  begin, end, correction, token, o, o_stride);
+      AccumulateColumns<R, kColumns, false>(p, p_stride, v, next, column, head_dim, begin, end,
+                                            corrections, o, o_stride);
     }
     for (; column + 16 <= head_dim; column += 16) {
-      AccumulateColumns<R, 1, false, kNew>(p, p_stride, groups, next, column, head_dim, begin, end,
-                                           correction, token, o, o_stride);
+      AccumulateColumns<R, 1, false>(p, p_stride, v, next, column, head_dim, begin, end,
+                                     corrections, o, o_stride);
     }
     if (column < head_dim) {
-      AccumulateColumns<R, 1, true, kNew>(p, p_stride, groups, next, column, head_dim, begin, end,
-                                          correction, token, o, o_stride);
+      AccumulateColumns<R, 1, true>(p, p_stride, v, next, column, head_dim, begin, end, corrections,
+                                    o, o_stride);
+    }
+  }
+  // The same with the last of tokens [begin, end) a new one: o[r] = fma(p[r][end - 1], its value,
+  // o[r]), after a correction where it is the first of its tile. By itself: within the loops above
+  // it would take registers from them.
+  template <int R, typename Kv>
+  static LLMIR_INLINE void AccumulateWithNew(const float* p, int64_t p_stride, Kv* const* v,
+                                             Kv* const* next, int64_t head_dim, int64_t begin,
+                                             int64_t end, const float (*corrections)[16],
+                                             const NewToken& token, float* o, int64_t o_stride) {
+    const int64_t last = end - 1;
+    Accumulate<R>(p, p_stride, v, next, head_dim, begin, last, corrections, o, o_stride);
+    const bool first = last == begin || last % kKvTile == 0;
+    for (int64_t column = 0; column < head_dim; column += 16) {
+      const F value = LoadLanes(token.value + column, head_dim - column);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        float* sum = o + r * o_stride + column;
+        F x = S::Load(sum);
+        if (first) x = S::Mul(x, S::Set(corrections[last / kKvTile][r]));
+        S::Store(sum, S::Fma(S::Set(p[r * p_stride + last]), value, x));
+      }
     }
   }
 
@@ -612,8 +672,89 @@ struct AttentionImpl {
     float l[kBlockRows];
     float* o;  // [kBlockRows][o_stride]
     int64_t o_stride;
-    float* p;  // [kMicroRows][kKvTile] scores, then probabilities
+    // Scores, then probabilities: [kMicroRows][kKvTile], or [kSplitRows][kKvSplit] of one token's
+    // rows.
+    float* p;
   };
+
+  // What is read after a computation that reads nothing: each call brings the next two lines, lest
+  // memory rest meanwhile.
+  template <typename Kv>
+  struct Ahead {
+    Kv* const* groups;  // of 16 tokens; null: nothing
+    int64_t group_bytes;
+    int64_t at = 0;
+    LLMIR_INLINE void Fetch() {
+      if (groups == nullptr) return;
+      const auto* line = reinterpret_cast<const char*>(*groups) + at;
+      FetchNext(line);
+      FetchNext(line + 64);
+      at += 128;
+      if (at < group_bytes) return;
+      at = 0;
+      ++groups;
+    }
+  };
+
+  // From the scores of R rows of the block from row `first`, which attend to [from, count) of
+  // `tiles` tiles (`p` and the scales are those of the first of them, each row attends to tokens of
+  // each): the probabilities in place, the corrections of the tiles, and the rows' new m and l.
+  // Tile by tile these are a chain of two folds and an exponential; all tiles of a step at once, so
+  // that those of one don't wait for those of the other.
+  template <int R, typename Kv>
+  static __attribute__((noinline)) void Softmax(const AttentionArgs& args, Block& block,
+                                                int64_t first, int64_t tiles, const int64_t* from,
+                                                const int64_t* count, const float* const* k_scales,
+                                                const float* const* v_scales, float* p,
+                                                int64_t stride, float (*corrections)[16],
+                                                Ahead<Kv> ahead) {
+    constexpr int kTiles = kKvSplit / kKvTile;
+    float maxima[kTiles][R];
+    const auto tile_begin = [&](int r, int64_t tile) {
+      return Max(from[r], tile * kKvTile) / kKvLanes * kKvLanes;
+    };
+    const auto tile_end = [&](int r, int64_t tile) { return Min(count[r], (tile + 1) * kKvTile); };
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      for (int r = 0; r < R; ++r) {
+        float* row = p + r * stride;
+        F maximum = S::Set(-__builtin_inff());
+        for (int64_t i = tile_begin(r, tile); i < tile_end(r, tile); i += kKvLanes) {
+          const F score =
+              Prepare<Kv>(args, row + i, k_scales[i / kKvLanes], from[r] - i, count[r] - i);
+          S::Store(row + i, score);
+          maximum = S::Max(score, maximum);
+        }
+        maxima[tile][r] = S::FoldMax(maximum);
+      }
+    }
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      for (int r = 0; r < R; ++r) {
+        float& m = block.m[first + r];
+        const float next = m > maxima[tile][r] ? m : maxima[tile][r];
+        corrections[tile][r] = m - next;
+        maxima[tile][r] = m = next;
+      }
+      S::Store(corrections[tile], Exp<S>(S::Load(corrections[tile])));
+    }
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      for (int r = 0; r < R; ++r) {
+        float* row = p + r * stride;
+        const F m = S::Set(maxima[tile][r]);
+        F sum = S::Zero();
+        for (int64_t i = tile_begin(r, tile); i < tile_end(r, tile); i += kKvLanes) {
+          ahead.Fetch();
+          F e = S::Select(S::FirstLanes(count[r] - i), Exp<S>(S::Sub(S::Load(row + i), m)),
+                          S::Zero());
+          if (from[r] > i) e = S::Select(S::FirstLanes(from[r] - i), S::Zero(), e);
+          sum = S::Add(sum, e);
+          S::Store(row + i,
+                   WithValueScales<Kv>(e, v_scales[i / kKvLanes], from[r] - i, count[r] - i));
+        }
+        float& l = block.l[first + r];
+        l = __builtin_fmaf(l, corrections[tile][r], S::FoldAdd(sum));
+      }
+    }
+  }
 
   // One tile for R rows of the block from row `first`, all of which attend to tokens of it. kNew:
   // the last of them is `token`, which is stored.
@@ -628,83 +769,178 @@ struct AttentionImpl {
       count[r] = Min(block.limit[first + r] - tile_begin, kKvTile);
     }
     float* p = block.p;
-    Scores<R, kNew>(block.q + first, groups, next_tile, from[0] / kKvLanes,
+    Scores<R, kNew>(block.q + first, groups.k, next_tile.k, from[0] / kKvLanes,
                     (count[R - 1] + kKvLanes - 1) / kKvLanes, (count[R - 1] - 1) % kKvLanes, token,
                     head_dim, p, kKvTile);
-
-    float correction[16] = {};
-    for (int r = 0; r < R; ++r) {
-      float* row = p + r * kKvTile;
-      F maximum = S::Set(-__builtin_inff());
-      for (int64_t i = from[r] / kKvLanes * kKvLanes; i < count[r]; i += kKvLanes) {
-        const F score =
-            Prepare<Kv>(args, row + i, groups.k_scales[i / kKvLanes], from[r] - i, count[r] - i);
-        S::Store(row + i, score);
-        maximum = S::Max(score, maximum);
-      }
-      const float tile_maximum = S::FoldMax(maximum);
-      float& m = block.m[first + r];
-      const float next = m > tile_maximum ? m : tile_maximum;
-      correction[r] = m - next;
-      m = next;
-    }
-    S::Store(correction, Exp<S>(S::Load(correction)));
-    for (int r = 0; r < R; ++r) {
-      float* row = p + r * kKvTile;
-      const F m = S::Set(block.m[first + r]);
-      F sum = S::Zero();
-      for (int64_t i = from[r] / kKvLanes * kKvLanes; i < count[r]; i += kKvLanes) {
-        F e =
-            S::Select(S::FirstLanes(count[r] - i), Exp<S>(S::Sub(S::Load(row + i), m)), S::Zero());
-        if (from[r] > i) e = S::Select(S::FirstLanes(from[r] - i), S::Zero(), e);
-        sum = S::Add(sum, e);
-        S::Store(row + i,
-                 WithValueScales<Kv>(e, groups.v_scales[i / kKvLanes], from[r] - i, count[r] - i));
-      }
-      float& l = block.l[first + r];
-      l = __builtin_fmaf(l, correction[r], S::FoldAdd(sum));
-    }
+    float corrections[1][16] = {};
+    Softmax<R, Kv>(args, block, first, 1, from, count, groups.k_scales, groups.v_scales, p, kKvTile,
+                   corrections, {});
 
     float* o = block.o + first * block.o_stride;
     if constexpr (kNew) {
-      Accumulate<R, true>(p, kKvTile, groups, next_tile, head_dim, from[0], count[0] - 1,
-                          correction, token, o, block.o_stride);
+      AccumulateWithNew<R>(p, kKvTile, groups.v, next_tile.v, head_dim, from[0], count[0],
+                           corrections, *token, o, block.o_stride);
       return;
     }
     // What all R rows attend to, shared; what a row alone attends to before and after that, alone.
     const int64_t begin = from[R - 1];
     const int64_t end = Max(begin, count[0]);
     if (from[0] == begin && count[R - 1] == end) {
-      Accumulate<R, false>(p, kKvTile, groups, next_tile, head_dim, begin, end, correction, token,
-                           o, block.o_stride);
+      Accumulate<R>(p, kKvTile, groups.v, next_tile.v, head_dim, begin, end, corrections, o,
+                    block.o_stride);
       return;
     }
     const auto alone = [&](int r, int64_t row_begin, int64_t row_end) {
       if (row_begin >= row_end) return;
-      Accumulate<1, false>(p + r * kKvTile, kKvTile, groups, next_tile, head_dim, row_begin,
-                           row_end, correction + r, token, o + r * block.o_stride, block.o_stride);
-      correction[r] = 1.0f;
+      const float correction[1][16] = {{corrections[0][r]}};
+      Accumulate<1>(p + r * kKvTile, kKvTile, groups.v, next_tile.v, head_dim, row_begin, row_end,
+                    correction, o + r * block.o_stride, block.o_stride);
+      corrections[0][r] = 1.0f;
     };
     for (int r = 0; r < R; ++r) alone(r, from[r], Min(begin, count[r]));
     if (begin < count[0]) {
-      Accumulate<R, false>(p, kKvTile, groups, next_tile, head_dim, begin, end, correction, token,
-                           o, block.o_stride);
-      for (int r = 0; r < R; ++r) correction[r] = 1.0f;
+      Accumulate<R>(p, kKvTile, groups.v, next_tile.v, head_dim, begin, end, corrections, o,
+                    block.o_stride);
+      for (int r = 0; r < R; ++r) corrections[0][r] = 1.0f;
     }
     for (int r = 0; r < R; ++r) alone(r, end, count[r]);
   }
 
-  // Tile for the first R of `rows` rows, or all of them if they are fewer.
-  template <int R, bool kNew, typename Kv>
-  static LLMIR_INLINE void TileRows(const AttentionArgs& args, int64_t rows, Block& block,
-                                    int64_t first, int64_t tile_begin, const Groups<Kv>& groups,
-                                    const Groups<Kv>& next, const NewToken* token) {
-    if constexpr (R > 1) {
-      if (rows < R) {
-        return TileRows<R - 1, kNew>(args, rows, block, first, tile_begin, groups, next, token);
+  // Calls visit.operator()<R>() for R = rows, or `Most` if they are more.
+  template <int Most, typename Visit>
+  static LLMIR_INLINE void ForRows(int64_t rows, Visit& visit) {
+    if constexpr (Most > 1) {
+      if (rows < Most) return ForRows<Most - 1>(rows, visit);
+    }
+    visit.template operator()<Most>();
+  }
+
+  // What rows of one token attend to of a split. Tokens, groups and tiles are counted from `base`,
+  // the first tile's first token.
+  template <typename Kv>
+  struct Split {
+    int64_t base;
+    int64_t begin;  // tokens [begin, end)
+    int64_t end;
+    int64_t tiles;
+    // The groups of K, those of V, and the tile that is read next: what lies a tile ahead of any of
+    // them is to be fetched.
+    Kv* pieces[2 * kSplitGroups + kTileGroups];
+    float* k_scales[kSplitGroups];
+    float* v_scales[kSplitGroups];
+    Kv* const* k() const { return pieces; }
+    Kv* const* v() const { return pieces + tiles * kTileGroups; }
+  };
+
+  template <typename Kv>
+  static LLMIR_INLINE void LocateSplit(const AttentionArgs& args, const Unit& unit,
+                                       const Block& block, const Unit* following,
+                                       Split<Kv>& split) {
+    split.base = block.begin[0] / kKvTile * kKvTile;
+    split.begin = block.begin[0] - split.base;
+    split.end = block.limit[0] - split.base;
+    split.tiles = (split.end + kKvTile - 1) / kKvTile;
+    Groups<Kv> groups;
+    // Where a group holds no token, what was there before: it is fetched, but not read.
+    Kv* k = nullptr;
+    Kv* v = nullptr;
+    for (int64_t tile = 0; tile < split.tiles; ++tile) {
+      Locate(args.kv, unit.blocks, unit.kv_head, split.base + tile * kKvTile, block.begin[0],
+             block.limit[0], groups);
+      for (int64_t g = tile * kTileGroups; g < (tile + 1) * kTileGroups; ++g) {
+        const int64_t token = g * kKvLanes;
+        if (token + kKvLanes > split.begin && token < split.end) {
+          k = groups.k[g % kTileGroups];
+          v = groups.v[g % kTileGroups];
+          if constexpr (Traits<Kv>::kScaled) {
+            split.k_scales[g] = groups.k_scales[g % kTileGroups];
+            split.v_scales[g] = groups.v_scales[g % kTileGroups];
+          }
+        }
+        split.pieces[g] = k;
+        split.pieces[split.tiles * kTileGroups + g] = v;
       }
     }
-    Tile<R, kNew>(args, block, first, tile_begin, groups, next, token);
+    for (Kv*& each : groups.k) each = v;
+    if (following != nullptr) LocateFirstTile(args, *following, groups);
+    std::memcpy(split.pieces + 2 * split.tiles * kTileGroups, groups.k, sizeof(groups.k));
+  }
+
+  // A split for the block's rows, all of one token: all scores, then all probabilities, then the
+  // values, whose sums stay in registers. What a row computes, and in which order, is the same as
+  // tile by tile.
+  template <typename Kv>
+  static LLMIR_INLINE void RunSplit(const AttentionArgs& args, Block& block, const Split<Kv>& split,
+                                    const NewToken* token) {
+    constexpr int kTiles = kKvSplit / kKvTile;
+    const int64_t head_dim = args.kv.head_dim;
+    const int64_t parts = (block.rows + kMicroRows - 1) / kMicroRows;
+    const int64_t part_rows = (block.rows + parts - 1) / parts;
+    for (int64_t tile = 0; tile < split.tiles; ++tile) {
+      const int64_t group = tile * kTileGroups;
+      const int64_t begin = Max(split.begin - tile * kKvTile, 0);
+      const int64_t end = Min(split.end - tile * kKvTile, kKvTile);
+      for (int64_t first = 0; first < block.rows; first += part_rows) {
+        const bool stores = token != nullptr && first == 0 && tile == split.tiles - 1;
+        float* p = block.p + first * kKvSplit + tile * kKvTile;
+        const auto score = [&]<int R>() __attribute__((always_inline)) {
+          if (stores) {
+            ScoreTile<R, true>(block.q + first, split.k() + group, begin, end, token, head_dim, p);
+          } else {
+            ScoreTile<R, false>(block.q + first, split.k() + group, begin, end, token, head_dim, p);
+          }
+        };
+        ForRows<kMicroRows>(Min(part_rows, block.rows - first), score);
+      }
+    }
+    for (int64_t first = 0; first < block.rows; first += part_rows) {
+      float corrections[kTiles][16] = {};
+      float* p = block.p + first * kKvSplit;
+      float* o = block.o + first * block.o_stride;
+      const auto finish = [&]<int R>() __attribute__((always_inline)) {
+        if (token != nullptr && first == 0) {
+          FinishSplit<R, true>(args, block, first, split, token, p, o, corrections);
+        } else {
+          FinishSplit<R, false>(args, block, first, split, token, p, o, corrections);
+        }
+      };
+      ForRows<kMicroRows>(Min(part_rows, block.rows - first), finish);
+    }
+  }
+
+  // Functions of their own: their loops have the registers.
+  template <int R, bool kNew, typename Kv>
+  static __attribute__((noinline)) void ScoreTile(const float* const* q, Kv* const* k,
+                                                  int64_t begin, int64_t end, const NewToken* token,
+                                                  int64_t head_dim, float* p) {
+    Scores<R, kNew>(q, k, k + kTileGroups, begin / kKvLanes, (end + kKvLanes - 1) / kKvLanes,
+                    (end - 1) % kKvLanes, token, head_dim, p, kKvSplit);
+  }
+  template <int R, bool kNew, typename Kv>
+  static __attribute__((noinline)) void FinishSplit(const AttentionArgs& args, Block& block,
+                                                    int64_t first, const Split<Kv>& split,
+                                                    const NewToken* token, float* p, float* o,
+                                                    float (*corrections)[16]) {
+    int64_t from[R];
+    int64_t count[R];
+    for (int r = 0; r < R; ++r) {
+      from[r] = split.begin;
+      count[r] = split.end;
+    }
+    // The first tile of V came with the last of K.
+    Kv* const* v = split.v();
+    const Ahead<Kv> ahead{split.tiles > 1 ? v + kTileGroups : nullptr,
+                          kKvLanes * args.kv.head_dim * static_cast<int64_t>(sizeof(Kv))};
+    Softmax<R, Kv>(args, block, first, split.tiles, from, count, split.k_scales, split.v_scales, p,
+                   kKvSplit, corrections, ahead);
+    const int64_t head_dim = args.kv.head_dim;
+    if constexpr (kNew) {
+      AccumulateWithNew<R>(p, kKvSplit, v, v + kTileGroups, head_dim, split.begin, split.end,
+                           corrections, *token, o, block.o_stride);
+    } else {
+      Accumulate<R>(p, kKvSplit, v, v + kTileGroups, head_dim, split.begin, split.end, corrections,
+                    o, block.o_stride);
+    }
   }
 
   static LLMIR_INLINE float* PartialOf(const AttentionArgs& args, int64_t partial_base,
@@ -713,6 +949,46 @@ struct AttentionImpl {
     const int64_t index =
         partial_base + (sequence_token * args.query_heads + head) * splits + split;
     return reinterpret_cast<float*>(args.partials) + index * (args.kv.head_dim + kPartialExtra);
+  }
+
+  // Tiles of a split one after the other, a few rows of each at a time.
+  template <typename Kv>
+  static LLMIR_INLINE void RunTiles(const AttentionArgs& args, const Unit& unit, int64_t begin,
+                                    int64_t end, Block& block, const NewToken* token,
+                                    const Unit* following) {
+    const int64_t split_begin = unit.split * kKvSplit;
+    const int64_t limit =
+        Min(unit.first_position + (end - 1) / unit.heads + 1, split_begin + kKvSplit);
+    const int64_t low =
+        Max(WindowBegin(args, unit.first_position + begin / unit.heads), split_begin);
+    const int64_t cached = Min(unit.kv_tokens, unit.first_position + (end - 1) / unit.heads + 1);
+    int64_t first = 0;
+    int64_t last = 0;
+    for (int64_t tile = low / kKvTile * kKvTile; tile < limit; tile += kKvTile) {
+      Groups<Kv> groups;
+      while (block.limit[first] <= tile) ++first;
+      while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
+      Locate(args.kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
+      // Of the next split, too. Where nothing follows, what is there already.
+      Groups<Kv> next = groups;
+      const int64_t next_tile = tile + kKvTile;
+      if (next_tile < cached) {
+        Locate(args.kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
+      } else if (following != nullptr) {
+        LocateFirstTile(args, *following, next);
+      }
+      for (int64_t row = first; row < last; row += kMicroRows) {
+        const bool stores = token != nullptr && row == first && limit <= tile + kKvTile;
+        const auto run = [&]<int R>() __attribute__((always_inline)) {
+          if (stores) {
+            Tile<R, true>(args, block, row, tile, groups, next, token);
+          } else {
+            Tile<R, false>(args, block, row, tile, groups, next, nullptr);
+          }
+        };
+        ForRows<kMicroRows>(last - row, run);
+      }
+    }
   }
 
   template <typename Kv>
@@ -741,6 +1017,7 @@ struct AttentionImpl {
     block.o_stride = RoundUp16(head_dim);
     block.o = reinterpret_cast<float*>(args.scratch);
     block.p = block.o + kBlockRows * block.o_stride;
+    static_assert(kMicroRows * kKvTile <= kSplitRows * kKvSplit);
     for (int64_t i = 0; i < block.rows; ++i) {
       const int64_t row = (begin + i) / unit.heads;
       const int64_t head = unit.first_head + (begin + i) % unit.heads;
@@ -755,34 +1032,12 @@ struct AttentionImpl {
     }
     std::memset(block.o, 0, static_cast<size_t>(block.rows * block.o_stride) * sizeof(float));
 
-    const int64_t limit =
-        Min(unit.first_position + (end - 1) / unit.heads + 1, split_begin + kKvSplit);
-    const int64_t low =
-        Max(WindowBegin(args, unit.first_position + begin / unit.heads), split_begin);
-    const int64_t cached = Min(unit.kv_tokens, unit.first_position + (end - 1) / unit.heads + 1);
-    int64_t first = 0;
-    int64_t last = 0;
-    for (int64_t tile = low / kKvTile * kKvTile; tile < limit; tile += kKvTile) {
-      Groups<Kv> groups;
-      while (block.limit[first] <= tile) ++first;
-      while (last < block.rows && block.begin[last] < tile + kKvTile) ++last;
-      Locate(kv, unit.blocks, unit.kv_head, tile, block.begin[first], limit, groups);
-      // Of the next split, too. Where nothing follows, what is there already.
-      Groups<Kv> next = groups;
-      const int64_t next_tile = tile + kKvTile;
-      if (next_tile < cached) {
-        Locate(kv, unit.blocks, unit.kv_head, next_tile, next_tile, cached, next);
-      } else if (following != nullptr) {
-        LocateFirstTile(args, *following, next);
-      }
-      int64_t row = first;
-      if (token != nullptr && limit <= tile + kKvTile) {
-        TileRows<kMicroRows, true>(args, last - row, block, row, tile, groups, next, token);
-        row += kMicroRows;
-      }
-      for (; row < last; row += kMicroRows) {
-        TileRows<kMicroRows, false>(args, last - row, block, row, tile, groups, next, nullptr);
-      }
+    if (block.rows <= kSplitRows && begin / unit.heads == (end - 1) / unit.heads) {
+      Split<Kv> split;
+      LocateSplit(args, unit, block, following, split);
+      RunSplit(args, block, split, token);
+    } else {
+      RunTiles<Kv>(args, unit, begin, end, block, token, following);
     }
 
     for (int64_t i = 0; i < block.rows; ++i) {
@@ -877,7 +1132,7 @@ struct AttentionImpl {
 
     for_tiles([&](int64_t tile) {
       const int64_t end = Min(high - tile, kKvTile);
-      Scores<R, false>(q, groups, groups, Max(low - tile, 0) / kKvLanes,
+      Scores<R, false>(q, groups.k, groups.k, Max(low - tile, 0) / kKvLanes,
                        (end + kKvLanes - 1) / kKvLanes, 0, nullptr, head_dim,
                        scores + (tile - base), scores_stride);
       if constexpr (Traits<Kv>::kScaled) {
@@ -939,8 +1194,8 @@ struct AttentionImpl {
       }
     }
 
-    float ones[R];
-    for (int r = 0; r < R; ++r) ones[r] = 1.0f;
+    float ones[1][16];
+    for (float& one : ones[0]) one = 1.0f;
     for_tiles([&](int64_t tile) {
       const int64_t from = Max(low - tile, 0);
       const int64_t to = Min(high - tile, kKvTile);
@@ -954,8 +1209,7 @@ struct AttentionImpl {
           }
         }
       }
-      Accumulate<R, false>(p, scores_stride, groups, groups, head_dim, from, to, ones, nullptr, o,
-                           o_stride);
+      Accumulate<R>(p, scores_stride, groups.v, groups.v, head_dim, from, to, ones, o, o_stride);
     });
     for (int r = 0; r < R; ++r) Scale(o + r * o_stride, 1.0f / sums[r], head_dim, out[r]);
   }
@@ -1103,7 +1357,7 @@ struct AttentionImpl {
     const int64_t o_stride = RoundUp16(head_dim);
     // append_attend also keeps rotated queries, a key and a value.
     const int64_t floats = form == AttentionForm::kFlash
-                               ? (2 * kBlockRows + 2) * o_stride + kMicroRows * kKvTile
+                               ? (2 * kBlockRows + 2) * o_stride + kSplitRows * kKvSplit
                                : kMicroRows * (o_stride + ScoresStride(max_kv_tokens));
     return floats * static_cast<int64_t>(sizeof(float));
   }
@@ -1181,14 +1435,18 @@ struct AttentionImpl {
     float key;
     float value;
   };
-  // Of a token of a head, at `slot` of `block`: its scales are stored.
+  // Of a token of a head, at `slot` of a block's `keys` and `values`: its scales are stored.
   template <typename Kv>
-  static LLMIR_INLINE Inverses StoreScales(const KvLayer& kv, Kv* block, int64_t slot,
+  static LLMIR_INLINE Inverses StoreScales(const KvLayer& kv, Kv* keys, Kv* values, int64_t slot,
                                            const float* key, const float* value) {
-    float* scales = nullptr;
-    if constexpr (Traits<Kv>::kScaled) scales = ScalesOf(kv, block) + slot;
-    const float key_inverse = StoreScale<Kv>(key, kv.head_dim, scales);
-    return {key_inverse, StoreScale<Kv>(value, kv.head_dim, scales + kv.block_size)};
+    float* key_scale = nullptr;
+    float* value_scale = nullptr;
+    if constexpr (Traits<Kv>::kScaled) {
+      key_scale = ScalesOf(kv, keys) + slot;
+      value_scale = ScalesOf(kv, values) + slot;
+    }
+    const float key_inverse = StoreScale<Kv>(key, kv.head_dim, key_scale);
+    return {key_inverse, StoreScale<Kv>(value, kv.head_dim, value_scale)};
   }
 
   template <typename Kv>
@@ -1211,17 +1469,18 @@ struct AttentionImpl {
       const int64_t block_id = table.kv_indices[table.kv_indptr[s] + position / kv.block_size];
       const int64_t slot = position % kv.block_size;
       for (int64_t head = 0; head < args.kv_heads; ++head) {
-        Kv* block = HeadOf<Kv>(kv, block_id, head);
+        Kv* keys = KeysOf<Kv>(kv, block_id, head);
+        Kv* values = ValuesOf(kv, keys);
         const float* key = KeyOf(args, token, head);
         const float* value = ValueOf(args, token, head);
-        const Inverses inverses = StoreScales(kv, block, slot, key, value);
-        Kv* k = block + slot / kKvLanes * kKvLanes * head_dim + slot % kKvLanes;
+        const Inverses inverses = StoreScales(kv, keys, values, slot, key, value);
+        Kv* k = keys + slot / kKvLanes * kKvLanes * head_dim + slot % kKvLanes;
         for (int64_t d = 0; d < head_dim; d += 16) {
           const int64_t lanes = Min(16, head_dim - d);
           const F rounded = RoundLanes(LoadLanes(key + d, lanes), inverses.key, k);
           StoreKeys(rounded, lanes, k + d * kKvLanes);
         }
-        Kv* v = block + (kv.block_size + slot) * head_dim;
+        Kv* v = values + slot * head_dim;
         for (int64_t d = 0; d < head_dim; d += 16) {
           const int64_t lanes = Min(16, head_dim - d);
           RoundStoreLanes(LoadLanes(value + d, lanes), inverses.value, lanes, v + d);
@@ -1249,14 +1508,15 @@ struct AttentionImpl {
   // value. `key` and `value`, [head_dim] each, are where what is returned may lie. By value: what
   // no store of a vector can have changed stays in registers.
   template <typename Kv>
-  static LLMIR_INLINE NewToken StoreNewToken(const KvLayer kv, Kv* block, int64_t slot,
+  static LLMIR_INLINE NewToken StoreNewToken(const KvLayer kv, Kv* keys, int64_t slot,
                                              const RopeArgs rope, const float* cosines,
                                              const float* sines, const float* unrotated,
                                              const float* unrounded, float* key, float* value) {
     const int64_t head_dim = kv.head_dim;
-    Kv* row = block + (kv.block_size + slot) * head_dim;
+    Kv* values = ValuesOf(kv, keys);
+    Kv* row = values + slot * head_dim;
     RotateHeads(unrotated, head_dim, 1, rope, cosines, sines, key, head_dim);
-    const Inverses inverses = StoreScales(kv, block, slot, key, unrounded);
+    const Inverses inverses = StoreScales(kv, keys, values, slot, key, unrounded);
     // Rounding once, here, and not where the token is attended to: its constants don't fit into
     // registers beside the sums there. Floats are what they are.
     constexpr bool kRounds = !std::is_same_v<Kv, float>;
@@ -1265,7 +1525,7 @@ struct AttentionImpl {
       const F x = RoundStoreLanes(LoadLanes(unrounded + d, lanes), inverses.value, lanes, row + d);
       if constexpr (kRounds) {
         StoreLanes(value + d, lanes, x);
-        StoreLanes(key + d, lanes, RoundLanes(LoadLanes(key + d, lanes), inverses.key, block));
+        StoreLanes(key + d, lanes, RoundLanes(LoadLanes(key + d, lanes), inverses.key, keys));
       }
     }
     return {key, kRounds ? value : unrounded};
@@ -1282,7 +1542,7 @@ struct AttentionImpl {
     const int64_t half = append.rope.rope_dim / 2;
     const int64_t stride = RoundUp16(head_dim);
     float* queries = reinterpret_cast<float*>(args.scratch) + kBlockRows * stride +
-                     kMicroRows * kKvTile;  // behind what RunUnit uses
+                     kSplitRows * kKvSplit;  // behind what RunUnit uses
     float* key = queries + kBlockRows * stride;
     float* value = key + stride;
     int64_t total = 0;
@@ -1322,8 +1582,8 @@ struct AttentionImpl {
       if (appends) {
         const int64_t token = unit.first_token;
         const int64_t position = unit.kv_tokens - 1;
-        Kv* block = HeadOf<Kv>(kv, unit.blocks[position / kv.block_size], unit.kv_head);
-        fresh = StoreNewToken(kv, block, position % kv.block_size, append.rope,
+        Kv* keys = KeysOf<Kv>(kv, unit.blocks[position / kv.block_size], unit.kv_head);
+        fresh = StoreNewToken(kv, keys, position % kv.block_size, append.rope,
                               append.cosines + token * half, append.sines + token * half,
                               KeyOf(append, token, unit.kv_head),
                               ValueOf(append, token, unit.kv_head), key, value);

@@ -732,6 +732,8 @@ private:
     if (!blocks)
       return Internal("llm-allocate-blocks didn't run before the export");
     kv->blocks = blocks.getInt();
+    kv->extent_blocks =
+        plan::KvExtentBlocks(kv->head_bytes, kv->blocks, options.kvRunBytes);
     if (auto sizes = module->getAttrOfType<ArrayAttr>("llm.block_sizes"))
       for (auto size : sizes.getAsRange<DictionaryAttr>()) {
         auto number = [&](StringRef name) {

@@ -14,6 +14,7 @@
 #include "plan_schema/base/status.h"
 #include "plan_schema/checkpoint/checkpoint.h"
 #include "plan_schema/checkpoint/tokenizer.h"
+#include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_generated.h"
 
 namespace llmir {
@@ -40,6 +41,7 @@ struct ExportOptions {
   /// The plan is reproducible, with the kernels of this family; empty: it
   /// isn't.
   std::string isa;
+  uint64_t kvRunBytes = plan::kKvRunBytes; // of a head's slices in an extent
   std::function<void(const std::string &)> progress;
 };
 

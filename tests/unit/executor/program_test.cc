@@ -93,7 +93,8 @@ Status RunRank(const plan::Plan& plan, int world_rank, const std::vector<int32_t
   resources.weights = &weights;
   LLMIR_ASSIGN_OR_RETURN(
       const kvpool::KvArena kv,
-      kvpool::KvArena::Create(plan.kv()->blocks(), resources.rank->memory()->kv_block()));
+      kvpool::KvArena::Create({plan.kv()->blocks(), 1, resources.rank->memory()->kv_block(),
+                               plan.kv()->extent_blocks()}));
   resources.kv_data = kv.data();
   for (const uint64_t bytes : *resources.rank->arena_bytes()) {
     LLMIR_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::Create(bytes, "activations"));

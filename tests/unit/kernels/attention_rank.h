@@ -98,14 +98,14 @@ class Rank {
           std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(shape.rope_dim))));
     }
     head_bytes_ = shape.head_bytes();
-    // Two layers of which the second is used: strides are the caller's.
     layer_bytes_ = head_bytes_ * shape.kv_heads();
-    block_bytes_ = 2 * layer_bytes_;
     free_blocks_.resize(static_cast<size_t>(tokens / shape.block_size));
+    const size_t extents = (free_blocks_.size() + kExtentBlocks - 1) / kExtentBlocks;
     std::iota(free_blocks_.begin(), free_blocks_.end(), 0);
     std::shuffle(free_blocks_.begin(), free_blocks_.end(), std::mt19937(99));
     // 0xff everywhere: NaN in all types (int8: the scales).
-    cache_.assign(static_cast<size_t>(block_bytes_) * free_blocks_.size(), std::byte{poison});
+    cache_.assign(static_cast<size_t>(kLayers * kExtentBlocks * layer_bytes_) * extents,
+                  std::byte{poison});
   }
 
   // Value `index` of the TokenRow of (sequence, position) is `value` instead.
@@ -238,13 +238,12 @@ class Rank {
 
   float CachedKey(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
-    return Element(sequence, position, head, (slot / 16 * shape_.head_dim + d) * 16 + slot % 16,
-                   slot);
+    return Element(sequence, position, head, false,
+                   (slot / 16 * shape_.head_dim + d) * 16 + slot % 16);
   }
   float CachedValue(int sequence, int64_t position, int64_t head, int64_t d) const {
     const int64_t slot = position % shape_.block_size;
-    return Element(sequence, position, head, (shape_.block_size + slot) * shape_.head_dim + d,
-                   shape_.block_size + slot);
+    return Element(sequence, position, head, true, slot * shape_.head_dim + d);
   }
 
   // Softmax over the cache's own contents in double precision: what attention has to compute.
@@ -282,22 +281,26 @@ class Rank {
 
  private:
   static constexpr int64_t kTokens = 4096;
+  static constexpr int64_t kLayers = 2;  // of which the second is used
+  static constexpr int64_t kExtentBlocks = 4;
 
   KvLayer layer() {
-    return {cache_.data() + layer_bytes_,
-            block_bytes_,
-            head_bytes_,
+    return {cache_.data() + kExtentBlocks * layer_bytes_,
+            kLayers * kExtentBlocks * layer_bytes_,
+            head_bytes_ / 2,
+            kExtentBlocks,
             shape_.block_size,
             shape_.head_dim,
             shape_.type};
   }
-  // `scale`: index among the scales of int8.
-  float Element(int sequence, int64_t position, int64_t head, int64_t index, int64_t scale) const {
+  // Of K, or of V, of a head: element `index` of a block, for int8 with the scale of its slot.
+  float Element(int sequence, int64_t position, int64_t head, bool value, int64_t index) const {
     const auto block_index = static_cast<size_t>(position / shape_.block_size);
     int32_t block = blocks_.at(sequence)[block_index];
     if (block < 0) block = held_.at(sequence)[block_index];
-    const std::byte* data =
-        cache_.data() + layer_bytes_ + block * block_bytes_ + head * head_bytes_;
+    const int64_t run = (block / kExtentBlocks * kLayers + 1) * shape_.kv_heads() + head;
+    const int64_t slice = (2 * run + (value ? 1 : 0)) * kExtentBlocks + block % kExtentBlocks;
+    const std::byte* data = cache_.data() + slice * head_bytes_ / 2;
     const std::byte* p = data + index * shape_.element_bytes();
     switch (shape_.type) {
       case KvType::kF32: {
@@ -312,7 +315,9 @@ class Rank {
       }
       case KvType::kI8: {
         float factor;
-        std::memcpy(&factor, data + 2 * shape_.block_size * shape_.head_dim + scale * 4, 4);
+        std::memcpy(&factor,
+                    data + shape_.block_size * shape_.head_dim + position % shape_.block_size * 4,
+                    4);
         return static_cast<float>(static_cast<int8_t>(*p)) * factor;
       }
       case KvType::kF8E4M3:
@@ -327,7 +332,7 @@ class Rank {
   const AttentionKernels& kernels_;
   WorkerPool pool_;
   std::vector<float> frequencies_;
-  int64_t head_bytes_ = 0, layer_bytes_ = 0, block_bytes_ = 0;
+  int64_t head_bytes_ = 0, layer_bytes_ = 0;
   std::vector<std::byte> cache_;
   std::vector<int32_t> free_blocks_;
   std::map<int, std::vector<int32_t>> blocks_;

@@ -299,7 +299,8 @@ TEST_P(AttentionTest, BFloat16IsRoundedToNearestEvenAndNanStaysNan) {
                     {nullptr, 0, false},
                     nullptr,
                     nullptr,
-                    {reinterpret_cast<std::byte*>(cache.data()), 0, 0, kBlock, kDim, KvType::kBF16},
+                    {reinterpret_cast<std::byte*>(cache.data()), 0, kBlock * kDim * 2, 1, kBlock,
+                     kDim, KvType::kBF16},
                     {1, query_indptr, kv_indptr, block, kv_tokens},
                     0,
                     1});
@@ -335,7 +336,8 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   const SequenceTable table{1, query_indptr, kv_indptr, blocks, kv_tokens};
   const KvLayer layer{reinterpret_cast<std::byte*>(cache.data()),
                       2 * kBlock * kDim * 4,
-                      2 * kBlock * kDim * 4,
+                      kBlock * kDim * 4,
+                      1,
                       kBlock,
                       kDim,
                       KvType::kF32};
@@ -527,18 +529,18 @@ TEST_P(AttentionTest, Float8IsRoundedToNearestEvenAndSaturates) {
     }
     std::vector<uint8_t> cache(2 * kBlock * kDim);
     FindAttention(GetParam())
-        .rope_append(
-            {row.data(),
-             3 * kDim,
-             1,
-             1,
-             {nullptr, 0, false},
-             nullptr,
-             nullptr,
-             {reinterpret_cast<std::byte*>(cache.data()), 0, 0, kBlock, kDim, KvType::kF8E4M3},
-             {1, query_indptr, kv_indptr, block, kv_tokens},
-             0,
-             1});
+        .rope_append({row.data(),
+                      3 * kDim,
+                      1,
+                      1,
+                      {nullptr, 0, false},
+                      nullptr,
+                      nullptr,
+                      {reinterpret_cast<std::byte*>(cache.data()), 0, kBlock * kDim, 1, kBlock,
+                       kDim, KvType::kF8E4M3},
+                      {1, query_indptr, kv_indptr, block, kv_tokens},
+                      0,
+                      1});
     for (int64_t i = 0; i < kDim; ++i) {
       EXPECT_EQ(cache[i * 16], nearest(row[kDim + i])) << row[kDim + i];
       EXPECT_EQ(cache[kBlock * kDim + i], nearest(row[2 * kDim + i])) << row[2 * kDim + i];
@@ -566,14 +568,15 @@ TEST_P(AttentionTest, Int8ScalesBelongToOneToken) {
                       {nullptr, 0, false},
                       nullptr,
                       nullptr,
-                      {cache.data(), 0, 0, kBlock, kDim, KvType::kI8},
+                      {cache.data(), 0, kBlock * (kDim + 4), 1, kBlock, kDim, KvType::kI8},
                       {1, query_indptr, kv_indptr, block, kv_tokens},
                       0,
                       1});
   }
+  // Behind the keys, and behind the values.
   const auto scale = [&](int64_t i) {
     float value;
-    std::memcpy(&value, cache.data() + 2 * kBlock * kDim + i * 4, 4);
+    std::memcpy(&value, cache.data() + (i / kBlock + 1) * kBlock * kDim + i * 4, 4);
     return value;
   };
   for (int64_t t = 0; t < 2; ++t) {

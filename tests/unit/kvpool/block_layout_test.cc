@@ -64,7 +64,7 @@ TEST(BlockLayout, EqualBlocksMoveInOnePiece) {
   const auto pieces = DivideBlock(std::span(&layout, 1), layout);
   ASSERT_TRUE(pieces.ok()) << pieces.status().ToString();
   ASSERT_EQ((*pieces)[0].size(), 1u);
-  EXPECT_EQ((*pieces)[0][0], (BlockPiece{0, 0, layout.block_bytes()}));
+  EXPECT_EQ((*pieces)[0][0], (BlockPiece{0, 0, layout.slices()}));
 }
 
 TEST(BlockLayout, ARankThatHasAHeadLessTakesAPieceOfEachLayer) {
@@ -73,8 +73,7 @@ TEST(BlockLayout, ARankThatHasAHeadLessTakesAPieceOfEachLayer) {
   const auto pieces = DivideBlock(std::span(&owner, 1), taker);
   ASSERT_TRUE(pieces.ok()) << pieces.status().ToString();
   EXPECT_EQ((*pieces)[0],
-            (std::vector<BlockPiece>{{(1 * 3 + 1) * kHeadBytes, 0, 2 * kHeadBytes},
-                                     {(2 * 3 + 1) * kHeadBytes, 2 * kHeadBytes, 2 * kHeadBytes}}));
+            (std::vector<BlockPiece>{{2 * (1 * 3 + 1), 0, 4}, {2 * (2 * 3 + 1), 4, 4}}));
 }
 
 TEST(BlockLayout, AHeadThatSeveralHaveComesFromTheFirst) {
@@ -110,16 +109,18 @@ TEST(BlockLayout, AnyCutFillsAnyOtherOne) {
     for (const BlockLayout& taker : takers) {
       const auto pieces = DivideBlock(owners, taker);
       ASSERT_TRUE(pieces.ok()) << pieces.status().ToString();
-      std::vector<uint8_t> block(static_cast<size_t>(taker.block_bytes()), 0xee);
+      const auto slice_bytes = static_cast<size_t>(taker.slice_bytes());
+      std::vector<uint8_t> block(static_cast<size_t>(taker.slices()) * slice_bytes, 0xee);
       size_t written = 0;
       for (size_t owner = 0; owner < owners.size(); ++owner) {
         const std::vector<uint8_t> source = Block(owners[owner], static_cast<uint8_t>(i));
         for (const BlockPiece& piece : (*pieces)[owner]) {
-          ASSERT_LE(piece.from + piece.bytes, owners[owner].block_bytes());
-          ASSERT_LE(piece.to + piece.bytes, taker.block_bytes());
-          std::memcpy(block.data() + piece.to, source.data() + piece.from,
-                      static_cast<size_t>(piece.bytes));
-          written += static_cast<size_t>(piece.bytes);
+          ASSERT_LE(piece.from + piece.slices, owners[owner].slices());
+          ASSERT_LE(piece.to + piece.slices, taker.slices());
+          const size_t bytes = static_cast<size_t>(piece.slices) * slice_bytes;
+          std::memcpy(block.data() + static_cast<size_t>(piece.to) * slice_bytes,
+                      source.data() + static_cast<size_t>(piece.from) * slice_bytes, bytes);
+          written += bytes;
         }
       }
       ASSERT_EQ(written, block.size()) << "each byte once";

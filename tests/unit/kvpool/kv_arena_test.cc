@@ -20,10 +20,9 @@ size_t ResidentPages(const KvArena& arena) {
 }
 
 TEST(KvArena, IsUntouchedUntilUsedAndThenZero) {
-  StatusOr<KvArena> arena = KvArena::Create(64, size_t{1} << 20);
+  StatusOr<KvArena> arena = KvArena::Create({64, 4, size_t{1} << 18});
   ASSERT_TRUE(arena.ok()) << arena.status().ToString();
   EXPECT_EQ(arena->bytes(), size_t{64} << 20);
-  EXPECT_EQ(arena->block_bytes(), size_t{1} << 20);
   EXPECT_EQ(ResidentPages(*arena), 0u);
   EXPECT_EQ(arena->data()[arena->bytes() - 1], std::byte{0});
   arena->data()[0] = std::byte{1};
@@ -31,7 +30,7 @@ TEST(KvArena, IsUntouchedUntilUsedAndThenZero) {
 }
 
 TEST(KvArena, MovingHandsTheMemoryOver) {
-  StatusOr<KvArena> created = KvArena::Create(2, 4096);
+  StatusOr<KvArena> created = KvArena::Create({2, 1, 4096});
   ASSERT_TRUE(created.ok());
   KvArena arena = std::move(created).value();
   std::byte* const data = arena.data();
@@ -43,24 +42,41 @@ TEST(KvArena, MovingHandsTheMemoryOver) {
   EXPECT_EQ(arena.bytes(), 8192u);
 }
 
+TEST(KvArena, ASliceOfAnExtentsBlocksLiesSideBySide) {
+  StatusOr<KvArena> arena = KvArena::Create({10, 6, 64, 4});
+  ASSERT_TRUE(arena.ok()) << arena.status().ToString();
+  EXPECT_EQ(arena->bytes(), 3u * 4 * 6 * 64) << "whole extents";
+  EXPECT_EQ(arena->slice(0, 0), arena->data());
+  EXPECT_EQ(arena->slice(0, 3), arena->data() + 3 * 64);
+  EXPECT_EQ(arena->slice(1, 0), arena->data() + 4 * 64);
+  EXPECT_EQ(arena->slice(5, 6), arena->data() + (1 * 6 * 4 + 5 * 4 + 2) * 64);
+  StatusOr<KvArena> apart = KvArena::Create({10, 6, 64, 1});
+  ASSERT_TRUE(apart.ok()) << apart.status().ToString();
+  EXPECT_EQ(apart->slice(5, 9), apart->data() + (9 * 6 + 5) * 64) << "block by block";
+}
+
 TEST(KvArena, SizesThatOverflowOrAreZeroAreRefused) {
-  EXPECT_EQ(KvArena::Create(SIZE_MAX / 2, 3).status().code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(KvArena::Create(0, 4096).status().code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(KvArena::Create(4, 0).status().code(), StatusCode::kInvalidArgument);
+  for (const KvShape& shape :
+       {KvShape{SIZE_MAX / 2, 1, 3}, KvShape{SIZE_MAX - 2, 1, 1, 4}, KvShape{4, SIZE_MAX / 2, 3},
+        KvShape{0, 1, 4096}, KvShape{4, 1, 0}, KvShape{4, 0, 4096}, KvShape{4, 1, 4096, 0},
+        KvShape{4, 1, 4096, 3}}) {
+    EXPECT_EQ(KvArena::Create(shape).status().code(), StatusCode::kInvalidArgument);
+  }
 }
 
 TEST(KvArena, MoreThanTheAddressSpaceIsResourceExhausted) {
-  EXPECT_EQ(KvArena::Create(size_t{1} << 30, size_t{1} << 30).status().code(),
+  EXPECT_EQ(KvArena::Create({size_t{1} << 30, 1, size_t{1} << 30}).status().code(),
             StatusCode::kResourceExhausted);
 }
 
 TEST(KvArena, SharedMemoryIsReadByOthersAndOutlivesItsArena) {
-  StatusOr<KvArena> created = KvArena::Create(4, 4096, Sharing::kShared);
+  StatusOr<KvArena> created = KvArena::Create({4, 1, 4096}, Sharing::kShared);
   ASSERT_TRUE(created.ok()) << created.status().ToString();
   std::optional<KvArena> owner = std::move(created).value();
   owner->data()[4096] = std::byte{7};
   const auto open = [&](uint64_t identity, size_t blocks) {
-    return KvArena::Open(static_cast<int>(getpid()), owner->descriptor(), identity, blocks, 4096);
+    return KvArena::Open(static_cast<int>(getpid()), owner->descriptor(), identity,
+                         {blocks, 1, 4096});
   };
   StatusOr<KvArena> reader = open(owner->identity(), 4);
   ASSERT_TRUE(reader.ok()) << reader.status().ToString();

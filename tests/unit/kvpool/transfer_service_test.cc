@@ -68,7 +68,9 @@ class TransferServiceTest : public testing::Test {
     endpoints_.clear();
     for (size_t r = 0; r < ranks_.size(); ++r) {
       Rank& rank = ranks_[r];
-      auto arena = KvArena::Create(setup.blocks, static_cast<size_t>(rank.layout.block_bytes()),
+      // Extents differ from rank to rank, as plans' may.
+      auto arena = KvArena::Create({setup.blocks, static_cast<size_t>(rank.layout.slices()),
+                                    static_cast<size_t>(rank.layout.slice_bytes()), size_t{1} << r},
                                    Sharing::kShared);
       ASSERT_TRUE(arena.ok()) << arena.status().ToString();
       rank.arena = std::move(arena).value();
@@ -87,14 +89,21 @@ class TransferServiceTest : public testing::Test {
     }
   }
 
+  // Byte i of a head of a layer, counted from the rank's first, in a block.
+  static std::byte& At(const Rank& rank, int32_t block, int32_t layer, int32_t head, int64_t i) {
+    const int64_t slice = 2 * (layer * rank.layout.kv_heads + head) + i / rank.layout.slice_bytes();
+    return rank.arena->slice(static_cast<size_t>(slice),
+                             static_cast<size_t>(block))[i % rank.layout.slice_bytes()];
+  }
+
   static void Fill(Rank& rank) {
-    for (size_t block = 0; block * rank.arena->block_bytes() < rank.arena->bytes(); ++block) {
-      std::byte* at = rank.arena->data() + block * rank.arena->block_bytes();
+    for (size_t block = 0; block < rank.arena->shape().blocks; ++block) {
       for (int32_t layer = 0; layer < rank.layout.layers; ++layer) {
         for (int32_t head = 0; head < rank.layout.kv_heads; ++head) {
           for (int64_t i = 0; i < rank.layout.head_bytes; ++i) {
-            *at++ = Value(rank.replica, static_cast<int32_t>(block),
-                          rank.layout.first_layer + layer, rank.layout.first_kv_head + head, i);
+            At(rank, static_cast<int32_t>(block), layer, head, i) =
+                Value(rank.replica, static_cast<int32_t>(block), rank.layout.first_layer + layer,
+                      rank.layout.first_kv_head + head, i);
           }
         }
       }
@@ -105,14 +114,13 @@ class TransferServiceTest : public testing::Test {
   void ExpectBlock(int replica, int32_t to, int source, int32_t from) {
     for (const Rank& rank : ranks_) {
       if (rank.replica != replica) continue;
-      const std::byte* at =
-          rank.arena->data() + static_cast<size_t>(to) * rank.arena->block_bytes();
       int64_t wrong = 0;
       for (int32_t layer = 0; layer < rank.layout.layers; ++layer) {
         for (int32_t head = 0; head < rank.layout.kv_heads; ++head) {
           for (int64_t i = 0; i < rank.layout.head_bytes; ++i) {
-            wrong += *at++ != Value(source, from, rank.layout.first_layer + layer,
-                                    rank.layout.first_kv_head + head, i);
+            wrong +=
+                At(rank, to, layer, head, i) != Value(source, from, rank.layout.first_layer + layer,
+                                                      rank.layout.first_kv_head + head, i);
           }
         }
       }
@@ -313,7 +321,7 @@ TEST_F(TransferServiceTest, RanksThatGoAtTheEndAreNoLoss) {
 TEST_F(TransferServiceTest, AnOwnerThatIsLostDuringATransferFailsIt) {
   Make({.sockets_only = true, .blocks = 64, .head_bytes = 500000});
   // What arrives first overwrites the first byte of what replica 0 has in block 20.
-  const volatile std::byte* first = ranks_[0].arena->data() + 20 * ranks_[0].arena->block_bytes();
+  const volatile std::byte* first = ranks_[0].arena->slice(0, 20);
   const std::byte before = *first;
   ASSERT_NE(Value(1, 0, 0, 0, 0), before);
   std::vector<int32_t> from;
@@ -391,7 +399,7 @@ TEST_F(TransferServiceTest, AStrangerIsNotServed) {
 TEST_F(TransferServiceTest, BytesOutsideOfABlockAreRefused) {
   Make({});
   const Hello hello{kTransferMagic, kTransferVersion, endpoints_[0].cookie, Purpose::kGet, 1};
-  const auto size = static_cast<uint64_t>(ranks_[2].layout.block_bytes());
+  const auto size = static_cast<uint64_t>(ranks_[2].layout.slices());
   const auto reply = [&](PieceFrame piece, int32_t block) {
     const int file = Connect(2, hello);
     const GetRequest request{1, 1};

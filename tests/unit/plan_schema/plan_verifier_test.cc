@@ -576,6 +576,7 @@ const std::vector<Mutation>& Mutations() {
        },
        "pinned_prefixes"},
       {"KvHeadBytesWrong", kOne, [](P p) { p.kv->head_bytes /= 2; }, "kv.head_bytes: 2048"},
+      {"KvExtentIsNoPowerOfTwo", kOne, [](P p) { p.kv->extent_blocks = 3; }, "kv.extent_blocks: 3"},
       {"NoBatch", kOne, [](P p) { p.limits->max_batch = 0; }, "limits.max_batch: 0"},
       {"NoChunk", kOne, [](P p) { p.limits->prefill_chunk = 0; }, "limits.prefill_chunk: 0"},
       {"BatchAboveTokens", kOne, [](P p) { p.limits->max_batch = 13; }, "limits.max_tokens: 12"},
