@@ -12,7 +12,8 @@ namespace llmir::kvpool {
 enum class TransferKind : uint32_t {
   kFetch,    // blocks of `destination` get what blocks of another replica, `source`, hold
   kSpill,    // slots of the spill files get what blocks of the same replica hold
-  kRestore,  // blocks get what slots hold
+  kRestore,  // blocks of `destination` get what slots of `source` hold, of the same replica or
+             // another
 };
 
 // What all ranks of replica `destination` are to do, each with its part of every block. `from` and
@@ -20,7 +21,7 @@ enum class TransferKind : uint32_t {
 struct TransferOrder {
   uint64_t ticket = 0;
   TransferKind kind = TransferKind::kFetch;
-  int source = 0;  // of a spill or restore, `destination`
+  int source = 0;  // of a spill, `destination`
   int destination = 0;
   std::span<const int32_t> from;
   std::span<const int32_t> to;

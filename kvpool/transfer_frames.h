@@ -40,13 +40,17 @@ struct PieceFrame {
 
 struct GetRequest {
   uint32_t pieces;
-  uint32_t blocks;
+  uint32_t blocks;   // or slots
+  uint32_t spilled;  // 1: of the spill file
+  uint32_t reserved;
 };
 
 struct GetReply {
   uint32_t code;           // StatusCode
   uint32_t message_bytes;  // of an error's text
-  uint64_t bytes;          // that follow: slice by slice, of each all blocks
+  // That follow: slice by slice, of each all blocks; of the spill file slot by slot, of each all
+  // slices.
+  uint64_t bytes;
 };
 
 struct OrderFrame {

@@ -347,9 +347,13 @@ awaitable<ErrorCode> TransferService::Impl::ServeGet(Connection& connection,
     status = OutOfRange("slices {} to {} of a block that has {}", piece.first,
                         piece.first + piece.slices, shape.slices);
   }
+  const bool spilled = request.spilled != 0;
+  const auto count = !spilled             ? endpoint_.blocks
+                     : spill_.has_value() ? static_cast<int64_t>(spill_->slots())
+                                          : 0;
   for (const int32_t block : blocks) {
-    if (block >= 0 && block < endpoint_.blocks) continue;
-    status = OutOfRange("block {} of {}", block, endpoint_.blocks);
+    if (block >= 0 && block < count) continue;
+    status = OutOfRange("{} {} of {}", spilled ? "slot" : "block", block, count);
   }
   GetReply reply{static_cast<uint32_t>(status.code()),
                  static_cast<uint32_t>(std::min<size_t>(status.message().size(), kMostMessage)),
@@ -362,6 +366,20 @@ awaitable<ErrorCode> TransferService::Impl::ServeGet(Connection& connection,
   }
   if (!status.ok()) co_return ErrorCode();
   std::vector<asio::const_buffer> buffers;
+  std::vector<std::byte> block(spilled ? shape.block_bytes() : 0);
+  for (size_t i = 0; spilled && i < blocks.size(); ++i) {
+    const Status read = spill_->Read(blocks[i], block);
+    // Who asked has been told how much comes: the end of the connection says that it doesn't.
+    if (!read.ok()) co_return make_error_code(boost::system::errc::io_error);
+    buffers.clear();
+    for (const PieceFrame& piece : pieces) {
+      buffers.push_back(asio::buffer(block.data() + piece.first * shape.slice_bytes,
+                                     piece.slices * shape.slice_bytes));
+    }
+    error = co_await connection.Write(std::span(buffers));
+    if (error) co_return error;
+  }
+  if (spilled) co_return ErrorCode();
   for (const PieceFrame& piece : pieces) {
     for (uint64_t slice = piece.first; slice < piece.first + piece.slices; ++slice) {
       buffers.clear();
@@ -487,8 +505,9 @@ awaitable<Status> TransferService::Impl::TryGet(Connection& connection,
     wanted.push_back({static_cast<uint64_t>(piece.from), static_cast<uint64_t>(piece.slices)});
   }
   const uint64_t bytes = AllBytes(pieces, work.from.size());
+  const bool spilled = work.kind == TransferKind::kRestore;
   const GetRequest request{static_cast<uint32_t>(wanted.size()),
-                           static_cast<uint32_t>(work.from.size())};
+                           static_cast<uint32_t>(work.from.size()), spilled ? 1u : 0u, 0};
   ErrorCode error = co_await connection.Write(
       std::array{Bytes(&request), BytesOf(std::span<const PieceFrame>(wanted)),
                  BytesOf(std::span<const int32_t>(work.from))});
@@ -512,6 +531,21 @@ awaitable<Status> TransferService::Impl::TryGet(Connection& connection,
     co_return Internal("{} bytes are to come, expected {}", reply.bytes, bytes);
   }
   std::vector<asio::mutable_buffer> buffers;
+  for (size_t i = 0; spilled && i < work.to.size(); ++i) {
+    buffers.clear();
+    for (const BlockPiece& piece : pieces) {
+      for (int64_t slice = piece.to; slice < piece.to + piece.slices; ++slice) {
+        buffers.push_back(
+            asio::buffer(arena_.slice(static_cast<size_t>(slice), static_cast<size_t>(work.to[i])),
+                         arena_.shape().slice_bytes));
+      }
+    }
+    error = co_await connection.Read(std::span(buffers), options_.patience);
+    if (error) {
+      co_return failed(error);
+    }
+  }
+  if (spilled) co_return Status();
   for (const BlockPiece& piece : pieces) {
     for (int64_t slice = piece.to; slice < piece.to + piece.slices; ++slice) {
       buffers.clear();
@@ -539,8 +573,11 @@ awaitable<Status> TransferService::Impl::Fill(const OrderWork& work, uint64_t* b
     if (pieces.empty()) continue;
     const int owner = division.owners[i];
     const TransferEndpoint& from = endpoints_[static_cast<size_t>(owner)];
-    if (bad(work.from, from.blocks)) co_return OutOfRange("the order names a block that isn't");
-    if (const KvArena* memory = MemoryOf(owner)) {
+    const bool spilled = work.kind == TransferKind::kRestore;
+    if (!spilled && bad(work.from, from.blocks)) {
+      co_return OutOfRange("the order names a block that isn't");
+    }
+    if (const KvArena* memory = spilled ? nullptr : MemoryOf(owner)) {
       co_await Copy(*memory, pieces, work);
     } else {
       const Status status = co_await Get(owner, pieces, work);
@@ -593,7 +630,7 @@ awaitable<void> TransferService::Impl::CarryOutAll() {
     const OrderWork& work = orders_.front();
     const auto begin = Clock::now();
     Told told;
-    if (work.kind == TransferKind::kFetch) {
+    if (work.source != endpoint_.replica) {
       told.status = co_await Fill(work, &told.bytes);
     } else {
       told.status = co_await Store(work, &told.bytes);
@@ -772,11 +809,15 @@ void TransferService::Impl::Tell(uint64_t ticket, int rank, const Told& told) {
 
 Status TransferService::Impl::Order(const TransferOrder& order) {
   const bool within = order.source == order.destination;
+  const bool wrong = order.kind == TransferKind::kFetch   ? within
+                     : order.kind == TransferKind::kSpill ? !within
+                                                          : false;
   if (rank_ != 0 || order.from.size() != order.to.size() || order.from.empty() ||
-      order.from.size() > kMostBlocks || within == (order.kind == TransferKind::kFetch)) {
+      order.from.size() > kMostBlocks || wrong) {
     return InvalidArgument(
         "transfer of {} blocks of replica {} to {} of replica {}: expected 1 to {} blocks, as many "
-        "of one as of the other, ordered by rank 0; a fetch from another replica",
+        "of one as of the other, ordered by rank 0; a fetch from another replica, a spill within "
+        "one",
         order.from.size(), order.source, order.to.size(), order.destination, kMostBlocks);
   }
   asio::post(io_, [this, destination = order.destination,

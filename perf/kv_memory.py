@@ -9,8 +9,8 @@ once), so that what is wasted is missing for others.
 Fig. 2 (block_size.svg): block sizes from 16 tokens up; generated tokens per second, and memory efficiency, the part of the
 held room that has a token in it.
 Table II (configurations.svg): contiguous, a sequence holds room for the longest one (a block as long as the context), nothing
-shared; pool, blocks as they are needed, nothing shared; pool and prefixes in one arena, blocks of the two sizes nearest to
-128 KB and 256 KB of one rank, and the plan's own choice. Activations aren't in that arena here: the plan gives them fixed places.
+shared; pool, blocks as they are needed, nothing shared; pool and prefixes in one arena, in extents whose runs of a head have
+32 KiB (the plan's own choice), 128 KiB and 256 KiB. Activations aren't in that arena here: the plan gives them fixed places.
 """
 
 import argparse
@@ -36,25 +36,26 @@ class Bench:
         self.requests = workload.make_requests(arguments, shown["model"]["vocabulary"], arguments.context)
         self.bytes_per_token = shown["replicas"][0]["stages"][0]["ranks"][0]["memory"]["kv_block"] / 16
 
-    def plan(self, block_size):
-        if block_size not in self.plans:
-            path = self.folder / f"{block_size}.plan.fb"
+    def plan(self, block_size, extent="32Ki"):
+        key = block_size, extent
+        if key not in self.plans:
+            path = self.folder / f"{block_size}-{extent}.plan.fb"
             inspect = self.arguments.build / "bin" / "llmir-inspect"
             execute([self.arguments.build / "bin" / "llmir-plan", self.arguments.model, "-o", path, "--weights", "keep", "--max-batch", 32,
-                     "--context", self.arguments.context, "--block-size", block_size,
+                     "--context", self.arguments.context, "--block-size", block_size, "--kv-extent", extent,
                      "--kv-blocks", self.arguments.tokens // block_size])  # fmt: skip
-            self.plans[block_size] = path, json.loads(execute([inspect, "show", path, "--json"]))
-        return self.plans[block_size]
+            self.plans[key] = path, json.loads(execute([inspect, "show", path, "--json"]))
+        return self.plans[key]
 
-    def row(self, name, block_size, *options):
-        path, _ = self.plan(block_size)
+    def row(self, name, block_size, *options, extent="32Ki"):
+        path, _ = self.plan(block_size, extent)
         settings = argparse.Namespace(build=self.arguments.build, plan=path, ranks=1, pinned_blocks=0,
                                       exec_options=["--threads", self.arguments.threads, *options])  # fmt: skip
         runs = [workload.measure_load(settings, self.folder, self.requests)[1] for _ in range(self.arguments.runs)]
         rates = [run["tokens_per_second"] for run in runs]
         engine = runs[-1]["engine"]
         print(f"{name}: {statistics.median(rates):.0f} tokens/s, waste {100 * engine['kv_waste']:.1f} %", file=sys.stderr)
-        return {"configuration": name, "block_size": block_size, "block_kb": block_size * self.bytes_per_token / 1024,
+        return {"configuration": name, "block_size": block_size, "extent": extent, "block_kb": block_size * self.bytes_per_token / 1024,
                 "tokens_per_s": statistics.median(rates), "min": min(rates), "max": max(rates), "efficiency": 1 - engine["kv_waste"],
                 "reused_prompt_tokens": engine["reused_prompt_tokens"],
                 "preempted": engine["preempted_to_recompute"] + engine["preempted_to_swap"]}  # fmt: skip
@@ -99,13 +100,10 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llmir-kv-memory-") as name:
         bench = Bench(arguments, pathlib.Path(name))
-        nearest = lambda kb: min(BLOCK_SIZES, key=lambda size: abs(size * bench.bytes_per_token / 1024 - kb))  # noqa: E731
         sizes = [bench.row(f"blocks of {size}", size) for size in BLOCK_SIZES]
         table = [bench.row("contiguous", arguments.context, "--forget-prefixes"), bench.row("pool", 32, "--forget-prefixes")]
-        for kb in (128, 256):
-            size = nearest(kb)
-            table.append(bench.row(f"pool and prefixes, {size * bench.bytes_per_token / 1024:.0f} KB", size))
-        table.append(bench.row("pool and prefixes, blocks of 32", 32))
+        for extent in ("32Ki", "128Ki", "256Ki"):
+            table.append(bench.row(f"pool and prefixes, runs of {extent}B", 32, extent=extent))
     for row in table:
         row["improvement"] = row["tokens_per_s"] / table[0]["tokens_per_s"] - 1
     result = {

@@ -387,8 +387,9 @@ class Engine {
   uint64_t tickets_ = 0;
   RecentMedian near_fetch_seconds_;  // per block, within a host
   RecentMedian far_fetch_seconds_;
-  RecentMedian restore_seconds_;
-  Clock::duration admission_{};  // of this turn
+  RecentMedian restore_seconds_;        // from the replica's own spill file
+  RecentMedian other_restore_seconds_;  // from another's
+  Clock::duration admission_{};         // of this turn
   bool pinned_ = false;
   kvpool::PageTable page_table_;
   std::vector<kvpool::SequenceId> step_ids_;

@@ -26,7 +26,9 @@ double Engine::ComputeSeconds(const Replica& replica, int32_t before, int32_t bl
 }
 
 RecentMedian& Engine::FetchTimes(const Source& source, const Replica& destination) {
-  if (source.restores) return restore_seconds_;
+  if (source.restores) {
+    return source.replica == &destination ? restore_seconds_ : other_restore_seconds_;
+  }
   const bool near = runner_.transfers()->ShareHost(source.replica->number, destination.number);
   return near ? near_fetch_seconds_ : far_fetch_seconds_;
 }
@@ -55,8 +57,8 @@ Engine::Source Engine::ChooseSource(Replica& destination, int32_t own) {
   };
   for (const auto& source : replicas_) {
     if (source.get() != &destination) weigh({source.get(), false, source->cached - own});
+    if (source->spilled != nullptr) weigh({source.get(), true, source->in_file - own});
   }
-  if (destination.spilled != nullptr) weigh({&destination, true, destination.in_file - own});
   return best;
 }
 

@@ -31,9 +31,7 @@ def test_prefixes_come_back_from_the_file(models, model, tmp_path, layout):
     assert [line["ids"] for line in given] == [line["ids"] for line in expected]
     engine = json.loads(report.read_text())["engine"]
     assert engine["spilled_blocks"] > 50 and engine["held_kv_blocks"] == 0, engine
-    # Of two replicas a prompt may run in the one that hasn't spilled it.
-    if "dp" not in layout:
-        assert engine["restores"] >= 1 and engine["restored_tokens"] >= 100, engine
+    assert engine["restores"] >= 1 and engine["restored_tokens"] >= 100, engine
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 

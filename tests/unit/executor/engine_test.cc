@@ -92,7 +92,9 @@ class MemoryModel : public StepRunner, public kvpool::BlockTransfers {
   }
   kvpool::BlockTransfers* transfers() override { return moves_ ? this : nullptr; }
   Status Order(const kvpool::TransferOrder& order) override {
-    EXPECT_EQ(order.kind == kvpool::TransferKind::kFetch, order.source != order.destination);
+    if (order.kind != kvpool::TransferKind::kRestore) {
+      EXPECT_EQ(order.kind == kvpool::TransferKind::kFetch, order.source != order.destination);
+    }
     EXPECT_EQ(order.from.size(), order.to.size());
     Transfer transfer{order.ticket,
                       order.kind,
@@ -770,6 +772,31 @@ TEST_F(EngineTest, WhatMadeRoomComesBackFromTheFile) {
   ExpectRightAnswers();
   EXPECT_EQ(engine_->statistics().restores, 1u);
   EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
+  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+}
+
+TEST_F(EngineTest, WhatAnotherReplicaSpilledComesFromItsFile) {
+  Shape shape{.blocks = 20, .max_batch = 1, .replicas = 2};
+  shape.context = 256;
+  Make(shape, WithSpill(100), 0, 0);
+  for (uint32_t i = 0; i < 8; ++i) {
+    Submit(MakeRequest(Prompt(i, 96), 20));
+    RunAll();
+  }
+  ASSERT_EQ(model_->rows(1), 0u) << "the first replica was always idle";
+  Submit(MakeRequest(Prompt(9, 60), 100));
+  for (const size_t before = model_->rows(0); model_->rows(0) < before + 70;) {
+    ASSERT_TRUE(engine_->Step().ok());
+  }
+  std::vector<int32_t> again = Prompt(0, 96);
+  again.push_back(5);
+  Submit(MakeRequest(again, 5));
+  RunAll();
+  ExpectRightAnswers();
+  EXPECT_EQ(engine_->statistics().restores, 1u);
+  EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
+  EXPECT_LT(model_->rows(1), 20u) << "most of the prompt came from the file";
+  EXPECT_GT(model_->rows(1), 0u);
   EXPECT_EQ(engine_->statistics().held_blocks, 0);
 }
 

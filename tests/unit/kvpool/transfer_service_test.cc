@@ -216,6 +216,35 @@ TEST_P(TransferWays, AnOrderOfABlockThatIsNotFailsOnAllRanksAndTheNextOneSucceed
   ExpectBlock(1, 2, 0, 1);
 }
 
+TEST_F(TransferServiceTest, BlocksComeFromTheSpillFilesOfAnotherReplica) {
+  Make({.spill_slots = 4});
+  const auto order = [&](TransferKind kind, int source, int destination, std::vector<int32_t> from,
+                         std::vector<int32_t> to) {
+    EXPECT_TRUE(ranks_[0].service->Order({9, kind, source, destination, from, to}).ok());
+    return Wait();
+  };
+  for (const int source : {0, 1}) {
+    const int other = 1 - source;
+    TransferOutcome outcome = order(TransferKind::kSpill, source, source, {7, 2}, {3, 0});
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+    outcome = order(TransferKind::kRestore, source, other, {0, 3}, {10, 12});
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+    EXPECT_EQ(outcome.bytes, 2u * kLayers * kHeads * 1000);
+    ExpectBlock(other, 10, source, 2);
+    ExpectBlock(other, 12, source, 7);
+    // What was never written breaks the connection off; the next one is another.
+    EXPECT_EQ(order(TransferKind::kRestore, source, other, {1}, {5}).status.code(),
+              StatusCode::kUnavailable);
+    EXPECT_EQ(order(TransferKind::kRestore, source, other, {4}, {5}).status.code(),
+              StatusCode::kOutOfRange);
+    outcome = order(TransferKind::kRestore, source, other, {3}, {5});
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+    ExpectBlock(other, 5, source, 7);
+  }
+  EXPECT_EQ(ranks_[0].service->Order({1, TransferKind::kSpill, 0, 1, {}, {}}).code(),
+            StatusCode::kInvalidArgument);
+}
+
 TEST_F(TransferServiceTest, BlocksComeBackFromTheSpillFiles) {
   Make({.spill_slots = 4});
   const auto order = [&](TransferKind kind, int replica, std::vector<int32_t> from,
@@ -400,9 +429,9 @@ TEST_F(TransferServiceTest, BytesOutsideOfABlockAreRefused) {
   Make({});
   const Hello hello{kTransferMagic, kTransferVersion, endpoints_[0].cookie, Purpose::kGet, 1};
   const auto size = static_cast<uint64_t>(ranks_[2].layout.slices());
-  const auto reply = [&](PieceFrame piece, int32_t block) {
+  const auto reply = [&](PieceFrame piece, int32_t block, uint32_t spilled = 0) {
     const int file = Connect(2, hello);
-    const GetRequest request{1, 1};
+    const GetRequest request{1, 1, spilled, 0};
     EXPECT_EQ(write(file, &request, sizeof request), static_cast<ssize_t>(sizeof request));
     EXPECT_EQ(write(file, &piece, sizeof piece), static_cast<ssize_t>(sizeof piece));
     EXPECT_EQ(write(file, &block, sizeof block), static_cast<ssize_t>(sizeof block));
@@ -417,6 +446,7 @@ TEST_F(TransferServiceTest, BytesOutsideOfABlockAreRefused) {
   EXPECT_EQ(reply({UINT64_MAX - 3, 8}, 0), StatusCode::kOutOfRange);
   EXPECT_EQ(reply({0, 8}, 16), StatusCode::kOutOfRange);
   EXPECT_EQ(reply({0, 8}, -1), StatusCode::kOutOfRange);
+  EXPECT_EQ(reply({0, 8}, 0, 1), StatusCode::kOutOfRange) << "there is no spill file";
 }
 
 }  // namespace

@@ -96,6 +96,15 @@ TEST(PlanFacts, JoinedWeightsHaveTheRowsOfTheirPieces) {
   }
 }
 
+TEST(PlanFacts, ExtentsMakeRunsOfAboutTheirSize) {
+  const uint64_t head = KvHeadBytes(DType::bf16, 16, 64);
+  EXPECT_EQ(KvExtentBlocks(head, 1000, uint64_t{32} << 10), 16u);
+  EXPECT_EQ(KvExtentBlocks(head, 1000, (uint64_t{64} << 10) - 1), 16u) << "a power of two, no more";
+  EXPECT_EQ(KvExtentBlocks(head, 5, uint64_t{32} << 10), 8u) << "one extent has room for all";
+  EXPECT_EQ(KvExtentBlocks(head, 1000, 1), 1u) << "each block by itself";
+  EXPECT_EQ(KvExtentBlocks(head << 20, 1000), 1u) << "a slice is a run";
+}
+
 TEST(PlanFacts, PeakGrowsWithBlocksInUse) {
   auto plan = BuildPlan({});
   MemoryT& memory = *plan->replicas[0]->stages[0]->ranks[0]->memory;
