@@ -198,8 +198,15 @@ class Profile {
   }
 
   Status Memory(Json& json);
-  // Called a few times during the run, and the best counts: other programs use the memory as well.
+  // Called between the groups of figures, and the best counts: what a shared host leaves of its
+  // memory's bandwidth changes within seconds.
   Status ReadMemory(Json& json);
+  // Reads memory, and gives the entries from `first` on, which were measured since it was read
+  // last, the mean of both times.
+  Status EndGroup(Json& entries, size_t first, Json& json);
+  // What the times of entries would be with memory as it was at best: of a time, the share for
+  // which memory was at its bound goes by it.
+  static void ToBestMemory(double best, Json& entries);
   Status Linear(Json& json);
   Status LinearShape(const kernels::LinearKernel& kernel, const MatrixShape& shape, Json& json);
   Status Attention(Json& json);
@@ -224,22 +231,50 @@ class Profile {
     return {start, static_cast<size_t>(bytes)};
   }
 
-  MemoryMap cold_;       // weights and caches, far more than the caches of the processor hold
-  int64_t cold_at_ = 0;  // what comes next
+  MemoryMap cold_;         // weights and caches, far more than the caches of the processor hold
+  int64_t cold_at_ = 0;    // what comes next
+  double memory_now_ = 0;  // bytes per second, when it was read last
   int figures_left_ = 0;
 };
 
 Status Profile::ReadMemory(Json& json) {
+  memory_now_ = 0;
   for (const size_t streams : kReadStreams) {
     uint64_t sum = 0;
     const Figure read = Measure([&] { sum += ReadOnce(pool_, Cold(kReadBytes), streams); });
     if (sum == 0) return Internal("memory: what was written isn't there");
     const double rate = kReadBytes / read.us * 1e6;
+    memory_now_ = std::max(memory_now_, rate);
     if (rate <= json.value("memory_bytes_per_s", 0.0)) continue;
     json["memory_bytes_per_s"] = rate;
     AddFigure(json["memory"], read, "bytes_per_s", rate);
   }
   return Status();
+}
+
+Status Profile::EndGroup(Json& entries, size_t first, Json& json) {
+  const double before = memory_now_;
+  LLMIR_RETURN_IF_ERROR(ReadMemory(json));
+  for (size_t i = first; i < entries.size(); ++i) {
+    entries[i]["memory_bytes_per_s"] = (before + memory_now_) / 2;
+  }
+  return Status();
+}
+
+void Profile::ToBestMemory(double best, Json& entries) {
+  for (Json& entry : entries) {
+    const double then = entry["memory_bytes_per_s"];
+    const auto correct = [&](Json& row) {
+      const double us = row["us"];
+      const double share = std::min(1.0, entry["bytes"].get<double>() / us * 1e6 / then);
+      row["us"] = us * (1 - share + share * std::min(1.0, then / best));
+    };
+    if (!entry.contains("tokens") || !entry["tokens"].is_array()) {
+      correct(entry);
+      continue;
+    }
+    for (Json& row : entry["tokens"]) correct(row);
+  }
 }
 
 Status Profile::Memory(Json& json) {
@@ -320,12 +355,11 @@ Status Profile::Linear(Json& json) {
   Json& entries = json["linear"] = Json::array();
   for (const kernels::LinearKernel* kernel : Kernels()) {
     Say(kernel->name);
+    const size_t first = entries.size();
     for (const MatrixShape& shape : kMatrices) {
       LLMIR_RETURN_IF_ERROR(LinearShape(*kernel, shape, entries));
     }
-    // What a shared host leaves of its memory's bandwidth changes within seconds: the bound is what
-    // it gave at the best of these times.
-    LLMIR_RETURN_IF_ERROR(ReadMemory(json));
+    LLMIR_RETURN_IF_ERROR(EndGroup(entries, first, json));
   }
   return Status();
 }
@@ -436,6 +470,7 @@ Status Profile::AttentionShape(const KvTypeName& type, const FormName& form, int
   entry["batch"] = load.batch;
   entry["context"] = load.context;
   entry["tokens"] = load.tokens;
+  entry["bytes"] = blocks * layer_bytes;
   AddFigure(entry, figure, "us", figure.us);
   if (form.fused) return Status();
   const Figure append = Measure([&] {
@@ -447,19 +482,22 @@ Status Profile::AttentionShape(const KvTypeName& type, const FormName& form, int
 }
 
 Status Profile::Attention(Json& json) {
+  Json& entries = json["attention"] = Json::array();
   for (const KvTypeName& type : kKvTypes) {
     Say(fmt::format("attention over {} keys and values", type.name));
     for (const FormName& form : kForms) {
+      const size_t first = entries.size();
       for (const HeadShape& heads : kHeads) {
         for (const int64_t block_size : kBlockSizes) {
           for (const AttentionLoad& load : kLoads) {
             if (Stopped()) return Status();
             if (!IsMeasured(form, heads, load)) continue;
             if (alone_ && !IsMeasuredAlone(form, block_size)) continue;
-            LLMIR_RETURN_IF_ERROR(AttentionShape(type, form, block_size, heads, load, json));
+            LLMIR_RETURN_IF_ERROR(AttentionShape(type, form, block_size, heads, load, entries));
           }
         }
       }
+      LLMIR_RETURN_IF_ERROR(EndGroup(entries, first, json));
     }
   }
   return Status();
@@ -554,17 +592,19 @@ Status Profile::Run(Json& json) {
     }
   }
   figures_left_ =
-      6 +
+      6 + static_cast<int>(std::size(kReadStreams) * std::size(kKvTypes) * std::size(kForms)) +
       static_cast<int>(Kernels().size() * (std::size(kMatrices) * std::size(kMatrixTokens) + 1)) +
       attention_figures * static_cast<int>(std::size(kKvTypes)) +
       kVectorKernels * static_cast<int>(std::size(kVectorColumns));
   LLMIR_RETURN_IF_ERROR(Memory(json));
   LLMIR_RETURN_IF_ERROR(Linear(json));
-  LLMIR_RETURN_IF_ERROR(Attention(json["attention"] = Json::array()));
+  LLMIR_RETURN_IF_ERROR(Attention(json));
   LLMIR_RETURN_IF_ERROR(Vector(json["vector"] = Json::array()));
   StepParts(json);
   LLMIR_RETURN_IF_ERROR(ReadMemory(json));
   if (Stopped()) return Cancelled("stopped by a signal; nothing was written");
+  ToBestMemory(json["memory_bytes_per_s"], json["linear"]);
+  ToBestMemory(json["memory_bytes_per_s"], json["attention"]);
   return Status();
 }
 

@@ -5,8 +5,8 @@
     perf/prediction.py --calibration machine.json --json perf/results/prediction.json
 
 Each row is one configuration with as many threads as cores at most: a model, types, a layout, a batch and lengths. It runs twice,
-one prompt at a time for the time to first token, and the batch for the time per token. Right before a row's runs llmir-bound
-measures read bandwidth and multiply-adds again, and the prediction is scaled by what they were at calibration over what they
+one prompt at a time for the time to first token, and the batch for the time per token. Right before and after each run
+llmir-bound measures read bandwidth and multiply-adds again (the mean counts), and the prediction is scaled by what they were at calibration over what they
 are now, by nothing else: the time per token by reading, the time to first token by multiply-adds. Both predictions are in the row.
 
 --layouts also plans SmolLM2 by search and measures every layout of the host's cores beside the chosen one.
@@ -71,7 +71,7 @@ class Bench:
 
     def bound(self, threads):
         """What the machine gives now: bytes and operations per second, the best of a few passes."""
-        found = json.loads(execute([self.bin / "llmir-bound", "--threads", threads, "--mib", 128, "--repeats", 3]))
+        found = json.loads(execute([self.bin / "llmir-bound", "--threads", threads, "--mib", 512, "--repeats", 2]))
         return {
             "read_gb_per_s": found["read_gb_per_s"]["max"],
             "fp32_gflop_per_s": found["fp32_gflop_per_s"]["max"],
@@ -139,11 +139,15 @@ def measure(bench, row, at_calibration):
     # The stages of a pipeline with one step in flight take turns.
     busy = min(row["tp"] * row["threads"], threads)
     before = at_calibration[str(busy)]
-    now = bench.bound(busy)
+    bounds = [bench.bound(busy)]
     predicted, measured = bench.first_token(row)
-    result = {**row, "bound": now, "first_token_us": {"predicted": predicted, "measured": measured}, **bench.tokens(row)}
+    bounds.append(bench.bound(busy))
+    tokens = bench.tokens(row)
+    bounds.append(bench.bound(busy))
+    result = {**row, "bounds": bounds, "first_token_us": {"predicted": predicted, "measured": measured}, **tokens}
     arithmetic = "fp32_gflop_per_s" if row["weights"] == "bf16" else "int8_gop_per_s"
-    result["scale"] = {"read": before["read_gb_per_s"] / now["read_gb_per_s"], "arithmetic": before[arithmetic] / now[arithmetic]}
+    mean = lambda name, first: (bounds[first][name] + bounds[first + 1][name]) / 2  # noqa: E731
+    result["scale"] = {"read": before["read_gb_per_s"] / mean("read_gb_per_s", 1), "arithmetic": before[arithmetic] / mean(arithmetic, 0)}
     result["error"] = {
         "token": error(result["token_us"]),
         "token_scaled": error(result["token_us"], result["scale"]["read"]),
