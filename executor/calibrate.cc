@@ -253,6 +253,7 @@ Status Profile::ReadMemory(Json& json) {
 }
 
 Status Profile::EndGroup(Json& entries, size_t first, Json& json) {
+  if (first == entries.size()) return Status();
   const double before = memory_now_;
   LLMIR_RETURN_IF_ERROR(ReadMemory(json));
   for (size_t i = first; i < entries.size(); ++i) {
@@ -269,11 +270,12 @@ void Profile::ToBestMemory(double best, Json& entries) {
       const double share = std::min(1.0, entry["bytes"].get<double>() / us * 1e6 / then);
       row["us"] = us * (1 - share + share * std::min(1.0, then / best));
     };
-    if (!entry.contains("tokens") || !entry["tokens"].is_array()) {
+    Json& tokens = entry["tokens"];  // a matrix has a row for each number of them
+    if (tokens.is_array()) {
+      for (Json& row : tokens) correct(row);
+    } else {
       correct(entry);
-      continue;
     }
-    for (Json& row : entry["tokens"]) correct(row);
   }
 }
 

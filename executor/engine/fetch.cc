@@ -55,8 +55,11 @@ Engine::Source Engine::ChooseSource(Replica& destination, int32_t own) {
     best = source;
     most = saved;
   };
+  // The own file first: of equals it needs no socket.
+  if (destination.spilled != nullptr) weigh({&destination, true, destination.in_file - own});
   for (const auto& source : replicas_) {
-    if (source.get() != &destination) weigh({source.get(), false, source->cached - own});
+    if (source.get() == &destination) continue;
+    weigh({source.get(), false, source->cached - own});
     if (source->spilled != nullptr) weigh({source.get(), true, source->in_file - own});
   }
   return best;

@@ -756,48 +756,49 @@ EngineOptions WithSpill(int32_t slots) {
   return options;
 }
 
-TEST_F(EngineTest, WhatMadeRoomComesBackFromTheFile) {
-  Make({.blocks = 20, .context = 256}, WithSpill(100), 0, 0);
-  for (uint32_t i = 0; i < 8; ++i) {
-    Submit(MakeRequest(Prompt(i, 96), 20));
-    RunAll();
+class SpillTest : public EngineTest {
+ protected:
+  // Eight prompts, one after the other: the first ones' blocks make room for the last ones'.
+  void RunPrompts() {
+    for (uint32_t i = 0; i < 8; ++i) {
+      Submit(MakeRequest(Prompt(i, 96), 20));
+      RunAll();
+    }
   }
+  void ExpectTheFirstFromTheFile() {
+    std::vector<int32_t> again = Prompt(0, 96);
+    again.push_back(5);
+    Submit(MakeRequest(again, 5));
+    RunAll();
+    ExpectRightAnswers();
+    EXPECT_EQ(engine_->statistics().restores, 1u);
+    EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
+    EXPECT_EQ(engine_->statistics().held_blocks, 0);
+  }
+};
+
+TEST_F(SpillTest, WhatMadeRoomComesBackFromTheFile) {
+  Make({.blocks = 20, .context = 256}, WithSpill(100), 0, 0);
+  RunPrompts();
   const EngineStatistics before = engine_->statistics();
   EXPECT_GT(before.evicted_blocks, 0u);
   EXPECT_GT(before.spilled_blocks, 20u);
-  std::vector<int32_t> again = Prompt(0, 96);
-  again.push_back(5);
-  Submit(MakeRequest(again, 5));
-  RunAll();
-  ExpectRightAnswers();
-  EXPECT_EQ(engine_->statistics().restores, 1u);
-  EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
-  EXPECT_EQ(engine_->statistics().held_blocks, 0);
+  ExpectTheFirstFromTheFile();
 }
 
-TEST_F(EngineTest, WhatAnotherReplicaSpilledComesFromItsFile) {
+TEST_F(SpillTest, WhatAnotherReplicaSpilledComesFromItsFile) {
   Shape shape{.blocks = 20, .max_batch = 1, .replicas = 2};
   shape.context = 256;
   Make(shape, WithSpill(100), 0, 0);
-  for (uint32_t i = 0; i < 8; ++i) {
-    Submit(MakeRequest(Prompt(i, 96), 20));
-    RunAll();
-  }
+  RunPrompts();
   ASSERT_EQ(model_->rows(1), 0u) << "the first replica was always idle";
   Submit(MakeRequest(Prompt(9, 60), 100));
   for (const size_t before = model_->rows(0); model_->rows(0) < before + 70;) {
     ASSERT_TRUE(engine_->Step().ok());
   }
-  std::vector<int32_t> again = Prompt(0, 96);
-  again.push_back(5);
-  Submit(MakeRequest(again, 5));
-  RunAll();
-  ExpectRightAnswers();
-  EXPECT_EQ(engine_->statistics().restores, 1u);
-  EXPECT_EQ(engine_->statistics().restored_tokens, 96u);
+  ExpectTheFirstFromTheFile();
   EXPECT_LT(model_->rows(1), 20u) << "most of the prompt came from the file";
   EXPECT_GT(model_->rows(1), 0u);
-  EXPECT_EQ(engine_->statistics().held_blocks, 0);
 }
 
 TEST_F(EngineTest, AFullDiskEndsSpillingAndNothingElse) {
