@@ -53,10 +53,6 @@ struct SimdAvx2 {
     const __m256i odd = _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_castsi256_ps(odd)};
   }
-  static LLMIR_INLINE void LoadTwoBF16Pairs(const uint16_t* p, F& first, F& second) {
-    first = LoadBF16Pairs(p);
-    second = LoadBF16Pairs(p + 16);
-  }
   static LLMIR_INLINE F FromPairs(F a) {
     const __m256 lo = _mm256_unpacklo_ps(a.lo, a.hi);
     const __m256 hi = _mm256_unpackhi_ps(a.lo, a.hi);

@@ -30,13 +30,6 @@ struct SimdAvx512 {
     return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static LLMIR_INLINE F LoadBF16Pairs(const uint16_t* p) { return LoadBF16(p); }
-  // One load for both: where others lie at the same place in other lines, two halves of a line
-  // would wait for each other.
-  static LLMIR_INLINE void LoadTwoBF16Pairs(const uint16_t* p, F& first, F& second) {
-    const __m512i words = _mm512_loadu_si512(p);
-    first = Widen(words, 0);
-    second = Widen(words, 16);
-  }
   static LLMIR_INLINE F FromPairs(F a) { return a; }
   static LLMIR_INLINE F ToPairs(F a) { return a; }
   static LLMIR_INLINE F LoadBF16Partial(const uint16_t* p, int64_t count) {
@@ -141,13 +134,12 @@ struct SimdAvx512 {
     return _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
   }
   // One permutation of words, zeros in the lower halves, rather than an extension and a shift.
-  static LLMIR_INLINE F Widen(__m256i bf16) { return Widen(_mm512_castsi256_si512(bf16), 0); }
-  static LLMIR_INLINE F Widen(__m512i bf16, int first) {
+  static LLMIR_INLINE F Widen(__m256i bf16) {
     const __m512i from =
         _mm512_set_epi32(0xf0000, 0xe0000, 0xd0000, 0xc0000, 0xb0000, 0xa0000, 0x90000, 0x80000,
                          0x70000, 0x60000, 0x50000, 0x40000, 0x30000, 0x20000, 0x10000, 0);
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(
-        0xaaaaaaaau, _mm512_add_epi32(from, _mm512_set1_epi32(first << 16)), bf16));
+    return _mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, from, _mm512_castsi256_si512(bf16)));
   }
 };
 

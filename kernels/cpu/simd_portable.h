@@ -52,10 +52,6 @@ struct SimdPortable {
   LLMIR_LANES F LoadBF16(const uint16_t* p) { return LoadBF16Partial(p, 16); }
   // 16 bfloat16 in whatever order of lanes takes least, and from that order and into it.
   LLMIR_LANES F LoadBF16Pairs(const uint16_t* p) { return LoadBF16(p); }
-  LLMIR_LANES void LoadTwoBF16Pairs(const uint16_t* p, F& first, F& second) {
-    first = LoadBF16Pairs(p);
-    second = LoadBF16Pairs(p + 16);
-  }
   LLMIR_LANES F FromPairs(F a) { return a; }
   LLMIR_LANES F ToPairs(F a) { return a; }
   LLMIR_LANES F LoadBF16Partial(const uint16_t* p, int64_t count) {

@@ -61,9 +61,9 @@ struct AttentionImpl {
 
   // Between columns: where the broadcasts of all rows don't fit beside the sums, each column loads
   // them anew. GCC would keep them, and one of the sums in memory, which costs the sum's latency.
-  template <int R, int C, int kSteps = 1>
+  template <int R, int C>
   static LLMIR_INLINE void ForgetBroadcasts() {
-    if constexpr (R * C + kSteps * (R + 1) > S::kRegisters) asm volatile("" ::: "memory");
+    if constexpr (R * C + R + 1 > S::kRegisters) asm volatile("" ::: "memory");
   }
 
   // Sixteen lanes, or the first `lanes` of them: whole ones need no mask.
@@ -111,14 +111,6 @@ struct AttentionImpl {
   static LLMIR_INLINE F LoadColumn(const Kv* p) {
     if constexpr (std::is_same_v<Kv, uint16_t>) return S::LoadBF16Pairs(p);
     return LoadKv(p);
-  }
-  template <int kColumns, typename Kv>
-  static LLMIR_INLINE void LoadColumns(const Kv* p, F (&columns)[kColumns]) {
-    if constexpr (kColumns == 2) {
-      S::LoadTwoBF16Pairs(p, columns[0], columns[1]);
-    } else {
-      columns[0] = LoadColumn(p);
-    }
   }
   template <typename Kv>
   static LLMIR_INLINE F FromColumn(F x) {
@@ -403,37 +395,27 @@ struct AttentionImpl {
     const Kv* keys_of[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) keys_of[c] = k[c];
-    const auto step = [&]<int kSteps>(int64_t d, const char* fetch) __attribute__((always_inline)) {
+    const auto step = [&](int64_t d, const char* fetch) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        const Kv* at = keys_of[c] + d * kKvLanes;
         if (fetch != nullptr) FetchNext(fetch + c * 64);
-        F keys[kSteps];
-        LoadColumns(at, keys);
-#pragma GCC unroll 2
-        for (int i = 0; i < kSteps; ++i) {
+        const F keys = LoadColumn(keys_of[c] + d * kKvLanes);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            sum[r][c] = S::Fma(S::Set(query[r][d + i]), keys[i], sum[r][c]);
-          }
-        }
-        ForgetBroadcasts<R, C, kSteps>();
+        for (int r = 0; r < R; ++r) sum[r][c] = S::Fma(S::Set(query[r][d]), keys, sum[r][c]);
+        ForgetBroadcasts<R, C>();
       }
     };
     constexpr int kLine = 64 / (kKvLanes * sizeof(Kv));
-    constexpr int kSteps = S::kRegisters >= 32 && std::is_same_v<Kv, uint16_t> ? 2 : 1;
     const int64_t lines = head_dim / kLine / C;
     int64_t d = 0;
     for (int c = 0; c < C; ++c) {
       const auto* fetch = reinterpret_cast<const char*>(next_k[c]);
       for (int64_t line = 0; line < lines; ++line, fetch += C * 64, d += kLine) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kLine; i += kSteps) {
-          step.template operator()<kSteps>(d + i, i == 0 ? fetch : nullptr);
-        }
+        for (int i = 0; i < kLine; ++i) step(d + i, i == 0 ? fetch : nullptr);
       }
     }
-    for (; d < head_dim; ++d) step.template operator()<1>(d, nullptr);
+    for (; d < head_dim; ++d) step(d, nullptr);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
