@@ -19,18 +19,23 @@
 namespace llmir::kernels {
 
 // How many panels and tokens a tile holds: kFew* for up to kFewTokens tokens, where reading the
-// weights is what takes the time, kMany* above; from kUnpackFrom on kUnpackedTokens of
+// weights is what takes the time; kMiddle* for up to kMiddleTokens, where one pass over the weights
+// beats two of the best tiles (0: never); kMany* above; from kUnpackFrom on kUnpackedTokens of
 // unpacked weights (0: never).
 template <int kFewPanelsValue, int kFewTokensValue, int kManyPanelsValue, int kManyTokensValue,
-          int kUnpackedTokensValue = 0>
+          int kUnpackedTokensValue = 0, int kMiddlePanelsValue = 1, int kMiddleTokensValue = 0>
 struct TileShape {
   static constexpr int kFewPanels = kFewPanelsValue;
   static constexpr int kFewTokens = kFewTokensValue;
+  static constexpr int kMiddlePanels = kMiddlePanelsValue;
+  static constexpr int kMiddleTokens = kMiddleTokensValue;
   static constexpr int kManyPanels = kManyPanelsValue;
   static constexpr int kManyTokens = kManyTokensValue;
   static constexpr int kUnpackedTokens = kUnpackedTokensValue;
-  static_assert(kFewPanels * kFewTokens <= kMaxTile && kManyPanels * kManyTokens <= kMaxTile);
-  static_assert(kFewPanels <= kMaxTilePanels && kManyPanels <= kMaxTilePanels);
+  static_assert(kFewPanels * kFewTokens <= kMaxTile && kManyPanels * kManyTokens <= kMaxTile &&
+                kMiddlePanels * kMiddleTokens <= kMaxTile);
+  static_assert(kFewPanels <= kMaxTilePanels && kManyPanels <= kMaxTilePanels &&
+                kMiddlePanels <= kMaxTilePanels);
 };
 
 template <typename Lanes, typename Weight, typename Shape>
@@ -41,10 +46,14 @@ class LinearDriver {
       if (args.tokens >= kUnpackFrom) return RunUnpacked(args);
     }
     if (args.tokens <= Shape::kFewTokens) {
-      RunTiles<Shape::kFewPanels, Shape::kFewTokens>(args);
-    } else {
-      RunTiles<Shape::kManyPanels, Shape::kManyTokens>(args);
+      return RunTiles<Shape::kFewPanels, Shape::kFewTokens>(args);
     }
+    if constexpr (Shape::kMiddleTokens > 0) {
+      if (args.tokens <= Shape::kMiddleTokens) {
+        return RunTiles<Shape::kMiddlePanels, Shape::kMiddleTokens>(args);
+      }
+    }
+    RunTiles<Shape::kManyPanels, Shape::kManyTokens>(args);
   }
 
  private:
@@ -122,12 +131,14 @@ class LinearDriver {
           const int64_t tokens = tiles.Begin(i + 1) - tiles.Begin(i);
           const TileFunction function =
               TileFor<kPanels>(tokens, std::make_integer_sequence<int, kMaxTokens>());
-          // The only pass over these panels fetches what it reads soon; the last of several, which
-          // finds its own in a cache, the next panel of each run, which follows in memory.
+          // The only pass over these panels fetches what it reads soon. The last of several, which
+          // find their own in a cache, fetch the same panels of each run's next unit.
+          const int64_t next = pieces * panel_stride;
           if (tiles.parts == 1) {
-            tile.prefetch = kNearBytes;
+            tile.prefetch[0] = tile.prefetch[1] = kNearBytes;
           } else {
-            tile.prefetch = i + 1 == tiles.parts ? panel_stride : 0;
+            tile.prefetch[0] = i + (kFetchesInHalves<Weight> ? 2 : 1) == tiles.parts ? next : 0;
+            tile.prefetch[1] = i + 1 == tiles.parts ? next : 0;
           }
           tile.x = args.activations + token * args.activation_stride;
           for (int64_t piece = 0; piece < pieces; ++piece) {
