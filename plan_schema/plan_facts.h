@@ -150,8 +150,9 @@ uint64_t KvHeadBytes(DType dtype, uint64_t block_size, uint64_t head_dim);
 inline constexpr uint64_t kKvRunBytes = uint64_t{32} << 10;
 uint32_t KvExtentBlocks(uint64_t head_bytes, uint64_t blocks, uint64_t run_bytes = kKvRunBytes);
 // Bytes of a rank's blocks, whole extents; from kHugeKvArena on they lie in huge pages, whose gain
-// is more than the memory of what nobody has touched.
-inline constexpr uint64_t kHugeKvArena = uint64_t{32} << 20;
+// is more than the memory of what nobody has touched: attention of 4 sequences of 120 tokens over
+// 15 MB takes 21 us a layer instead of 29 (SmolLM2, one thread of a Zen 5).
+inline constexpr uint64_t kHugeKvArena = uint64_t{8} << 20;
 uint64_t KvArenaBytes(const Plan& plan, const Rank& rank);
 // Tokens that a token of `layer` attends to, itself included; 0: all.
 uint32_t AttentionWindow(const Model& model, uint32_t layer);
