@@ -132,10 +132,11 @@ void ReadProfile(Fields& fields, Profile* profile) {
   fields.Read("rope_us_per_element", &profile->rope_us_per_element, /*or_zero=*/true);
   fields.Read("sample_us_per_id", &profile->sample_us_per_id, /*or_zero=*/true);
   fields.ReadList("linear", [&](Fields& entry) {
-    Profile::Linear linear;
+    Profile::Linear linear{};
     entry.Read("kernel", &linear.kernel);
     entry.Read("rows", &linear.rows);
     entry.Read("columns", &linear.columns);
+    if (entry.Has("leaf_columns")) entry.Read("leaf_columns", &linear.leaf_columns);
     entry.ReadList("tokens", [&](Fields& point) {
       double tokens = 0, us = 0;
       point.Read("tokens", &tokens);
@@ -230,16 +231,18 @@ StatusOr<Calibration> Calibration::Read(const std::string& path) {
 }
 
 std::optional<double> Profile::LinearUs(const std::string& kernel, double rows, double columns,
-                                        double tokens) const {
+                                        double tokens, bool leaves) const {
   Curve by_elements;
   for (const Linear& linear : linears) {
-    if (linear.kernel != kernel) continue;
+    if (linear.kernel != kernel || (linear.leaf_columns > 0) != leaves) continue;
     const double us = Interpolate(linear.points, tokens);
     if (static_cast<double>(linear.rows) == rows && static_cast<double>(linear.columns) == columns)
       return us;
     by_elements.emplace_back(static_cast<double>(linear.rows) * linear.columns, us);
   }
-  if (by_elements.empty()) return std::nullopt;
+  if (by_elements.empty()) {
+    return leaves ? LinearUs(kernel, rows, columns, tokens) : std::nullopt;
+  }
   std::sort(by_elements.begin(), by_elements.end());
   return Extend(by_elements, rows * columns);
 }

@@ -46,12 +46,13 @@ class Profile {
 
   double MemoryUs(double bytes) const { return bytes / (memory_bytes_per_s * 1e-6); }
 
-  // `tokens` rows through a matrix of rows x columns. Between measured numbers of tokens times are
+  // `tokens` rows through a matrix of rows x columns; `leaves`: sums over a tree of leaves
+  // (kernels/linear.h), as where columns are divided. Between measured numbers of tokens times are
   // interpolated, beyond the last one they go on in proportion to the tokens; between measured
   // shapes, and beyond, they go on a line over the number of elements. Empty: the kernel wasn't
   // measured.
   std::optional<double> LinearUs(const std::string& kernel, double rows, double columns,
-                                 double tokens) const;
+                                 double tokens, bool leaves = false) const;
 
   // Interpolated between measured contexts of the most similar measured shape, and in proportion to
   // sequences, tokens and heads. Empty: this KV type, form or block size wasn't measured.
@@ -66,7 +67,8 @@ class Profile {
   struct Linear {
     std::string kernel;
     int64_t rows, columns;
-    Curve points;  // (tokens, us)
+    int64_t leaf_columns;  // 0: one leaf
+    Curve points;          // (tokens, us)
   };
   struct Attention {
     AttentionShape shape;

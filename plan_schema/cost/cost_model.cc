@@ -146,9 +146,18 @@ std::optional<double> CostModel::MeasuredUs(const Profile& profile, const StepPl
       const double columns = ColumnsOf(place, step.inputs()->Get(0));
       if (columns == 0) return 0;
       // The operations of a row are two per element of the weight.
-      us = profile.LinearUs(
-          kernel, std::round(cost.flops_per_token() / PartOf(place) / (2 * columns)) * scale,
-          columns, rows);
+      const double outputs =
+          std::round(cost.flops_per_token() / PartOf(place) / (2 * columns)) * scale;
+      const uint32_t leaf =
+          step.weight() < 0
+              ? 0
+              : plan_.weights()->Get(static_cast<uint32_t>(step.weight()))->leaf_columns();
+      us = profile.LinearUs(kernel, outputs, columns, rows, leaf > 0 && leaf < columns);
+      if (us && step.epilogue() == Epilogue::silu_mul) {
+        // Half of the outputs are gates; each thread has a part of every row.
+        const auto threads = static_cast<double>(profile.threads);
+        *us += profile.VectorUs("silu_mul_f32", outputs / 2 / threads, rows * threads).value_or(0);
+      }
       break;
     }
     case StepKind::paged_attention:

@@ -24,7 +24,10 @@ constexpr const char* kFile = R"({
     {"kernel": "linear_q8_q4_1", "rows": 100, "columns": 64,
      "tokens": [{"tokens": 8, "us": 20}, {"tokens": 1, "us": 6}, {"tokens": 128, "us": 260}]},
     {"kernel": "linear_q8_q4_1", "rows": 300, "columns": 64,
-     "tokens": [{"tokens": 1, "us": 12}, {"tokens": 128, "us": 600}]}],
+     "tokens": [{"tokens": 1, "us": 12}, {"tokens": 128, "us": 600}]},
+    {"kernel": "linear_q8_q4_1", "rows": 100, "columns": 64, "leaf_columns": 32,
+     "tokens": [{"tokens": 1, "us": 7}]},
+    {"kernel": "linear_q8_q8_0", "rows": 100, "columns": 64, "tokens": [{"tokens": 1, "us": 9}]}],
   "attention": [
     {"kv": "bf16", "form": "flash", "block_size": 16, "head_dim": 64, "heads_per_kv": 3, "fused": false,
      "batch": 32, "context": 64, "tokens": 1, "us": 96},
@@ -74,6 +77,15 @@ TEST_F(CalibrationTest, LinearTimesAreInterpolatedByTokensAndByElements) {
   EXPECT_DOUBLE_EQ(us(600, 64, 1), 21);
   EXPECT_DOUBLE_EQ(us(200, 64, 1), 9);
   EXPECT_FALSE(calibration->all().LinearUs("linear_f32_f32", 100, 64, 1).has_value());
+}
+
+TEST_F(CalibrationTest, SumsOverLeavesHaveTimesOfTheirOwnWhereTheyWereMeasured) {
+  const auto calibration = Read(kFile);
+  ASSERT_TRUE(calibration.ok());
+  const Profile& all = calibration->all();
+  EXPECT_DOUBLE_EQ(all.LinearUs("linear_q8_q4_1", 100, 64, 1, /*leaves=*/true).value(), 7);
+  EXPECT_DOUBLE_EQ(all.LinearUs("linear_q8_q4_1", 100, 64, 1, /*leaves=*/false).value(), 6);
+  EXPECT_DOUBLE_EQ(all.LinearUs("linear_q8_q8_0", 100, 64, 1, /*leaves=*/true).value(), 9);
 }
 
 TEST_F(CalibrationTest, AttentionTimesFollowContextAndWork) {
