@@ -805,7 +805,8 @@ std::string ExpectedKernel(const plan::Step& step, const plan::Plan& plan, plan:
     case plan::StepKind::embedding:
     case plan::StepKind::linear:
     case plan::StepKind::score:
-      return plan::LinearKernelName(plan.weights()->Get(step.weight())->dtype());
+      return plan::LinearKernelName(plan.weights()->Get(step.weight())->dtype(),
+                                    plan.bf16_activations());
     case plan::StepKind::rms_norm:
       return output == plan::DType::q8_rows ? "rms_norm_q8" : "rms_norm_f32";
     case plan::StepKind::quantize:

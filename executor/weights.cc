@@ -378,7 +378,7 @@ Status Loader::PlanJobs() {
     }
     packed.first_row = static_cast<int64_t>(job.pieces.front().part.rows.begin);
     if (job.pieces.front().tensor->rows() > 1) {
-      const std::string name = plan::LinearKernelName(weight.dtype());
+      const std::string name = plan::LinearKernelName(weight.dtype(), plan_.bf16_activations());
       packed.kernel = kernels::FindLinear(name, isa_);
       if (packed.kernel == nullptr)
         return Incompatible("{}: no kernel of this name for any ISA", name);

@@ -22,6 +22,14 @@ bool IsaAvailable(Isa isa) {
   }
 }
 
+bool HasBF16Dots() {
+#if defined(__x86_64__)
+  return IsaAvailable(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 Isa DetectIsa() {
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
     if (IsaAvailable(isa)) return isa;

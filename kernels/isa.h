@@ -17,6 +17,8 @@ enum class Isa : uint8_t {
 // The best family of this processor (CPUID and the operating system's saved state, both).
 Isa DetectIsa();
 bool IsaAvailable(Isa isa);
+// Whether the processor also has AVX-512's dots of bf16 pairs.
+bool HasBF16Dots();
 const char* IsaName(Isa isa);  // "portable", "avx2", "avx512"
 std::optional<Isa> ParseIsa(std::string_view name);
 

@@ -7,6 +7,8 @@
 // Order of sums, the same in every kernel of a weight type (one row, few, many) and for every
 // number of threads:
 //   f32, f16, bf16 weights: acc = fma(w[k], x[k], acc) for k ascending, within a K leaf, from 0;
+//     linear_bf16_bf16 takes x[k] rounded to the nearest bf16, and what is below every normal
+//     float, of values and sums, as 0 or as it is, by the processor;
 //   q weights: per group of 32 columns, an exact int32 dot; then
 //     acc = fma(float(dot), w_scale * x_scale, acc), and for types with a minimum
 //     acc = fma(w_minimum, x_scale * float(x_sum), acc), groups ascending, within a K leaf, from 0;
@@ -53,7 +55,7 @@ struct LinearArgs {
   int64_t rows;              // N, all rows of the weight on this rank (both pieces when silu_mul)
   int64_t columns;           // K
   int64_t leaf_columns;  // columns per K leaf; 0: all of K is one leaf. A multiple of the group's
-                         // values for q weights
+                         // values for q weights, of 2 for bf16_activations
   const std::byte* activations;  // token rows: float[K], or int8 rows (activations.h) for q
                                  // weights; 64-byte aligned
   int64_t activation_stride;     // bytes from token to token
@@ -84,6 +86,7 @@ struct LinearKernel {
   Isa isa;
   Encoding weight;
   bool int8_activations;  // activations are int8 rows, else float rows
+  bool bf16_activations;  // float rows that are rounded to bf16
   uint32_t layout;        // id of the packed layout; equal ids, equal bytes
   // Bytes of one packed panel of K columns; a multiple of 64.
   int64_t (*panel_bytes)(int64_t columns);

@@ -33,6 +33,8 @@ Q4_0_FILE_BITS = 5.349
 OTHERS = "q3_1_64,q3_0,q3_1,q4_1_64,q4_0,q5_1_64,q5_0,q6_0,q6_1_64,q8_0"
 ROWS = {
     "f32": ["--weights", "f32"],
+    "bf16": ["--weights", "bf16"],
+    "bf16, bf16 activations": ["--weights", "bf16", "--bf16-activations"],
     "q8": ["--weights", "q8"],
     "keep": ["--weights", "keep"],
     "q4_0 rtn": ["--weights", "q4_0"],

@@ -81,8 +81,11 @@ uint32_t QuantGroup(DType dtype) {
   }
 }
 
-std::string LinearKernelName(DType weight) {
-  return std::string("linear_") + (IsQuantized(weight) ? "q8_" : "f32_") + DTypeName(weight);
+std::string LinearKernelName(DType weight, bool bf16_activations) {
+  const char* activations = IsQuantized(weight)                         ? "q8_"
+                            : bf16_activations && weight == DType::bf16 ? "bf16_"
+                                                                        : "f32_";
+  return std::string("linear_") + activations + DTypeName(weight);
 }
 
 bool HasRows(const Tensor& tensor) { return tensor.bytes() != 0; }

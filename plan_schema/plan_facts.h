@@ -28,8 +28,9 @@ bool IsFewBits(DType dtype);
 // Columns that share a scale in a block format, 32 or 64; 0: not a block format.
 uint32_t QuantGroup(DType dtype);
 
-// The kernel that multiplies with a weight of this type, "linear_q8_q4_1".
-std::string LinearKernelName(DType weight);
+// The kernel that multiplies with a weight of this type, "linear_q8_q4_1"; with
+// Plan.bf16_activations that of bf16 is "linear_bf16_bf16".
+std::string LinearKernelName(DType weight, bool bf16_activations);
 // Whether a file holds the tensor row by row; else it is only in panels (Weight.packed).
 bool HasRows(const Tensor& tensor);
 

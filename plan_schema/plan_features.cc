@@ -46,6 +46,7 @@ uint64_t UsedFeatures(const Plan& plan) {
     use(AttentionWindow(*plan.model(), layer) > 0, Feature::attention_window);
   }
   use(plan.reproducible(), Feature::reproducible);
+  use(plan.bf16_activations(), Feature::bf16_activations);
   use(plan.kv()->dtype() == DType::bf16, Feature::bf16_kv_cache);
   use(Count(plan.prefixes()) > 0, Feature::pinned_prefixes);
   use(plan.kv()->dtype() == DType::i8, Feature::int8_kv_cache);

@@ -165,6 +165,9 @@ class TextPrinter {
       Line("  reproducible with the {} kernels: results don't depend on batch, chunks, tp or pp",
            Text(plan_.isa()));
     }
+    if (plan_.bf16_activations()) {
+      Line("  bf16 weights are multiplied with activations that are rounded to bf16");
+    }
     if (plan_.wire_error() > 0) {
       Line("  int8 between hosts: a value errs by at most {} of the largest of its 32, each time",
            plan_.wire_error());

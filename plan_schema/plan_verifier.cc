@@ -304,6 +304,10 @@ Status VerifyWeight(const Plan& plan, const Weight& weight, const std::string& w
                            weight.pieces()->size());
   }
   LLMIR_RETURN_IF_ERROR(VerifyPacked(plan, weight, where));
+  if (plan.bf16_activations() && weight.dtype() == DType::bf16 && weight.leaf_columns() % 2 != 0) {
+    return InvalidArgument("{}: leaves of {} columns, not a multiple of 2 as bf16 activations need",
+                           where, weight.leaf_columns());
+  }
   const uint32_t group = QuantGroup(weight.dtype());
   if (group != 0 && (first->columns() % group != 0 || weight.leaf_columns() % group != 0)) {
     return InvalidArgument("{}: {} columns in leaves of {}, not multiples of {} as {} needs", where,

@@ -121,6 +121,11 @@ Status checkOptions(const checkpoint::ModelConfig &config,
                            "--reproducible don't depend on which ranks share "
                            "a host; leave one of the two out",
                            options.wire);
+  if (options.reproducible && options.bf16Activations)
+    return InvalidArgument("--bf16-activations: of one family of kernels some "
+                           "processors take subnormal numbers as 0 there, so "
+                           "the plan isn't --reproducible; leave one of the "
+                           "two out");
   if (!llvm::is_contained({"", "latency", "throughput"}, options.goal))
     return InvalidArgument("--goal {}: expected latency or throughput",
                            options.goal);
@@ -208,6 +213,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("weights={}", options.weights),
           fmt::format("method={}", options.method),
           "types=" + llvm::join(options.types, ","),
+          fmt::format("bf16-activations={}", options.bf16Activations),
           fmt::format("kv-dtype={}", kvType),
           fmt::format("attention={}", options.attention),
           fmt::format("block-size={}", options.blockSize.value_or(0)),
@@ -562,6 +568,7 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.limits.prefill_chunk = options.prefillChunk;
   exportOptions.limits.max_tokens = options.prefillChunk + options.maxBatch;
   exportOptions.limits.steps_in_flight = getStepsInFlight(options);
+  exportOptions.bf16Activations = options.bf16Activations;
   exportOptions.kvRunBytes = options.kvExtent.value_or(plan::kKvRunBytes);
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
@@ -588,6 +595,12 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   }
   LLMIR_ASSIGN_OR_RETURN(
       auto plan, exportPlan(*module, *source, tokenizer, exportOptions));
+  if (options.bf16Activations &&
+      llvm::none_of(plan->weights, [](const auto &weight) {
+        return weight->dtype == plan::DType::bf16;
+      }))
+    return InvalidArgument("--bf16-activations: no weight is bf16; add "
+                           "--weights bf16");
   if (calibration) {
     plan->provenance->calibration_file = calibration->file();
     plan->provenance->calibration_hash = calibration->hash();

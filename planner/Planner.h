@@ -42,6 +42,7 @@ struct PlannerOptions {
   std::string activations;              // file of --collect-activations
   std::string pack;                     // where packed weights are written
   std::string packIsa;            // whose layouts; empty: this processor's best
+  bool bf16Activations = false;   // what bf16 weights are multiplied with
   std::string kvType;             // f32, bf16, int8, fp8; empty: by weights
   std::string attention = "auto"; // FORM[,no-share-kv][,window=N]
   std::optional<int64_t> blockSize; // tokens of a KV block; else by workload

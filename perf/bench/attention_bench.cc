@@ -194,7 +194,7 @@ void Register() {
             ->UseRealTime();
         benchmark::RegisterBenchmark(("cold_decode" + suffix).c_str(), ColdDecode, isa, heads, type)
             ->ArgNames({"context", "sequences", "threads", "run_kib"})
-            ->ArgsProduct({{4096}, {1, 4}, {1, 2}, {0, 64, 128, 256}})
+            ->ArgsProduct({{4096}, {1, 4}, {1, 2}, {0, 32, 64, 128, 256}})
             ->UseRealTime();
         benchmark::RegisterBenchmark(("prefill" + suffix).c_str(), Prefill, isa, heads, type)
             ->ArgNames({"rows", "before", "threads"})

@@ -9,7 +9,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cstring>
 #include <iostream>
@@ -22,6 +21,7 @@
 
 #include "comm/world.h"
 #include "kvpool/transfer_service.h"
+#include "plan_schema/plan_facts.h"
 
 namespace llmir::kvpool {
 namespace {
@@ -82,9 +82,9 @@ StatusOr<json> Run(comm::World* world, const Shape& shape) {
   const BlockLayout part{0, shape.layers, 0, shape.taken_heads, head_bytes};
   const BlockLayout& layout = rank == 0 ? part : all;
   const auto blocks_of = [&](const BlockLayout& of) {
-    const size_t run_blocks = (size_t{128} << 10) / static_cast<size_t>(of.slice_bytes());
     return KvShape{shape.all_blocks, static_cast<size_t>(of.slices()),
-                   static_cast<size_t>(of.slice_bytes()), std::bit_floor(run_blocks)};
+                   static_cast<size_t>(of.slice_bytes()),
+                   plan::KvExtentBlocks(static_cast<uint64_t>(head_bytes), shape.all_blocks)};
   };
   LLMIR_ASSIGN_OR_RETURN(KvArena arena, KvArena::Create(blocks_of(layout), Sharing::kShared));
   std::memset(arena.data(), rank, arena.bytes());

@@ -15,6 +15,7 @@ ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 
 class Model:
     file: pathlib.Path
     weights: str  # llmir-plan's --weights
+    options: tuple = ()  # and others
 
 
 class Llmir(Peer):
@@ -31,7 +32,9 @@ class Llmir(Peer):
 
     def model(self, source, weights):
         if weights in WEIGHTS:
-            return Model(gguf_with_weights(source, weights), "keep")
+            # Others round activations to bf16 too where weights are bf16.
+            options = ("--bf16-activations",) if weights == "bf16" else ()
+            return Model(gguf_with_weights(source, weights), "keep", options)
         return Model(pathlib.Path(source), weights)
 
     def plan(self, model, task):
@@ -40,7 +43,8 @@ class Llmir(Peer):
         key = (model, task.batch, task.context, packed)
         if key not in self.plans:
             path = pathlib.Path(self.folder.name) / f"{len(self.plans)}.plan.fb"
-            execute([self.build / "bin" / "llmir-plan", model.file, "-o", path, "--weights", model.weights, "--tp", self.ranks,
+            execute([self.build / "bin" / "llmir-plan", model.file, "-o", path, "--weights", model.weights, *model.options,
+                     "--tp", self.ranks,
                      "--max-batch", task.batch, "--context", max(1024, task.context + task.tokens + 1),
                      "--prefill-chunk", max(task.batch * task.context, 512) if task.batch > 1 else 512,
                      *(("--pack", path.with_suffix(".pack")) if packed else ())])  # fmt: skip

@@ -159,6 +159,12 @@ cl::opt<std::string>
                   "quarter of the bytes with an error that the plan states. "
                   "Within a host nothing changes"),
          cl::cat(category));
+cl::opt<bool> bf16Activations(
+    "bf16-activations",
+    cl::desc("Round what bf16 weights are multiplied with to bf16, for which "
+             "processors have faster products (AVX512_BF16)"),
+    cl::cat(category));
+
 cl::opt<std::string> reproducible(
     "reproducible", cl::ValueOptional, cl::value_desc("family"),
     cl::desc("No bit of a result depends on batch, chunks, cached prefixes, tp "
@@ -374,6 +380,7 @@ Status run(int argc, char **argv) {
   options.prefillChunk = prefillChunk;
   options.overlap = overlap;
   options.wire = wire;
+  options.bf16Activations = bf16Activations;
   options.reproducible = reproducible.getNumOccurrences() > 0;
   options.isa = reproducible;
   options.calibration = calibration;

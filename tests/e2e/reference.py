@@ -47,9 +47,9 @@ class Model:
         for layer in range(self.config["num_hidden_layers"]):
             p = f"model.layers.{layer}."
             y = self.norm(x, w[p + "input_layernorm.weight"])
-            q = self.split(y @ w[p + "self_attn.q_proj.weight"].T, self.heads)
-            k = self.split(y @ w[p + "self_attn.k_proj.weight"].T, self.kv_heads)
-            v = self.split(y @ w[p + "self_attn.v_proj.weight"].T, self.kv_heads)
+            q = self.split(self.input(y) @ w[p + "self_attn.q_proj.weight"].T, self.heads)
+            k = self.split(self.input(y) @ w[p + "self_attn.k_proj.weight"].T, self.kv_heads)
+            v = self.split(self.input(y) @ w[p + "self_attn.v_proj.weight"].T, self.kv_heads)
             q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
             k, v = (np.repeat(t, self.heads // self.kv_heads, axis=1) for t in (k, v))
             scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(self.head_dim)
@@ -60,13 +60,17 @@ class Model:
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             scores /= scores.sum(axis=-1, keepdims=True)
             y = np.einsum("hqk,khd->qhd", scores, v).reshape(len(ids), -1)
-            x = x + y @ w[p + "self_attn.o_proj.weight"].T
+            x = x + self.input(y) @ w[p + "self_attn.o_proj.weight"].T
             y = self.norm(x, w[p + "post_attention_layernorm.weight"])
-            gate = y @ w[p + "mlp.gate_proj.weight"].T
-            up = y @ w[p + "mlp.up_proj.weight"].T
-            x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
+            gate = self.input(y) @ w[p + "mlp.gate_proj.weight"].T
+            up = self.input(y) @ w[p + "mlp.up_proj.weight"].T
+            x = x + self.input(gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
         x = self.norm(x, w["model.norm.weight"])
-        return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+        return self.input(x) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+    def input(self, x):
+        """What a matrix is multiplied with."""
+        return x
 
     def window(self, layer):
         """Tokens that a token attends to, itself included, or None."""
@@ -77,6 +81,12 @@ class Model:
 
     def split(self, x, heads):
         return x.reshape(len(x), heads, self.head_dim)
+
+
+class ModelWithBF16Activations(Model):
+    def input(self, x):
+        bits = x.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
 
 
 def rotate(x, cosine, sine):

@@ -109,12 +109,13 @@ def test_scores_sum_to_the_reference_sums(job, golden):
     [
         ("keep", 18.47),
         pytest.param("bf16", 18.40, marks=pytest.mark.slow),
+        pytest.param("bf16 --bf16-activations", 18.40, marks=pytest.mark.slow),
         pytest.param("q8", 18.47, marks=pytest.mark.slow),
         pytest.param("q4", 23.3, marks=pytest.mark.slow),
     ],
 )
 def test_perplexity_of_shorter_weights_stays_within_bounds(models, smollm2, license_ids, weights, bound):
-    job = models.job(smollm2, "--weights", weights, "--context", 1152, "--max-batch", 8)
+    job = models.job(smollm2, "--weights", *weights.split(), "--context", 1152, "--max-batch", 8)
     assert 18.25 < perplexity(job, license_ids) < bound
 
 

@@ -1,6 +1,7 @@
 """Logits of random models: against a double-precision forward pass, for both checkpoint formats, every type of weights,
 every way of splitting the model over ranks, every ISA family."""
 
+import llmir
 import numpy as np
 import pytest
 import reference
@@ -63,6 +64,43 @@ def test_half_precision_checkpoints_are_read_exactly(models, stored):
     for model in (folder, file):
         job = models.job(model, "--weights", "keep", "--kv-dtype", "f32", *OPTIONS)
         np.testing.assert_allclose(forced_logits(job), expected, atol=2e-4)
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("layout", [(1, 1), (2, 2)])
+def test_bf16_activations_are_rounded_to_the_nearest(models, layout):
+    """Closer to a forward pass that rounds what each matrix is multiplied with than that is to one that doesn't. The rest, a
+    half, are values that lie so close to the middle between two that floats and doubles round them apart; a pass that leaves
+    out the rounding of one role's inputs is off by 0.8 of it or more."""
+    tp, pp = layout
+    folder, file = models.random("tiny-test", hf_type="BF16", gguf_type="BF16")
+    exact = reference.from_hugging_face(folder)
+    rounded = expected_logits(reference.ModelWithBF16Activations(exact.config, exact.weights))
+    of_the_rounding = relative_error(rounded, expected_logits(exact))
+    for model in (folder, file):
+        job = models.job(model, "--weights", "keep", "--bf16-activations", "--kv-dtype", "f32", *OPTIONS, tp=tp, pp=pp)
+        assert relative_error(forced_logits(job), rounded) < 0.7 * of_the_rounding
+
+
+def test_bf16_activations_give_the_same_bits_in_every_family_and_packed(models, tmp_path):
+    folder, _ = models.random("tiny-test", hf_type="BF16")
+    options = ("--weights", "keep", "--bf16-activations", *OPTIONS)
+    job = models.job(folder, *options)
+    portable, *others = (forced_logits(job, environment={"LLMIR_CPU_ISA": isa}) for isa in supported_families())
+    for logits in others:
+        # Sums of attention have their own order in each family.
+        np.testing.assert_allclose(logits, portable, atol=5e-3)
+    packed = models.job(folder, *options, "--pack", tmp_path / "model.pack")
+    np.testing.assert_array_equal(forced_logits(packed), forced_logits(job))
+
+
+def test_bf16_activations_need_bf16_weights_and_are_not_reproducible(models, tmp_path):
+    folder, _ = models.random("tiny-test")
+    for options, words in [(("--weights", "q8"), "no weight is bf16"), (("--weights", "bf16", "--reproducible"), "--reproducible")]:
+        command = [llmir.program("llmir-plan"), folder, "-o", tmp_path / "plan.fb", "--bf16-activations", *options, *OPTIONS]
+        result = llmir.run(command)
+        assert result.status == 1 and len(result.error_lines()) == 1 and words in result.error_lines()[0]
+        assert not (tmp_path / "plan.fb").exists()
 
 
 def test_safetensors_parts_equal_one_file(models):

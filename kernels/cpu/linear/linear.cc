@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/linear/linear_kernels.h"
 #include "kernels/cpu/linear/packing.h"
+#include "kernels/cpu/linear/rounded.h"
 #include "kernels/cpu/linear/tile.h"
 #include "kernels/cpu/linear/unpacked.h"
 
@@ -18,11 +19,17 @@ int64_t TreeLevels(int64_t columns) {
 
 // Of a tile: the sums of the parts and the tree of leaf sums. Of a block of tokens (unpacked.h): an
 // unpacked segment, the tokens' sums and their trees.
-int64_t ScratchBytes(int64_t columns, int64_t max_tokens) {
+int64_t DriverBytes(int64_t columns, int64_t max_tokens) {
   const int64_t levels = TreeLevels(columns);
   const int64_t block = std::min(max_tokens, kMaxBlockTokens);
   return std::max((MaxParts(columns) + levels) * kMaxTile * kLine,
                   kSegmentBytes + (2 * kMaxBlockTokens + levels * block) * kLine);
+}
+
+template <PanelLayout kLayout>
+int64_t ScratchBytes(int64_t columns, int64_t max_tokens) {
+  const bool rounded = kLayout == PanelLayout::kBF16Pairs;
+  return DriverBytes(columns, max_tokens) + (rounded ? RoundedBytes(columns, max_tokens) : 0);
 }
 
 constexpr LinearKernel kKernels[] = {
@@ -31,6 +38,7 @@ constexpr LinearKernel kKernels[] = {
    Isa::isa,                                                                  \
    Encoding::encoding,                                                        \
    int8,                                                                      \
+   PanelLayout::layout == PanelLayout::kBF16Pairs,                            \
    static_cast<uint32_t>(PanelLayout::layout),                                \
    &Packing<PanelLayout::layout>::PanelBytes,                                 \
    ColumnStep(PanelLayout::layout),                                           \
@@ -39,7 +47,7 @@ constexpr LinearKernel kKernels[] = {
    &Packing<PanelLayout::layout>::UnpackRow,                                  \
    &Packing<PanelLayout::layout>::RestoreRow,                                 \
    &linear_##activation##_##weight##__##family,                               \
-   &ScratchBytes},
+   &ScratchBytes<PanelLayout::layout>},
 #include "kernels/cpu/linear/linear_list.inc"
 #undef LLMIR_LINEAR
 };

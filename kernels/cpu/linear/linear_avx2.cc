@@ -3,6 +3,7 @@
 #include "kernels/cpu/linear/linear_driver.h"
 #include "kernels/cpu/linear/linear_kernels.h"
 #include "kernels/cpu/linear/quant_dots_avx2.h"
+#include "kernels/cpu/linear/rounded.h"
 
 namespace llmir::kernels {
 namespace {
@@ -95,6 +96,9 @@ void linear_f32_f16__avx2(const LinearArgs& args) {
 }
 void linear_f32_bf16__avx2(const LinearArgs& args) {
   LinearDriver<Lanes, BF16Weight<Lanes>, FloatShape>::Run(args);
+}
+void linear_bf16_bf16__avx2(const LinearArgs& args) {
+  RunRounded<LinearDriver<Lanes, BF16PairsWeight<Lanes>, FloatShape>, RoundToFloats<Lanes>>(args);
 }
 void linear_q8_q8_0__avx2(const LinearArgs& args) {
   LinearDriver<Lanes, Q8_0, QuantShapeAvx2<8>>::Run(args);

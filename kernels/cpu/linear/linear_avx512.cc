@@ -1,7 +1,9 @@
 // The AVX-512 family.
+#include "kernels/cpu/linear/linear_bf16_dots.h"
 #include "kernels/cpu/linear/linear_driver.h"
 #include "kernels/cpu/linear/linear_kernels.h"
 #include "kernels/cpu/linear/quant_dots_avx512.h"
+#include "kernels/cpu/linear/rounded.h"
 
 namespace llmir::kernels {
 namespace {
@@ -23,6 +25,10 @@ void linear_f32_f16__avx512(const LinearArgs& args) {
 }
 void linear_f32_bf16__avx512(const LinearArgs& args) {
   LinearDriver<Lanes, BF16Weight<Lanes>, FloatShape>::Run(args);
+}
+void linear_bf16_bf16__avx512(const LinearArgs& args) {
+  if (HasBF16Dots()) return LinearBF16Dots(args);
+  RunRounded<LinearDriver<Lanes, BF16PairsWeight<Lanes>, FloatShape>, RoundToFloats<Lanes>>(args);
 }
 void linear_q8_q8_0__avx512(const LinearArgs& args) {
   LinearDriver<Lanes, QuantDotAvx512<PairedGroups<8>>, QuantShapeAvx512>::Run(args);

@@ -77,6 +77,8 @@ class LinearDriver {
   static constexpr LLMIR_INLINE TileFunction Tile() {
     if constexpr (Weight::kInt8) {
       return &QuantTile<Lanes, Weight, kPanels, kTokens>;
+    } else if constexpr (requires { Weight::kPairs; }) {
+      return &PairTile<Lanes, Weight, kPanels, kTokens>;
     } else {
       return &FloatTile<Lanes, Weight, kPanels, kTokens>;
     }

@@ -1,5 +1,6 @@
 #include "kernels/cpu/linear/packing.h"
 
+#include <bit>
 #include <cstring>
 
 #include "kernels/cpu/linear/half.h"
@@ -345,6 +346,34 @@ void Packing<PanelLayout::kBF16>::UnpackRow(const std::byte* weights, int64_t ro
       reinterpret_cast<const uint16_t*>(weights + row / kPanelRows * PanelBytes(columns));
   for (int64_t k = 0; k < columns; ++k) {
     out[k] = BFloat16ToFloat(from[k / 2 * 2 * kPanelRows + 2 * (row % kPanelRows) + k % 2]);
+  }
+}
+
+template <>
+int64_t Packing<PanelLayout::kBF16Pairs>::PanelBytes(int64_t columns) {
+  return Packing<PanelLayout::kBF16>::PanelBytes(columns);
+}
+template <>
+void Packing<PanelLayout::kBF16Pairs>::PackPanel(std::span<const SourceRow> rows, int64_t columns,
+                                                 std::byte* panel, std::byte* scratch) {
+  Packing<PanelLayout::kBF16>::PackPanel(rows, columns, panel, scratch);
+  auto* words = reinterpret_cast<uint32_t*>(panel);
+  const int64_t count = PanelBytes(columns) / static_cast<int64_t>(sizeof(uint32_t));
+  for (int64_t i = 0; i < count; ++i) words[i] = std::rotl(words[i], 16);
+}
+template <>
+void Packing<PanelLayout::kBF16Pairs>::RestoreRow(const std::byte* panel, int64_t row,
+                                                  int64_t columns, std::byte* out) {
+  for (int64_t k = 0; k < columns; ++k)
+    StoreU16(out + 2 * k, LoadU16(panel + k / 2 * kLine + 4 * row + 2 * (1 - k % 2)));
+}
+template <>
+void Packing<PanelLayout::kBF16Pairs>::UnpackRow(const std::byte* weights, int64_t row,
+                                                 int64_t columns, float* out) {
+  const std::byte* panel = weights + row / kPanelRows * PanelBytes(columns);
+  for (int64_t k = 0; k < columns; ++k) {
+    out[k] =
+        BFloat16ToFloat(LoadU16(panel + k / 2 * kLine + 4 * (row % kPanelRows) + 2 * (1 - k % 2)));
   }
 }
 

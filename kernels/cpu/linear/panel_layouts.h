@@ -7,6 +7,7 @@
 //   bf16   line k / 2: 16 words of 32 bits, word r holds columns k (low half) and k + 1 (high half)
 //   of row r, so that a
 //          shift and a mask make two float vectors of one load
+//   bf16 pairs  the same with column k in the high half, which AVX-512's dot of pairs adds first
 //   q      per group of 32 columns, a plane of the low bits of the quants and a plane of the high
 //   bits (LowBits below). A plane of w bits has w lines; a quad is 4 consecutive columns, and quad
 //   i of row r is in bytes 4 * r ... 4 * r + 3 of line i * w / 8, from bit i * w % 8, so that a
@@ -45,6 +46,7 @@ enum class PanelLayout : uint32_t {
   kQ4_1_64 = 15,
   kQ5_1_64 = 16,
   kQ6_1_64 = 17,
+  kBF16Pairs = 18,
 };
 
 // Of `bits` bits, those in the low plane; the others are in the high plane. 1, 2, 4 or 8 divide a
@@ -109,6 +111,7 @@ constexpr int64_t ColumnStep(PanelLayout layout) {
       return 1;
     case PanelLayout::kF16:
     case PanelLayout::kBF16:
+    case PanelLayout::kBF16Pairs:
       return 2;
     case PanelLayout::kQ4_1:
     case PanelLayout::kQ3_1:

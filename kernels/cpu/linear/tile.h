@@ -176,6 +176,47 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
   }
 }
 
+// The same for weights and rows in words of two bf16, the first column in the high half. Leaves
+// have an even number of columns.
+template <typename Lanes, typename Weight, int kPanels, int kTokens>
+__attribute__((noinline)) void PairTile(const TileArgs& args) {
+  using F = typename Lanes::F;
+  using I = typename Lanes::I;
+  const std::byte* panels[kPanels];
+  const std::byte* x[kTokens];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) panels[p] = args.panels[p];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
+
+  PartOfSum part{0, args.part_ends, args.sums};
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
+    const int64_t rest = args.columns - begin;
+    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
+    F sums[kPanels][kTokens];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
+    }
+    for (int64_t k = begin; k < end; k += 2) {
+      if constexpr (kTokens >= kPrefetchTokens) {
+        PrefetchLines<1>(panels, Weight::PanelBytes(k) + args.prefetch[0]);
+      }
+      I w[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) w[p] = Lanes::LoadLine(panels[p] + Weight::PanelBytes(k));
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const I value = Lanes::SetInt(reinterpret_cast<const int32_t*>(x[t])[k / 2]);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::DotPairs(sums[p][t], w[p], value);
+      }
+    }
+    EndLeaf<Lanes>(sums, end, args.tree, part);
+  }
+}
+
 template <typename Lanes>
 struct F32Weight {
   static constexpr bool kInt8 = false;

@@ -124,6 +124,7 @@ public:
     plan->limits = std::make_unique<plan::LimitsT>(options.limits);
     plan->reproducible = !options.isa.empty();
     plan->isa = options.isa;
+    plan->bf16_activations = options.bf16Activations;
     exportProvenance();
     exportModel();
     exportTokenizer();
@@ -644,7 +645,7 @@ private:
     if (isa<llm::CommunicationOpInterface, llm::PrefetchOp>(op))
       return "";
     if (isa<llm::LinearOp, llm::ScoreOp, llm::EmbeddingOp>(op))
-      return getLinearKernel(getWeight(op).getType());
+      return getLinearKernel(getWeight(op).getType(), options.bf16Activations);
     const char *type = "f32";
     if (isa<llm::RMSNormOp, llm::QuantizeOp>(op) &&
         llm::isQuantized(op->getResult(0).getType()))
@@ -804,7 +805,8 @@ private:
     }
     // The packed size is the same for every instruction set.
     const kernels::LinearKernel *kernel =
-        kernels::FindLinear(getLinearKernel(type), kernels::Isa::kPortable);
+        kernels::FindLinear(getLinearKernel(type, options.bf16Activations),
+                            kernels::Isa::kPortable);
     uint64_t pieces = weight.interleave == plan::Interleave::panels ? 2 : 1;
     uint64_t panels =
         pieces * llvm::divideCeil(rows / pieces, kernels::kPanelRows);
@@ -876,6 +878,8 @@ private:
       hasher.AddValue(static_cast<uint8_t>(type.first));
       hasher.AddValue(type.second);
     }
+    if (plan->bf16_activations)
+      hasher.Add("bf16 activations");
     if (plan->reproducible) {
       addReproducible(hasher);
       return hasher.Finish();

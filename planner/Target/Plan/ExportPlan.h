@@ -41,6 +41,7 @@ struct ExportOptions {
   /// The plan is reproducible, with the kernels of this family; empty: it
   /// isn't.
   std::string isa;
+  bool bf16Activations = false;            // plan.fbs, Plan.bf16_activations
   uint64_t kvRunBytes = plan::kKvRunBytes; // of a head's slices in an extent
   std::function<void(const std::string &)> progress;
 };

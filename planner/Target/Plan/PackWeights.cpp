@@ -60,8 +60,8 @@ StatusOr<Packing> describe(const checkpoint::Checkpoint &checkpoint,
     packing.bytes = first.columns * sizeof(float);
     return packing;
   }
-  packing.kernel =
-      kernels::FindLinear(plan::LinearKernelName(weight.dtype), isa);
+  packing.kernel = kernels::FindLinear(
+      plan::LinearKernelName(weight.dtype, plan.bf16_activations), isa);
   packing.panelBytes = packing.kernel->panel_bytes(first.columns);
   packing.bytes = packing.panels * packing.panelBytes;
   return packing;

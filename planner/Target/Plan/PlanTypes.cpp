@@ -24,9 +24,8 @@ plan::DType llmir::getPlanDType(Type type) {
   return plan::DType::none;
 }
 
-std::string llmir::getLinearKernel(Type weight) {
-  return fmt::format("linear_{}_{}", llm::isQuantized(weight) ? "q8" : "f32",
-                     std::string_view(llm::getEncoding(weight)));
+std::string llmir::getLinearKernel(Type weight, bool bf16Activations) {
+  return plan::LinearKernelName(getPlanDType(weight), bf16Activations);
 }
 
 int64_t llmir::getActivationRowBytes(Type type, int64_t rank) {

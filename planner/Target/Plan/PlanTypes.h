@@ -16,7 +16,7 @@ plan::DType getPlanDType(mlir::Type type);
 
 /// The linear kernel for a weight type: int8 activations for q types
 /// (kernels/NAMING.md, without tile and ISA).
-std::string getLinearKernel(mlir::Type weight);
+std::string getLinearKernel(mlir::Type weight, bool bf16Activations);
 /// The step that executes `op`; none for operations that name what steps work
 /// on, or that passes must rewrite before a plan can be made.
 std::optional<plan::StepKind> getStepKind(mlir::Operation *op);

@@ -58,10 +58,11 @@ class Draw {
     if (most < 32 || OneIn(2)) return Uniform(1, most);
     return std::clamp<int64_t>(Uniform(1, most / 16) * 16 + Uniform(-1, 1), 1, most);
   }
-  // 0, subnormal, tiny and large values of either sign; with `finite` false also infinities and
-  // NaN.
-  float Special(bool finite, float large) {
-    const float value = Of({0.0f, 0x1p-149f, 0x1.8p-130f, 1e-30f, 1.0f, large});
+  // 0, subnormal and tiny unless `normal`, and large values of either sign; with `finite` false
+  // also infinities and NaN.
+  float Special(bool finite, float large, bool normal = false) {
+    const float value = normal ? Of({0.0f, 1e-6f, 1.0f, large})
+                               : Of({0.0f, 0x1p-149f, 0x1.8p-130f, 1e-30f, 1.0f, large});
     if (!finite && OneIn(2)) {
       constexpr float kInfinity = std::numeric_limits<float>::infinity();
       return Of({kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()});

@@ -34,13 +34,13 @@ struct Estimate {
 };
 
 // Overwrites some values: the largest and smallest quants, zero and subnormal scales; floats that
-// are zero, subnormal, large and, rarely, infinite or NaN.
-void MakeExtreme(Matrix& w, Draw& draw) {
+// are zero, subnormal unless `normal`, large and, rarely, infinite or NaN.
+void MakeExtreme(Matrix& w, bool normal, Draw& draw) {
   if (!IsBlockFormat(w.encoding)) {
     const bool finite = !draw.OneIn(4);
     for (int64_t i = draw.Uniform(1, 4); i > 0; --i) {
       const int64_t at = draw.Uniform(0, w.rows * w.columns - 1);
-      const float value = draw.Special(finite, 3e4f);
+      const float value = draw.Special(finite, 3e4f, normal);
       std::byte* row = w.bytes.data() + at / w.columns * w.row_bytes;
       EncodeRow(w.encoding, &value, 1, row + RowBytes(w.encoding, at % w.columns));
       float stored;
@@ -77,12 +77,13 @@ void MakeExtreme(Matrix& w, Draw& draw) {
 }
 
 // Rows of zeros, huge and tiny rows, special values; for q weights in the scales of groups, as
-// quantizing such values gives them.
-void MakeExtreme(Activations& x, bool int8, Draw& draw) {
+// quantizing such values gives them. `normal`: products of them are no subnormals.
+void MakeExtreme(Activations& x, bool int8, bool normal, Draw& draw) {
   const bool finite = draw.OneIn(2);
   for (int64_t t = 0; t < x.tokens; ++t) {
     if (!draw.OneIn(3)) continue;
-    const float factor = draw.Of({0.0f, 1e-36f, 1e-20f, 1e12f, 1e20f});
+    const float factor =
+        normal ? draw.Of({0.0f, 1e-3f, 1e12f}) : draw.Of({0.0f, 1e-36f, 1e-20f, 1e12f, 1e20f});
     const int64_t begin = draw.Uniform(0, x.columns - 1);
     const int64_t end = draw.Uniform(begin + 1, x.columns);
     for (int64_t k = begin; k < end; ++k) x.Float(t)[k] *= factor;
@@ -91,7 +92,7 @@ void MakeExtreme(Activations& x, bool int8, Draw& draw) {
   if (finite) return;
   const int64_t t = draw.Uniform(0, x.tokens - 1);
   if (!int8) {
-    x.Float(t)[draw.Uniform(0, x.columns - 1)] = draw.Special(false, 1e20f);
+    x.Float(t)[draw.Uniform(0, x.columns - 1)] = draw.Special(false, 1e20f, normal);
     return;
   }
   const int64_t g = draw.Uniform(0, x.columns / 32 - 1);
@@ -167,12 +168,15 @@ void Run(const LinearKernel& kernel, const Problem& problem, const AlignedBytes&
 
 class Reference {
  public:
-  Reference(const Problem& problem, bool int8)
-      : problem_(problem), int8_(int8), magnitudes_(Magnitudes(*problem.weights)) {
+  Reference(const Problem& problem, const LinearKernel& kernel)
+      : problem_(problem),
+        int8_(kernel.int8_activations),
+        magnitudes_(Magnitudes(*problem.weights)) {
     const Activations& x = *problem.x;
     for (int64_t t = 0; t < x.tokens; ++t) {
       for (int64_t k = 0; k < x.columns; ++k) {
-        x_.push_back(int8 ? double{x.Scale(t, k / 32)} * x.Quants(t)[k] : double{x.Float(t)[k]});
+        x_.push_back(int8_ ? double{x.Scale(t, k / 32)} * x.Quants(t)[k]
+                           : double{x.Value(t, k, kernel.bf16_activations)});
       }
     }
   }
@@ -226,6 +230,8 @@ class Reference {
 void OneCase(const LinearKernel& kernel, Draw& draw) {
   const bool int8 = kernel.int8_activations;
   const int64_t group = int8 ? ShapeOf(kernel.weight).group : 1;
+  // Where the processor multiplies bf16, subnormals are zeros.
+  const bool normal = kernel.bf16_activations;
   Problem problem;
   problem.silu_mul = draw.OneIn(4);
   problem.rows =
@@ -235,7 +241,7 @@ void OneCase(const LinearKernel& kernel, Draw& draw) {
   int64_t tokens = 1;
   if (!draw.OneIn(3)) tokens = draw.OneIn(5) ? draw.Uniform(17, 40) : draw.Uniform(2, 16);
   if (!draw.OneIn(3)) {
-    const int64_t grain = int8 ? group : 1;
+    const int64_t grain = int8 ? group : kernel.bf16_activations ? 2 : 1;
     problem.leaf_columns = grain * draw.Uniform(1, (columns + grain - 1) / grain + 1);
   }
   // A part of the columns of what was packed.
@@ -251,9 +257,9 @@ void OneCase(const LinearKernel& kernel, Draw& draw) {
                std::to_string(problem.silu_mul));
 
   Matrix w(kernel.weight, problem.rows, packed_columns, draw.random());
-  if (draw.OneIn(2)) MakeExtreme(w, draw);
+  if (draw.OneIn(2)) MakeExtreme(w, normal, draw);
   Activations x(tokens, columns, draw.random());
-  if (draw.OneIn(2)) MakeExtreme(x, int8, draw);
+  if (draw.OneIn(2)) MakeExtreme(x, int8, normal, draw);
   problem.weights = &w;
   problem.x = &x;
 
@@ -300,7 +306,7 @@ void OneCase(const LinearKernel& kernel, Draw& draw) {
         << "token " << alone << " by itself, column " << c;
   }
 
-  const Reference reference(problem, int8);
+  const Reference reference(problem, kernel);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t c = 0; c < problem.outputs(); ++c) {
       const Estimate exact = reference.Output(t, c, added != nullptr ? added->Row(t) + c : nullptr);

@@ -31,7 +31,7 @@ std::string KernelOf(const PlanT& plan, const ProgramT& program, const StepT& st
     case StepKind::embedding:
     case StepKind::linear:
     case StepKind::score:
-      return plan::LinearKernelName(plan.weights[step.weight]->dtype);
+      return plan::LinearKernelName(plan.weights[step.weight]->dtype, plan.bf16_activations);
     case StepKind::rms_norm:
       return program.buffers[step.outputs[0]]->dtype == plan::DType::q8_rows ? "rms_norm_q8"
                                                                              : "rms_norm_f32";

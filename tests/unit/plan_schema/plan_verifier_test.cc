@@ -1250,6 +1250,18 @@ const std::vector<Mutation>& Mutations() {
          Insert(Mixed(p), 1, StepKind::dequantize, {x}, {Named(Mixed(p), "qkv")}).kernel = 0;
        },
        "(dequantize).inputs[0]"},
+      // bf16 activations
+      {"BF16ActivationsWithoutFeature", kOne, [](P p) { p.bf16_activations = true; },
+       "lacks bf16_activations"},
+      {"BF16ActivationsOfOddLeaves", kOne,
+       [](P p) {
+         Use(p, Feature::bf16_activations);
+         p.bf16_activations = true;
+         WeightT& down = WeightOf(p, "layers.0.mlp.down");
+         down.dtype = DType::bf16;
+         down.leaf_columns = 15;
+       },
+       "leaves of 15 columns, not a multiple of 2"},
       // Int8 between hosts
       {"Int8WireWithoutFeature", kTwo,
        [](P p) {

@@ -37,7 +37,8 @@ double getCost(Type weight, double flopsPerByte,
   if (measured) {
     std::optional<double> us;
     if (isMatrix)
-      us = measured->all().LinearUs(getLinearKernel(weight), rows, columns, 1);
+      us = measured->all().LinearUs(
+          getLinearKernel(weight, /*bf16Activations=*/false), rows, columns, 1);
     return us.value_or(measured->all().MemoryUs(bytes));
   }
   return bytes + (isMatrix ? 2 * rows * columns / flopsPerByte : 0);

@@ -222,6 +222,19 @@ struct Activations {
   const float* Float(int64_t t) const {
     return reinterpret_cast<const float*>(floats.data() + t * float_stride);
   }
+  // What a kernel multiplies with.
+  float Value(int64_t t, int64_t k, bool rounded) const {
+    if (!rounded) return Float(t)[k];
+    // Halfway between two values of bf16 lies the even one's neighbourhood.
+    const auto bits = std::bit_cast<uint32_t>(Float(t)[k]);
+    const float below = std::bit_cast<float>(bits & 0xffff0000u);
+    if (!std::isfinite(below)) return Float(t)[k];
+    const float above = std::bit_cast<float>((bits & 0xffff0000u) + 0x10000u);
+    const double middle = (double{below} + double{above}) / 2;
+    const double size = std::fabs(double{Float(t)[k]});
+    if (size == std::fabs(middle)) return (bits & 0x10000u) != 0 ? above : below;
+    return size > std::fabs(middle) ? above : below;
+  }
   const int8_t* Quants(int64_t t) const {
     return reinterpret_cast<const int8_t*>(q8.data() + t * q8_stride);
   }

@@ -16,6 +16,7 @@ class LinearTest : public testing::TestWithParam<const LinearKernel*> {
   const LinearKernel& kernel() const { return *GetParam(); }
   const LinearKernel& portable() const { return *FindLinear(kernel().name, Isa::kPortable); }
   bool float_weights() const { return !IsBlockFormat(kernel().weight); }
+  bool any_leaves() const { return float_weights() && !kernel().bf16_activations; }
   // `columns`, a multiple of 32, or twice as many where 64 values share a scale.
   int64_t Wide(int64_t columns) const {
     return ShapeOf(kernel().weight).group == 64 ? 2 * columns : columns;
@@ -41,12 +42,13 @@ constexpr Size kSizes[] = {{16, 32, 1},  {1, 32, 1},     {15, 96, 2},  {33, 64, 
 constexpr Size kFloatSizes[] = {{16, 1, 1}, {17, 31, 2}, {50, 33, 3}, {65, 77, 12}, {20, 131, 25}};
 
 // The order that kernels/linear.h writes down, element by element.
-float SumAsDocumented(const Matrix& w, int64_t n, const Activations& x, int64_t t, int64_t begin,
-                      int64_t end) {
+float SumAsDocumented(const LinearKernel& kernel, const Matrix& w, int64_t n, const Activations& x,
+                      int64_t t, int64_t begin, int64_t end) {
   float sum = 0.0f;
   if (!IsBlockFormat(w.encoding)) {
     for (int64_t k = begin; k < end; ++k) {
-      sum = std::fma(static_cast<float>(w.values[n * w.columns + k]), x.Float(t)[k], sum);
+      sum = std::fma(static_cast<float>(w.values[n * w.columns + k]),
+                     x.Value(t, k, kernel.bf16_activations), sum);
     }
     return sum;
   }
@@ -77,14 +79,16 @@ float TreeAsDocumented(const std::vector<float>& leaves, size_t begin, size_t en
          TreeAsDocumented(leaves, begin + left, end);
 }
 
-std::vector<float> OutputAsDocumented(const Matrix& w, const Activations& x, int64_t leaf_columns) {
+std::vector<float> OutputAsDocumented(const LinearKernel& kernel, const Matrix& w,
+                                      const Activations& x, int64_t leaf_columns) {
   std::vector<float> output;
   const int64_t leaf = leaf_columns > 0 ? leaf_columns : w.columns;
   for (int64_t t = 0; t < x.tokens; ++t) {
     for (int64_t n = 0; n < w.rows; ++n) {
       std::vector<float> leaves;
       for (int64_t begin = 0; begin < w.columns; begin += leaf) {
-        leaves.push_back(SumAsDocumented(w, n, x, t, begin, std::min(begin + leaf, w.columns)));
+        leaves.push_back(
+            SumAsDocumented(kernel, w, n, x, t, begin, std::min(begin + leaf, w.columns)));
       }
       output.push_back(TreeAsDocumented(leaves, 0, leaves.size()));
     }
@@ -101,7 +105,7 @@ TEST_P(LinearTest, SumsInTheDocumentedOrder) {
     const AlignedBytes packed = Pack(kernel(), w);
     for (const int64_t leaf : {int64_t{0}, Wide(32), Wide(64)}) {
       EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
-                Bits(OutputAsDocumented(w, x, leaf)))
+                Bits(OutputAsDocumented(kernel(), w, x, leaf)))
           << size.rows << "x" << size.columns << ", " << size.tokens << " tokens, leaf " << leaf;
     }
   }
@@ -116,7 +120,8 @@ TEST_P(LinearTest, ManyTokensOverManyColumnsGiveThePortableBits) {
   const AlignedBytes packed = Pack(kernel(), w);
   const AlignedBytes reference = Pack(portable(), w);
   std::vector<int64_t> leaves = {0, 64, 704, 1280};
-  if (float_weights()) leaves.insert(leaves.end(), {7, 255, 257});
+  if (float_weights()) leaves.insert(leaves.end(), {8, 254, 258});
+  if (any_leaves()) leaves.insert(leaves.end(), {7, 255, 257});
   for (const int64_t leaf : leaves) {
     EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
               Bits(Multiply(portable(), reference, w.rows, x, {.leaf_columns = leaf})))
@@ -145,7 +150,7 @@ TEST_P(LinearTest, SumsInPartsInTheDocumentedOrder) {
             for (int64_t n = 0; n < w.rows; ++n) {
               std::vector<float> sums;
               for (int64_t i = begin; i < ends[part]; ++i) {
-                sums.push_back(SumAsDocumented(w, n, x, t, i * leaf, (i + 1) * leaf));
+                sums.push_back(SumAsDocumented(kernel(), w, n, x, t, i * leaf, (i + 1) * leaf));
               }
               expected.push_back(TreeAsDocumented(sums, 0, sums.size()));
             }
@@ -192,9 +197,10 @@ TEST_P(LinearTest, FloatLeavesMayHaveAnyWidth) {
   const Matrix w(kernel().weight, 40, 95, random_);
   const Activations x(5, 95, random_);
   const AlignedBytes packed = Pack(kernel(), w);
-  for (const int64_t leaf : {1, 7, 48, 94, 95, 200}) {
+  for (const int64_t leaf : {1, 7, 95, 2, 48, 94, 200}) {
+    if (leaf % 2 != 0 && !any_leaves()) continue;
     EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, {.leaf_columns = leaf})),
-              Bits(OutputAsDocumented(w, x, leaf)))
+              Bits(OutputAsDocumented(kernel(), w, x, leaf)))
         << "leaf " << leaf;
   }
 }
@@ -240,7 +246,7 @@ TEST_P(LinearTest, StaysWithinTheErrorOfItsRoundings) {
         for (int64_t k = 0; k < w.columns; ++k) {
           const double activation = kernel().int8_activations
                                         ? double{x.Scale(t, k / 32)} * x.Quants(t)[k]
-                                        : double{x.Float(t)[k]};
+                                        : double{x.Value(t, k, kernel().bf16_activations)};
           exact += w.values[n * w.columns + k] * activation;
           magnitude += std::fabs(w.values[n * w.columns + k] * activation);
         }
@@ -274,7 +280,8 @@ TEST_P(LinearTest, TheGreatestProductsDoNotSaturate) {
         if (t % 3 == 2) std::fill_n(x.Float(t), w.columns, -2.0f);
       }
       x.Quantize();
-      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x)), Bits(OutputAsDocumented(w, x, 0)))
+      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x)),
+                Bits(OutputAsDocumented(kernel(), w, x, 0)))
           << fill << ", " << tokens << " tokens";
     }
   }
@@ -432,7 +439,8 @@ TEST(LinearRegistry, HoldsEveryWeightTypeForEveryFamily) {
     names.push_back(std::string(kernel.name) + " " + IsaName(kernel.isa));
     EXPECT_EQ(kernel.int8_activations, IsBlockFormat(kernel.weight)) << kernel.name;
   }
-  std::vector<std::string> expected;
+  std::vector<std::string> expected = {"linear_bf16_bf16 portable", "linear_bf16_bf16 avx2",
+                                       "linear_bf16_bf16 avx512"};
   for (const Encoding encoding : AllEncodings()) {
     for (const char* isa : {"portable", "avx2", "avx512"}) {
       expected.push_back((IsBlockFormat(encoding) ? "linear_q8_" : "linear_f32_") +
