@@ -39,7 +39,8 @@ struct RoundToPairs {
   }
 };
 
-// Zen 5, 512 tokens of SmolLM2's matrices, one thread: ...
+// Zen 5, SmolLM2's matrices, one thread: 512 tokens in 15.7 ms, 1.8 times the bound of floats; 8
+// tokens in 7.9 ms, 88 % of what memory gives.
 using Shape = TileShape<2, 12, 2, 12>;
 
 }  // namespace
