@@ -7,7 +7,7 @@ Requests are those of perf/workload.py: lognormal prompt and answer lengths, hal
 drawn at random, here all at once unless --rate says how many arrive per second. Throughput is generated tokens by the time
 from the first submission to the last token. The peer's settings (llama.cpp: flash attention, slots; vLLM: eager or compiled) are
 tried once each, the best is kept. All keep prefixes and use the machine's threads. vLLM's engine runs in a process of its own
-without a server before it, with bf16 weights, its precision on a CPU; ours has the same then.
+without a server before it, with bf16 weights and products of bf16, its precision on a CPU; ours has the same then.
 """
 
 import argparse
@@ -66,6 +66,7 @@ def ask(port, request, begin):
 
 class LlamaServer:
     name = "llama.cpp server"
+    plan_options = ()  # of ours, beside it
 
     def __init__(self, arguments):
         self.arguments = arguments
@@ -90,6 +91,7 @@ class LlamaServer:
 
 class VllmEngine:
     name = "vLLM"
+    plan_options = ("--bf16-activations",)  # as it multiplies
 
     def __init__(self, arguments):
         if arguments.rate > 0:
@@ -139,8 +141,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="llmir-serving-") as name:
         folder = pathlib.Path(name)
         plan = folder / "plan.fb"
-        execute([arguments.build / "bin" / "llmir-plan", peer.model, "-o", plan, "--weights", "keep", "--max-batch", arguments.slots,
-                 "--context", arguments.context])  # fmt: skip
+        execute([arguments.build / "bin" / "llmir-plan", peer.model, "-o", plan, "--weights", "keep", *peer.plan_options,
+                 "--max-batch", arguments.slots, "--context", arguments.context])  # fmt: skip
         vocabulary = json.loads(execute([arguments.build / "bin" / "llmir-inspect", "show", plan, "--json"]))["model"]["vocabulary"]
         requests = workload.make_requests(arguments, vocabulary, arguments.context)
         best = max(peer.settings(), key=lambda setting: peer.run(requests, setting, folder))
@@ -160,6 +162,7 @@ def main():
         "peer": peer.name,
         "peer_version": peer.version,
         "peer_settings": best,
+        "plan_options": peer.plan_options,
         "requests": len(requests),
         "generated_tokens": sum(request["request"]["max_tokens"] for request in requests),
         "tokens_per_s": statistics.median(a for a, _ in pairs),
