@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/linear/panel_layouts.h"
+#include "kernels/cpu/linear/tile.h"
 #include "kernels/cpu/linear/token_blocks.h"
 #include "kernels/linear.h"
 
@@ -75,12 +76,7 @@ struct RoundToFloats {
 
 // A panel of kBF16Pairs as columns of floats.
 template <typename Lanes>
-struct BF16PairsWeight {
-  static constexpr bool kInt8 = false;
-  static constexpr bool kInPlace = false;
-  static constexpr LLMIR_INLINE int64_t PanelBytes(int64_t columns) {
-    return (columns + 1) / 2 * kLine;
-  }
+struct BF16PairsWeight : BF16Weight<Lanes> {
   static LLMIR_INLINE typename Lanes::F Even(const std::byte* panel, int64_t k) {
     return Lanes::OddBF16(Lanes::LoadLine(panel + k * (kLine / 2)));
   }

@@ -115,6 +115,25 @@ LLMIR_INLINE void EndLeaf(typename Lanes::F (&sums)[kPanels][kTokens], int64_t e
   part.leaves = 0;
 }
 
+// Calls add(begin, end, sums) for each leaf's columns, sums from 0; the rest of the order of sums
+// is here.
+template <typename Lanes, int kPanels, int kTokens>
+LLMIR_INLINE void SumLeaves(const TileArgs& args, const auto& add) {
+  PartOfSum part{0, args.part_ends, args.sums};
+  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
+    const int64_t rest = args.columns - begin;
+    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
+    typename Lanes::F sums[kPanels][kTokens];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
+    }
+    add(begin, end, sums);
+    EndLeaf<Lanes>(sums, end, args.tree, part);
+  }
+}
+
 // ------------------------------------------------------------------------------------------- float
 // weights
 
@@ -129,51 +148,44 @@ __attribute__((noinline)) void FloatTile(const TileArgs& args) {
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
 
-  PartOfSum part{0, args.part_ends, args.sums};
-  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
-    const int64_t rest = args.columns - begin;
-    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
-    F sums[kPanels][kTokens];
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
+  SumLeaves<Lanes, kPanels, kTokens>(
+      args,
+      [&](int64_t begin, int64_t end, F(&sums)[kPanels][kTokens]) __attribute__((always_inline)) {
+        const auto add_column = [&](const F(&w)[kPanels],
+                                    int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
-    }
-    const auto add_column = [&](const F(&w)[kPanels], int64_t k) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
-        const F value = Lanes::Set(reinterpret_cast<const float*>(x[t])[k]);
+          for (int t = 0; t < kTokens; ++t) {
+            const F value = Lanes::Set(reinterpret_cast<const float*>(x[t])[k]);
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::Fma(w[p], value, sums[p][t]);
-      }
-    };
-    const auto add_even = [&](int64_t k) __attribute__((always_inline)) {
-      F w[kPanels];
+            for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::Fma(w[p], value, sums[p][t]);
+          }
+        };
+        const auto add_even = [&](int64_t k) __attribute__((always_inline)) {
+          F w[kPanels];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) w[p] = Weight::Even(panels[p], k);
-      add_column(w, k);
-    };
-    const auto add_odd = [&](int64_t k) __attribute__((always_inline)) {
-      F w[kPanels];
+          for (int p = 0; p < kPanels; ++p) w[p] = Weight::Even(panels[p], k);
+          add_column(w, k);
+        };
+        const auto add_odd = [&](int64_t k) __attribute__((always_inline)) {
+          F w[kPanels];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) w[p] = Weight::Odd(panels[p], k);
-      add_column(w, k);
-    };
-    int64_t k = begin;
-    if ((k & 1) != 0) add_odd(k++);
-    for (; k + 2 <= end; k += 2) {
-      if constexpr (kTokens >= kPrefetchTokens) {
-        // Choosing takes a seventh of the instructions of 4 tokens of bf16.
-        const int64_t half = kFetchesInHalves<Weight> ? k / 2 & 1 : 0;
-        PrefetchLines<Weight::PanelBytes(2) / kLine>(panels,
-                                                     Weight::PanelBytes(k) + args.prefetch[half]);
-      }
-      add_even(k);
-      add_odd(k + 1);
-    }
-    if (k < end) add_even(k);
-    EndLeaf<Lanes>(sums, end, args.tree, part);
-  }
+          for (int p = 0; p < kPanels; ++p) w[p] = Weight::Odd(panels[p], k);
+          add_column(w, k);
+        };
+        int64_t k = begin;
+        if ((k & 1) != 0) add_odd(k++);
+        for (; k + 2 <= end; k += 2) {
+          if constexpr (kTokens >= kPrefetchTokens) {
+            // Choosing takes a seventh of the instructions of 4 tokens of bf16.
+            const int64_t half = kFetchesInHalves<Weight> ? k / 2 & 1 : 0;
+            PrefetchLines<Weight::PanelBytes(2) / kLine>(
+                panels, Weight::PanelBytes(k) + args.prefetch[half]);
+          }
+          add_even(k);
+          add_odd(k + 1);
+        }
+        if (k < end) add_even(k);
+      });
 }
 
 // The same for weights and rows in words of two bf16, the first column in the high half. Leaves
@@ -189,32 +201,25 @@ __attribute__((noinline)) void PairTile(const TileArgs& args) {
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) x[t] = args.x + t * args.x_stride;
 
-  PartOfSum part{0, args.part_ends, args.sums};
-  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
-    const int64_t rest = args.columns - begin;
-    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
-    F sums[kPanels][kTokens];
+  SumLeaves<Lanes, kPanels, kTokens>(
+      args,
+      [&](int64_t begin, int64_t end, F(&sums)[kPanels][kTokens]) __attribute__((always_inline)) {
+        for (int64_t k = begin; k < end; k += 2) {
+          if constexpr (kTokens >= kPrefetchTokens) {
+            PrefetchLines<1>(panels, Weight::PanelBytes(k) + args.prefetch[0]);
+          }
+          I w[kPanels];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
+          for (int p = 0; p < kPanels; ++p)
+            w[p] = Lanes::LoadLine(panels[p] + Weight::PanelBytes(k));
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
-    }
-    for (int64_t k = begin; k < end; k += 2) {
-      if constexpr (kTokens >= kPrefetchTokens) {
-        PrefetchLines<1>(panels, Weight::PanelBytes(k) + args.prefetch[0]);
-      }
-      I w[kPanels];
+          for (int t = 0; t < kTokens; ++t) {
+            const I value = Lanes::SetInt(reinterpret_cast<const int32_t*>(x[t])[k / 2]);
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) w[p] = Lanes::LoadLine(panels[p] + Weight::PanelBytes(k));
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
-        const I value = Lanes::SetInt(reinterpret_cast<const int32_t*>(x[t])[k / 2]);
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::DotPairs(sums[p][t], w[p], value);
-      }
-    }
-    EndLeaf<Lanes>(sums, end, args.tree, part);
-  }
+            for (int p = 0; p < kPanels; ++p) sums[p][t] = Lanes::DotPairs(sums[p][t], w[p], value);
+          }
+        }
+      });
 }
 
 template <typename Lanes>
@@ -279,53 +284,45 @@ __attribute__((noinline)) void QuantTile(const TileArgs& args) {
   const int64_t scales_at = args.columns;
   const int64_t sums_at = args.columns + args.columns / kGroup * 4;
 
-  PartOfSum part{0, args.part_ends, args.sums};
-  for (int64_t begin = 0; begin < args.columns; begin += args.leaf_columns) {
-    const int64_t rest = args.columns - begin;
-    const int64_t end = begin + (rest < args.leaf_columns ? rest : args.leaf_columns);
-    F sums[kPanels][kTokens];
+  SumLeaves<Lanes, kPanels, kTokens>(
+      args,
+      [&](int64_t begin, int64_t end, F(&sums)[kPanels][kTokens]) __attribute__((always_inline)) {
+        for (int64_t group = begin / kGroup; group < end / kGroup; ++group) {
+          const GroupPlace place = Dot::Groups::At(group);
+          const std::byte* quants[kPanels];
+          const std::byte* xq[kTokens];
+          int32_t x_sum[kTokens];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
+          for (int p = 0; p < kPanels; ++p) quants[p] = panels[p] + place.quants;
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) sums[p][t] = Lanes::Zero();
-    }
-    for (int64_t group = begin / kGroup; group < end / kGroup; ++group) {
-      const GroupPlace place = Dot::Groups::At(group);
-      const std::byte* quants[kPanels];
-      const std::byte* xq[kTokens];
-      int32_t x_sum[kTokens];
+          for (int t = 0; t < kTokens; ++t) {
+            xq[t] = x[t] + group * kGroup;
+            x_sum[t] = reinterpret_cast<const int32_t*>(x[t] + sums_at)[group];
+          }
+          if constexpr (Dot::kPrefetch && kTokens >= kPrefetchTokens) {
+            // The quants, a line per bit; the line after them has scales.
+            PrefetchLines<Dot::Groups::kBits + 1>(panels, place.quants + args.prefetch[group & 1]);
+          }
+          I dots[kPanels][kTokens];
+          Dot::template Group<kPanels, kTokens>(quants, xq, x_sum, dots);
+#pragma GCC unroll 16
+          for (int t = 0; t < kTokens; ++t) {
+            const float x_scale = reinterpret_cast<const float*>(x[t] + scales_at)[group];
+            const F scale = Lanes::Set(x_scale);
+            const F minimum_factor = Lanes::Set(x_scale * static_cast<float>(x_sum[t]));
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) quants[p] = panels[p] + place.quants;
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
-        xq[t] = x[t] + group * kGroup;
-        x_sum[t] = reinterpret_cast<const int32_t*>(x[t] + sums_at)[group];
-      }
-      if constexpr (Dot::kPrefetch && kTokens >= kPrefetchTokens) {
-        // The quants, a line per bit; the line after them has scales.
-        PrefetchLines<Dot::Groups::kBits + 1>(panels, place.quants + args.prefetch[group & 1]);
-      }
-      I dots[kPanels][kTokens];
-      Dot::template Group<kPanels, kTokens>(quants, xq, x_sum, dots);
-#pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
-        const float x_scale = reinterpret_cast<const float*>(x[t] + scales_at)[group];
-        const F scale = Lanes::Set(x_scale);
-        const F minimum_factor = Lanes::Set(x_scale * static_cast<float>(x_sum[t]));
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) {
-          const std::byte* w_scale = panels[p] + place.scale;
-          sums[p][t] = Lanes::Fma(Lanes::ToFloat(dots[p][t]),
-                                  Lanes::Mul(Lanes::LoadHalf(w_scale), scale), sums[p][t]);
-          if constexpr (Dot::Groups::kMinimum) {
-            sums[p][t] =
-                Lanes::Fma(Lanes::LoadHalf(w_scale + kLine / 2), minimum_factor, sums[p][t]);
+            for (int p = 0; p < kPanels; ++p) {
+              const std::byte* w_scale = panels[p] + place.scale;
+              sums[p][t] = Lanes::Fma(Lanes::ToFloat(dots[p][t]),
+                                      Lanes::Mul(Lanes::LoadHalf(w_scale), scale), sums[p][t]);
+              if constexpr (Dot::Groups::kMinimum) {
+                sums[p][t] =
+                    Lanes::Fma(Lanes::LoadHalf(w_scale + kLine / 2), minimum_factor, sums[p][t]);
+              }
+            }
           }
         }
-      }
-    }
-    EndLeaf<Lanes>(sums, end, args.tree, part);
-  }
+      });
 }
 
 }  // namespace llmir::kernels
