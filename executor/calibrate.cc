@@ -74,7 +74,7 @@ constexpr AttentionLoad kLoads[] = {{1, 56, 1},    {1, 440, 1},   {1, 1960, 1}, 
 constexpr int64_t kLayers = 32;  // that lie side by side in an extent, as in a model
 // From a layer to the one that is read next. Side by side the processor would fetch the next one
 // ahead, which it doesn't in a step, where a layer's matrices come between: 8 sequences of 512
-// tokens 62 GB/s, of whose memory gives 52, and 40 (Zen 5, two threads).
+// tokens 62 GB/s, where memory gives 52, and 40 with others between (Zen 5, two threads).
 constexpr int64_t kNextLayer = 101;
 
 constexpr int64_t kVectorColumns[] = {576, 2048, 4096};

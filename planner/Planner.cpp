@@ -595,12 +595,6 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   }
   LLMIR_ASSIGN_OR_RETURN(
       auto plan, exportPlan(*module, *source, tokenizer, exportOptions));
-  if (options.bf16Activations &&
-      llvm::none_of(plan->weights, [](const auto &weight) {
-        return weight->dtype == plan::DType::bf16;
-      }))
-    return InvalidArgument("--bf16-activations: no weight is bf16; add "
-                           "--weights bf16");
   if (calibration) {
     plan->provenance->calibration_file = calibration->file();
     plan->provenance->calibration_hash = calibration->hash();

@@ -8,8 +8,12 @@ from peers.llamacpp import shown
 from peers.peer import CACHE, Peer, Sample, Unsupported, execute, virtual_environment
 
 PACKAGES = ["openvino-genai", "openvino", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch"]
-# Its formats, by the GGUF type that takes as many bits; fp16 it multiplies in bf16 where the processor has products of that. 4 bits come in groups of 64: 128 doesn't divide SmolLM2's 576 columns.
-FORMATS = {"f32": ["fp32"], "f16": ["fp16"], "bf16": ["fp16"], "q8_0": ["int8"], "q4_0": ["int4", "--group-size", "64"], "q4_1": ["int4", "--group-size", "64"]}
+# Its formats, by the GGUF type that takes as many bits; fp16 it multiplies in bf16 where the processor has products of that.
+# 4 bits come in groups of 64: 128 doesn't divide SmolLM2's 576 columns.
+FORMATS = {
+    "f32": ["fp32"], "f16": ["fp16"], "bf16": ["fp16"], "q8_0": ["int8"],
+    "q4_0": ["int4", "--group-size", "64"], "q4_1": ["int4", "--group-size", "64"],
+}  # fmt: skip
 
 # In a folder of its own: beside this file, `import openvino` would find this file.
 BENCH = pathlib.Path(__file__).parent / "bench" / "bench_openvino.py"

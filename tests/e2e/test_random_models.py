@@ -96,11 +96,11 @@ def test_bf16_activations_give_the_same_bits_in_every_family_and_packed(models, 
 
 def test_bf16_activations_need_bf16_weights_and_are_not_reproducible(models, tmp_path):
     folder, _ = models.random("tiny-test")
-    for options, words in [(("--weights", "q8"), "no weight is bf16"), (("--weights", "bf16", "--reproducible"), "--reproducible")]:
+    for options, words in [(("--weights", "q8", "--pack", tmp_path / "p"), "no weight is bf16"), (("--weights", "bf16", "--reproducible"), "--reproducible")]:
         command = [llmir.program("llmir-plan"), folder, "-o", tmp_path / "plan.fb", "--bf16-activations", *options, *OPTIONS]
         result = llmir.run(command)
         assert result.status == 1 and len(result.error_lines()) == 1 and words in result.error_lines()[0]
-        assert not (tmp_path / "plan.fb").exists()
+        assert not (tmp_path / "plan.fb").exists() and not (tmp_path / "p").exists()
 
 
 def test_safetensors_parts_equal_one_file(models):

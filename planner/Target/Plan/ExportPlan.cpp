@@ -133,6 +133,12 @@ public:
       for (func::FuncOp function : programs.functions)
         for (auto weight : function.getOps<WeightOp>())
           LLMIR_RETURN_IF_ERROR(exportWeight(weight));
+    if (options.bf16Activations &&
+        llvm::none_of(plan->weights, [](const auto &weight) {
+          return weight->dtype == plan::DType::bf16;
+        }))
+      return InvalidArgument("--bf16-activations: no weight is bf16; add "
+                             "--weights bf16");
     if (checkpoint.has_weights() && options.isHashed)
       hashLeaves(checkpoint, sources, *plan, options.threads);
 
