@@ -6,9 +6,9 @@
 #include <map>
 #include <vector>
 
-#include "executor/memory_map.h"
 #include "executor/weights.h"
 #include "kernels/linear.h"
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
 
 namespace llmir::executor {

@@ -19,7 +19,6 @@
 #include "executor/commit.h"
 #include "executor/cores.h"
 #include "executor/memory_bandwidth.h"
-#include "executor/memory_map.h"
 #include "executor/output_files.h"
 #include "executor/report.h"
 #include "executor/sampler.h"
@@ -27,6 +26,7 @@
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/vector.h"
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
 
 namespace llmir::executor {

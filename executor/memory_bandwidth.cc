@@ -7,7 +7,7 @@
 #include <cstring>
 #include <span>
 
-#include "executor/memory_map.h"
+#include "plan_schema/base/memory_map.h"
 
 namespace llmir::executor {
 namespace {

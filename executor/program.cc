@@ -866,7 +866,7 @@ StatusOr<std::unique_ptr<Program>> Program::Create(const plan::Program& program,
     bound.columns = buffer->columns()->Get(rank);
     bound.row_bytes = static_cast<int64_t>(plan::RowBytes(buffer->dtype(), bound.columns));
     bound.rows = buffer->rows();
-    bound.data = resources->arenas[buffer->arena()].data() + buffer->offsets()->Get(rank);
+    bound.data = resources->arenas[buffer->arena()] + buffer->offsets()->Get(rank);
     if (buffer->nodes() != nullptr && buffer->nodes()->size() > 0) {
       bound.node_stride = buffer->max_rows() * bound.columns;
     }

@@ -13,7 +13,6 @@
 
 #include "comm/channel.h"
 #include "executor/activation_collector.h"
-#include "executor/memory_map.h"
 #include "executor/sampler.h"
 #include "executor/step_descriptor.h"
 #include "executor/weights.h"
@@ -34,8 +33,8 @@ struct RankResources {
   kernels::Isa isa;
   kernels::WorkerPool* pool;
   const Weights* weights;
-  std::byte* kv_data;                  // the rank's KV arena
-  std::vector<MemoryMap> arenas;       // by the plan's arena index
+  std::byte* kv_data;                  // the rank's KV blocks
+  std::vector<std::byte*> arenas;      // by the plan's arena index
   std::vector<comm::Channel*> groups;  // by Plan.groups index; null where this rank isn't a member
   comm::Channel* messages;             // all ranks of the job, for send and recv
   Sampler* sampler;                    // on the rank that samples

@@ -12,11 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "executor/memory_map.h"
 #include "kernels/isa.h"
 #include "kernels/linear.h"
 #include "kernels/worker_pool.h"
 #include "plan_schema/base/file_map.h"
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/base/status.h"
 #include "plan_schema/plan_generated.h"
 

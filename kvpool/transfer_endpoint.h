@@ -19,6 +19,7 @@ struct TransferEndpoint {
   BlockLayout layout{};
   int64_t blocks = 0;  // as of KvShape
   int64_t extent_blocks = 1;
+  int64_t offset = 0;
   int32_t replica = 0;
   int32_t host = 0;  // the same on ranks that share a host
   int32_t process = 0;

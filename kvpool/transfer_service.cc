@@ -119,7 +119,7 @@ struct Told {
 KvShape ShapeOf(const TransferEndpoint& endpoint) {
   return {static_cast<size_t>(endpoint.blocks), static_cast<size_t>(endpoint.layout.slices()),
           static_cast<size_t>(endpoint.layout.slice_bytes()),
-          static_cast<size_t>(endpoint.extent_blocks)};
+          static_cast<size_t>(endpoint.extent_blocks), static_cast<size_t>(endpoint.offset)};
 }
 
 // Calls visit(start, bytes) for what lies side by side of a slice of blocks, in their order.
@@ -149,6 +149,7 @@ class TransferService::Impl {
     endpoint_.layout = layout;
     endpoint_.blocks = static_cast<int64_t>(arena.shape().blocks);
     endpoint_.extent_blocks = static_cast<int64_t>(arena.shape().extent_blocks);
+    endpoint_.offset = static_cast<int64_t>(arena.shape().offset);
     endpoint_.replica = replica;
     endpoint_.host = host;
     endpoint_.process = static_cast<int32_t>(getpid());

@@ -9,8 +9,9 @@ once), so that what is wasted is missing for others.
 Fig. 2 (block_size.svg): block sizes from 16 tokens up; generated tokens per second, and memory efficiency, the part of the
 held room that has a token in it.
 Table II (configurations.svg): contiguous, a sequence holds room for the longest one (a block as long as the context), nothing
-shared; pool, blocks as they are needed, nothing shared; pool and prefixes in one arena, in extents whose runs of a head have
-32 KiB (the plan's own choice), 128 KiB and 256 KiB. Activations aren't in that arena here: the plan gives them fixed places.
+shared, the cache in memory of its own; pool, blocks as they are needed, the rest alike; pool and unified, one arena for KV blocks,
+activations and the prefixes that are kept, in extents whose runs of a head have 32 KiB (the plan's own choice), 128 KiB and 256 KiB;
+unified alone, one arena and contiguous caches.
 """
 
 import argparse
@@ -36,26 +37,26 @@ class Bench:
         self.requests = workload.make_requests(arguments, shown["model"]["vocabulary"], arguments.context)
         self.bytes_per_token = shown["replicas"][0]["stages"][0]["ranks"][0]["memory"]["kv_block"] / 16
 
-    def plan(self, block_size, extent="32Ki"):
-        key = block_size, extent
+    def plan(self, block_size, extent="32Ki", arena="unified"):
+        key = block_size, extent, arena
         if key not in self.plans:
-            path = self.folder / f"{block_size}-{extent}.plan.fb"
+            path = self.folder / f"{block_size}-{extent}-{arena}.plan.fb"
             inspect = self.arguments.build / "bin" / "llmir-inspect"
             execute([self.arguments.build / "bin" / "llmir-plan", self.arguments.model, "-o", path, "--weights", "keep", "--max-batch", 32,
-                     "--context", self.arguments.context, "--block-size", block_size, "--kv-extent", extent,
+                     "--context", self.arguments.context, "--block-size", block_size, "--kv-extent", extent, "--kv-arena", arena,
                      "--kv-blocks", self.arguments.tokens // block_size])  # fmt: skip
             self.plans[key] = path, json.loads(execute([inspect, "show", path, "--json"]))
         return self.plans[key]
 
-    def row(self, name, block_size, *options, extent="32Ki"):
-        path, _ = self.plan(block_size, extent)
+    def row(self, name, block_size, *options, extent="32Ki", arena="unified"):
+        path, _ = self.plan(block_size, extent, arena)
         settings = argparse.Namespace(build=self.arguments.build, plan=path, ranks=1, pinned_blocks=0,
                                       exec_options=["--threads", self.arguments.threads, *options])  # fmt: skip
         runs = [workload.measure_load(settings, self.folder, self.requests)[1] for _ in range(self.arguments.runs)]
         rates = [run["tokens_per_second"] for run in runs]
         engine = runs[-1]["engine"]
         print(f"{name}: {statistics.median(rates):.0f} tokens/s, waste {100 * engine['kv_waste']:.1f} %", file=sys.stderr)
-        return {"configuration": name, "block_size": block_size, "extent": extent, "block_kb": block_size * self.bytes_per_token / 1024,
+        return {"configuration": name, "block_size": block_size, "extent": extent, "arena": arena, "block_kb": block_size * self.bytes_per_token / 1024,
                 "tokens_per_s": statistics.median(rates), "min": min(rates), "max": max(rates), "efficiency": 1 - engine["kv_waste"],
                 "reused_prompt_tokens": engine["reused_prompt_tokens"],
                 "preempted": engine["preempted_to_recompute"] + engine["preempted_to_swap"]}  # fmt: skip
@@ -101,9 +102,11 @@ def main():
     with tempfile.TemporaryDirectory(prefix="llmir-kv-memory-") as name:
         bench = Bench(arguments, pathlib.Path(name))
         sizes = [bench.row(f"blocks of {size}", size) for size in BLOCK_SIZES]
-        table = [bench.row("contiguous", arguments.context, "--forget-prefixes"), bench.row("pool", 32, "--forget-prefixes")]
+        table = [bench.row("contiguous", arguments.context, "--forget-prefixes", arena="separate"),
+                 bench.row("pool", 32, "--forget-prefixes", arena="separate")]  # fmt: skip
         for extent in ("32Ki", "128Ki", "256Ki"):
-            table.append(bench.row(f"pool and prefixes, runs of {extent}B", 32, extent=extent))
+            table.append(bench.row(f"pool and unified, runs of {extent}B", 32, extent=extent))
+        table.append(bench.row("unified alone", arguments.context))
     for row in table:
         row["improvement"] = row["tokens_per_s"] / table[0]["tokens_per_s"] - 1
     result = {

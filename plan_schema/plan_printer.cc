@@ -270,6 +270,13 @@ class TextPrinter {
       }
     }
     Line("  peak = weights + activations + fixed + KV block x {} blocks", plan_.kv()->blocks());
+    const Rank& first = *plan_.replicas()->Get(0)->stages()->Get(0)->ranks()->Get(0);
+    if (first.kv_arena() < 0) {
+      Line("  KV blocks have memory of their own");
+    } else {
+      Line("  KV blocks lie behind the activations, on rank 0 at {}:{}", first.kv_arena(),
+           first.kv_offset());
+    }
   }
 
   std::string Shape() const {

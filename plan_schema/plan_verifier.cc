@@ -6,6 +6,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_checks.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_features.h"
@@ -466,6 +467,39 @@ Status VerifyMemory(const Plan& plan, const Stage& stage, const Rank& rank,
   return Status();
 }
 
+// That the KV blocks' extents have a place apart from every buffer.
+Status VerifyKvPlace(const Plan& plan, const Rank& rank, const std::string& where) {
+  if (rank.kv_arena() == -1) {
+    if (rank.kv_offset() == 0) return Status();
+    return InvalidArgument("{}.kv_offset: {}, but kv_arena names no arena", where,
+                           rank.kv_offset());
+  }
+  const uint32_t arenas = Count(rank.arena_bytes());
+  if (rank.kv_arena() < -1 || static_cast<uint32_t>(rank.kv_arena()) >= arenas) {
+    return InvalidArgument("{}.kv_arena: {}, but there are {} arenas", where, rank.kv_arena(),
+                           arenas);
+  }
+  if (rank.kv_offset() % MemoryMap::kHugePage != 0) {
+    return InvalidArgument("{}.kv_offset: {}, not a multiple of {}", where, rank.kv_offset(),
+                           MemoryMap::kHugePage);
+  }
+  const uint64_t activations = rank.arena_bytes()->Get(static_cast<uint32_t>(rank.kv_arena()));
+  if (rank.kv_offset() < activations) {
+    return InvalidArgument("{}.kv_offset: {}, but activations take {} bytes of arena {}", where,
+                           rank.kv_offset(), activations, rank.kv_arena());
+  }
+  const uint64_t extent = plan.kv()->extent_blocks();
+  const std::optional<uint64_t> bytes =
+      Product((plan.kv()->blocks() + extent - 1) / extent * extent, rank.memory()->kv_block());
+  if (!bytes || !Sum(rank.kv_offset(), *bytes)) {
+    return InvalidArgument(
+        "{}.kv_offset: {}, and {} blocks of {} bytes: the end does not fit 64 "
+        "bits",
+        where, rank.kv_offset(), plan.kv()->blocks(), rank.memory()->kv_block());
+  }
+  return Status();
+}
+
 Status VerifyStage(const Plan& plan, const Stage& stage, uint32_t layer, const std::string& where) {
   if (stage.layer_begin() != layer || stage.layer_end() <= layer ||
       stage.layer_end() > plan.model()->layers()) {
@@ -486,6 +520,7 @@ Status VerifyStage(const Plan& plan, const Stage& stage, uint32_t layer, const s
     LLMIR_RETURN_IF_ERROR(VerifyRanges(plan, rank, &next, place));
     LLMIR_RETURN_IF_ERROR(VerifyRankWeights(plan, rank, place));
     LLMIR_RETURN_IF_ERROR(VerifyMemory(plan, stage, rank, place));
+    LLMIR_RETURN_IF_ERROR(VerifyKvPlace(plan, rank, place));
   }
   for (const Unit unit : {Unit::query_head, Unit::mlp_column, Unit::vocabulary}) {
     if (next[static_cast<size_t>(unit)] != LeafCount(*plan.model(), unit)) {

@@ -114,6 +114,9 @@ Status checkOptions(const checkpoint::ModelConfig &config,
     return InvalidArgument("--overlap {}: expected none, halves, scatter or "
                            "auto",
                            options.overlap);
+  if (!llvm::is_contained({"unified", "separate", "auto"}, options.kvArena))
+    return InvalidArgument("--kv-arena {}: expected unified, separate or auto",
+                           options.kvArena);
   if (!llvm::is_contained({"f32", "int8"}, options.wire))
     return InvalidArgument("--wire {}: expected f32 or int8", options.wire);
   if (options.reproducible && options.wire != "f32")
@@ -220,6 +223,7 @@ std::vector<std::string> listOptions(const PlannerOptions &options,
           fmt::format("kv-blocks={}", options.kvBlocks.value_or(0)),
           fmt::format("kv-memory={}", options.kvMemory.value_or(0)),
           fmt::format("kv-extent={}", options.kvExtent.value_or(0)),
+          fmt::format("kv-arena={}", options.kvArena),
           fmt::format("context={}", context),
           fmt::format("max-batch={}", options.maxBatch),
           fmt::format("prefill-chunk={}", options.prefillChunk),
@@ -570,6 +574,10 @@ llmir::planCheckpoint(const checkpoint::Checkpoint &checkpoint,
   exportOptions.limits.steps_in_flight = getStepsInFlight(options);
   exportOptions.bf16Activations = options.bf16Activations;
   exportOptions.kvRunBytes = options.kvExtent.value_or(plan::kKvRunBytes);
+  // Replicas read each other's blocks where they share a host: what they map is
+  // blocks alone, and shared memory has no huge pages for activations.
+  exportOptions.kvInArena = options.kvArena == "unified" ||
+                            (options.kvArena == "auto" && options.dp == 1);
   exportOptions.provenance.planner_version = kVersion;
   exportOptions.provenance.command = options.command;
   exportOptions.provenance.options = listOptions(options, kvType, context);

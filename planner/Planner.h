@@ -49,6 +49,7 @@ struct PlannerOptions {
   std::optional<int64_t> kvBlocks;  // per rank; else by kvMemory
   std::optional<uint64_t> kvMemory; // bytes per rank; else by context and batch
   std::optional<uint64_t> kvExtent; // bytes of a run; else plan::kKvRunBytes
+  std::string kvArena = "auto";     // unified, separate, auto
   std::optional<int64_t> context;   // tokens of a sequence; else by the model
   int64_t maxBatch = 8;             // sequences in a step
   int64_t prefillChunk = 512;       // prompt tokens in a step

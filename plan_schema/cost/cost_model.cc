@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
 
 namespace llmir::plan {
@@ -372,12 +373,12 @@ double CostModel::ResidentBytes(const Stage& stage, uint32_t rank, uint64_t bloc
                                 uint32_t prompt_tokens, uint32_t sequences) const {
   const Rank& own = *stage.ranks()->Get(rank);
   const Memory& memory = *own.memory();
-  // Of weights whole huge pages are written (executor/memory_map.h).
-  constexpr uint64_t kHugePage = uint64_t{2} << 20;
+  // Of weights whole huge pages are written.
+  constexpr uint64_t kHugePage = MemoryMap::kHugePage;
   const uint64_t weights = (memory.weights() + kHugePage - 1) / kHugePage * kHugePage;
   // The pool keeps a sequence's blocks together and leaves it room to grow. A block has a slice in
   // every run of its extent: where pages are huge, an extent that is used at all is there as a
-  // whole (KvShape::huge_pages), and so is a page that reaches into the next one.
+  // whole (KvShape::huge_from), and so is a page that reaches into the next one.
   const uint64_t extent_blocks = plan_.kv()->extent_blocks();
   const auto whole = [](uint64_t size, uint64_t part) { return (size + part - 1) / part * part; };
   const uint64_t arena = KvArenaBytes(plan_, own);

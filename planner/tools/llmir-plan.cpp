@@ -136,6 +136,12 @@ cl::opt<std::string>
                       "one head: extents of about so many bytes each "
                       "(default: 32Ki; 1: every block by itself)"),
              cl::cat(category));
+cl::opt<std::string>
+    kvArena("kv-arena", cl::value_desc("how"), cl::init("auto"),
+            cl::desc("KV blocks in one arena with the activations (unified), "
+                     "or in memory of their own (separate, which auto chooses "
+                     "with several replicas)"),
+            cl::cat(category));
 cl::opt<int64_t> context("context", cl::value_desc("tokens"), cl::init(0),
                          cl::desc("Longest sequence, prompt and answer "
                                   "(default: the model's, at most 4096)"),
@@ -374,6 +380,7 @@ Status run(int argc, char **argv) {
     LLMIR_ASSIGN_OR_RETURN(options.kvExtent,
                            parseBytes("--kv-extent", kvExtent));
   }
+  options.kvArena = kvArena;
   if (context.getNumOccurrences() > 0)
     options.context = context;
   options.maxBatch = maxBatch;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/base/status.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
@@ -186,6 +187,11 @@ class Mutator {
         if (ends[arena] <= rank.arena_bytes[arena]) continue;
         rank.memory->activations += ends[arena] - rank.arena_bytes[arena];
         rank.arena_bytes[arena] = ends[arena];
+      }
+      if (rank.kv_arena >= 0) {  // the blocks stay behind the buffers
+        constexpr uint64_t kUnit = MemoryMap::kHugePage;
+        const uint64_t end = rank.arena_bytes[static_cast<size_t>(rank.kv_arena)];
+        rank.kv_offset = std::max(rank.kv_offset, (end + kUnit - 1) / kUnit * kUnit);
       }
     }
   }

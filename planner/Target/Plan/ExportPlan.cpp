@@ -13,6 +13,7 @@
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "plan_schema/base/hash.h"
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_features.h"
 #include "plan_schema/plan_file.h"
@@ -775,6 +776,11 @@ private:
         for (uint32_t weight : rank->weights)
           addWeightMemory(*plan->weights[weight], index, r, *rank->memory);
         rank->memory->fixed = getFixedBytes(*stage, *rank);
+        if (options.kvInArena) {
+          rank->kv_arena = 0;
+          rank->kv_offset =
+              llvm::alignTo(rank->arena_bytes[0], MemoryMap::kHugePage);
+        }
       }
   }
 

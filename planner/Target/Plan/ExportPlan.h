@@ -43,6 +43,7 @@ struct ExportOptions {
   std::string isa;
   bool bf16Activations = false;            // plan.fbs, Plan.bf16_activations
   uint64_t kvRunBytes = plan::kKvRunBytes; // of a head's slices in an extent
+  bool kvInArena = true;                   // plan.fbs, Rank.kv_arena
   std::function<void(const std::string &)> progress;
 };
 

@@ -94,12 +94,9 @@ Status RunRank(const plan::Plan& plan, int world_rank, const std::vector<int32_t
   LLMIR_ASSIGN_OR_RETURN(
       const kvpool::KvArena kv,
       kvpool::KvArena::Create({plan.kv()->blocks(), 1, resources.rank->memory()->kv_block(),
-                               plan.kv()->extent_blocks()}));
+                               plan.kv()->extent_blocks(), resources.rank->kv_offset()}));
   resources.kv_data = kv.data();
-  for (const uint64_t bytes : *resources.rank->arena_bytes()) {
-    LLMIR_ASSIGN_OR_RETURN(MemoryMap map, MemoryMap::Create(bytes, "activations"));
-    resources.arenas.push_back(std::move(map));
-  }
+  resources.arenas = {kv.front()};
   resources.groups = std::move(groups);
   resources.messages = messages;
   Sampler sampler(plan.model()->vocabulary(), kernels::FindVector(resources.isa));

@@ -59,7 +59,7 @@ TEST(KvArena, SizesThatOverflowOrAreZeroAreRefused) {
   for (const KvShape& shape :
        {KvShape{SIZE_MAX / 2, 1, 3}, KvShape{SIZE_MAX - 2, 1, 1, 4}, KvShape{4, SIZE_MAX / 2, 3},
         KvShape{0, 1, 4096}, KvShape{4, 1, 0}, KvShape{4, 0, 4096}, KvShape{4, 1, 4096, 0},
-        KvShape{4, 1, 4096, 3}}) {
+        KvShape{4, 1, 4096, 3}, KvShape{4, 1, 4096, 1, SIZE_MAX - 4095}}) {
     EXPECT_EQ(KvArena::Create(shape).status().code(), StatusCode::kInvalidArgument);
   }
 }
@@ -67,6 +67,37 @@ TEST(KvArena, SizesThatOverflowOrAreZeroAreRefused) {
 TEST(KvArena, MoreThanTheAddressSpaceIsResourceExhausted) {
   EXPECT_EQ(KvArena::Create({size_t{1} << 30, 1, size_t{1} << 30}).status().code(),
             StatusCode::kResourceExhausted);
+}
+
+TEST(KvArena, BlocksLieBehindWhatIsInFront) {
+  KvShape shape{64, 4, size_t{1} << 16, 4, 2 * MemoryMap::kHugePage, 2 * MemoryMap::kHugePage};
+  StatusOr<KvArena> arena = KvArena::Create(shape);
+  ASSERT_TRUE(arena.ok()) << arena.status().ToString();
+  EXPECT_EQ(arena->data(), arena->front() + shape.offset);
+  EXPECT_EQ(arena->slice(0, 0), arena->data());
+  EXPECT_EQ(arena->bytes(), size_t{16} << 20) << "of the blocks";
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(arena->data()) % MemoryMap::kHugePage, 0u);
+  arena->front()[0] = std::byte{1};
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> resident(shape.offset / page);
+  ASSERT_EQ(mincore(arena->front(), shape.offset, resident.data()), 0);
+  EXPECT_EQ(std::count_if(resident.begin(), resident.end(), [](auto r) { return r & 1; }), 1)
+      << "pages in front of huge ones are small";
+  EXPECT_EQ(ResidentPages(*arena), 0u);
+}
+
+TEST(KvArena, OthersReadBlocksAlone) {
+  KvShape shape{4, 1, 4096, 1, 8192};
+  StatusOr<KvArena> owner = KvArena::Create(shape, Sharing::kShared);
+  ASSERT_TRUE(owner.ok()) << owner.status().ToString();
+  owner->front()[4096] = std::byte{6};
+  owner->slice(0, 1)[0] = std::byte{7};
+  StatusOr<KvArena> reader =
+      KvArena::Open(static_cast<int>(getpid()), owner->descriptor(), owner->identity(), shape);
+  ASSERT_TRUE(reader.ok()) << reader.status().ToString();
+  EXPECT_EQ(reader->front(), reader->data());
+  EXPECT_EQ(reader->slice(0, 1)[0], std::byte{7});
+  EXPECT_EQ(reader->bytes(), 4u * 4096);
 }
 
 TEST(KvArena, SharedMemoryIsReadByOthersAndOutlivesItsArena) {

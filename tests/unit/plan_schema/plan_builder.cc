@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/plan_file.h"
 #include "plan_schema/sum_tree.h"
@@ -282,7 +283,12 @@ class Builder {
       for (const ProgramKind kind : {ProgramKind::mixed, ProgramKind::decode, ProgramKind::score}) {
         AddProgram(replica, s, kind);
       }
-      for (auto& rank : stage.ranks) rank->memory->activations = rank->arena_bytes[0];
+      for (auto& rank : stage.ranks) {
+        rank->memory->activations = rank->arena_bytes[0];
+        rank->kv_arena = 0;
+        constexpr uint64_t kUnit = MemoryMap::kHugePage;
+        rank->kv_offset = (rank->arena_bytes[0] + kUnit - 1) / kUnit * kUnit;
+      }
     }
   }
 

@@ -36,6 +36,13 @@ TEST(PlanText, NamesModelLayoutLimitsAndOptions) {
                     HasSubstr("needs: tensor_parallel, pipeline_parallel, quantized_weights")));
 }
 
+TEST(PlanText, TellsWhereTheKvBlocksLie) {
+  auto plan = BuildPlan({});
+  EXPECT_THAT(TextOf(*plan), HasSubstr("behind the activations, on rank 0 at 0:2097152"));
+  plan->replicas[0]->stages[0]->ranks[0]->kv_arena = -1;
+  EXPECT_THAT(TextOf(*plan), HasSubstr("KV blocks have memory of their own"));
+}
+
 TEST(PlanText, EqualLayersAreShownOnce) {
   const auto plan = BuildPlan({.layers = 5});
   const auto count = [](const std::string& text, const std::string& word) {

@@ -649,6 +649,23 @@ const std::vector<Mutation>& Mutations() {
        "ranks[0].memory.kv_block: 16385, but 2 layers x 2 KV heads x 4096 bytes take 16384"},
       {"ActivationsBelowArenas", kOne, [](P p) { --Rank0(p).memory->activations; },
        "ranks[0].memory.activations"},
+      {"KvBlocksInNoArena", kOne, [](P p) { Rank0(p).kv_arena = 1; },
+       "ranks[0].kv_arena: 1, but there are 1 arenas"},
+      {"KvBlocksBelowTheArenas", kOne, [](P p) { Rank0(p).kv_arena = -2; },
+       "ranks[0].kv_arena: -2, but there are 1 arenas"},
+      {"KvOffsetWithoutArena", kOne, [](P p) { Rank0(p).kv_arena = -1; },
+       "ranks[0].kv_offset: 2097152, but kv_arena names no arena"},
+      {"KvBlocksOnActivations", kOne, [](P p) { Rank0(p).kv_offset = 0; },
+       "ranks[0].kv_offset: 0, but activations take"},
+      {"KvBlocksWithinAHugePage", kOne,
+       [](P p) { Rank0(p).kv_offset += 4096; },
+       "ranks[0].kv_offset: 2101248, not a multiple of 2097152"},
+      {"KvBlocksBeyondAddresses", kOne,
+       [](P p) {
+         Rank0(p).kv_offset = ~0ull << 21;
+         p.kv->extent_blocks = 1 << 10;
+       },
+       "the end does not fit 64 bits"},
       {"MemoryWraps", kOne, [](P p) { Rank0(p).memory->weights = ~0ull; }, "ranks[0].memory: the peak"},
       // Buffers
       {"NamelessBuffer", kOne, [](P p) { Mixed(p).buffers[0]->name.clear(); }, "buffers[0].name"},
