@@ -4,7 +4,8 @@
     perf/kv_memory.py [MODEL.gguf] [--tokens 8192] [--requests 64] [-o FILE] [--plots FOLDER]
 
 All configurations have the same number of tokens in KV memory and run the same workload (perf/workload.py, all requests at
-once), so that what is wasted is missing for others.
+once), in turns, so that what is wasted is missing for others. `improvement` is the median over the turns of a configuration's
+tokens per second beside those of the contiguous one, `least` and `most` its range.
 
 Fig. 2 (block_size.svg): block sizes from 16 tokens up; generated tokens per second, and memory efficiency, the part of the
 held room that has a token in it.
@@ -20,12 +21,21 @@ import pathlib
 import statistics
 import sys
 import tempfile
+import typing
 
 import workload
 from peers.peer import SMOLLM2, Failed, execute
 from provenance import REPOSITORY, current_commit, machine, own_command, write_result
 
 BLOCK_SIZES = [16, 32, 64, 128, 256, 512]
+
+
+class Configuration(typing.NamedTuple):
+    name: str
+    block_size: int
+    extent: str = "32Ki"
+    arena: str = "unified"
+    options: tuple = ()
 
 
 class Bench:
@@ -48,17 +58,29 @@ class Bench:
             self.plans[key] = path, json.loads(execute([inspect, "show", path, "--json"]))
         return self.plans[key]
 
-    def row(self, name, block_size, *options, extent="32Ki", arena="unified"):
-        path, _ = self.plan(block_size, extent, arena)
-        settings = argparse.Namespace(build=self.arguments.build, plan=path, ranks=1, pinned_blocks=0,
-                                      exec_options=["--threads", self.arguments.threads, *options])  # fmt: skip
-        runs = [workload.measure_load(settings, self.folder, self.requests)[1] for _ in range(self.arguments.runs)]
+    def measure(self, configurations):
+        """The configurations' rows, each run of one beside a run of every other."""
+        runs = {configuration: [] for configuration in configurations}
+        for turn in range(self.arguments.runs):
+            for configuration in configurations:
+                path, _ = self.plan(configuration.block_size, configuration.extent, configuration.arena)
+                settings = argparse.Namespace(build=self.arguments.build, plan=path, ranks=1, pinned_blocks=0,
+                                              exec_options=["--threads", self.arguments.threads, *configuration.options])  # fmt: skip
+                run = workload.measure_load(settings, self.folder, self.requests)[1]
+                runs[configuration].append(run)
+                print(f"run {turn + 1} of {self.arguments.runs}, {configuration.name}: {run['tokens_per_second']:.0f} tokens/s, "
+                      f"waste {100 * run['engine']['kv_waste']:.1f} %", file=sys.stderr)  # fmt: skip
+        return [self.row(configuration, runs[configuration], runs[configurations[0]]) for configuration in configurations]
+
+    def row(self, configuration, runs, first):
         rates = [run["tokens_per_second"] for run in runs]
+        improvements = [run["tokens_per_second"] / other["tokens_per_second"] - 1 for run, other in zip(runs, first)]
         engine = runs[-1]["engine"]
-        print(f"{name}: {statistics.median(rates):.0f} tokens/s, waste {100 * engine['kv_waste']:.1f} %", file=sys.stderr)
-        return {"configuration": name, "block_size": block_size, "extent": extent, "arena": arena, "block_kb": block_size * self.bytes_per_token / 1024,
-                "tokens_per_s": statistics.median(rates), "min": min(rates), "max": max(rates), "efficiency": 1 - engine["kv_waste"],
-                "reused_prompt_tokens": engine["reused_prompt_tokens"],
+        return {"configuration": configuration.name, "block_size": configuration.block_size, "extent": configuration.extent,
+                "arena": configuration.arena, "block_kb": configuration.block_size * self.bytes_per_token / 1024,
+                "tokens_per_s": statistics.median(rates), "min": min(rates), "max": max(rates),
+                "improvement": statistics.median(improvements), "least": min(improvements), "most": max(improvements),
+                "efficiency": 1 - engine["kv_waste"], "reused_prompt_tokens": engine["reused_prompt_tokens"],
                 "preempted": engine["preempted_to_recompute"] + engine["preempted_to_swap"]}  # fmt: skip
 
 
@@ -101,14 +123,13 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llmir-kv-memory-") as name:
         bench = Bench(arguments, pathlib.Path(name))
-        sizes = [bench.row(f"blocks of {size}", size) for size in BLOCK_SIZES]
-        table = [bench.row("contiguous", arguments.context, "--forget-prefixes", arena="separate"),
-                 bench.row("pool", 32, "--forget-prefixes", arena="separate")]  # fmt: skip
-        for extent in ("32Ki", "128Ki", "256Ki"):
-            table.append(bench.row(f"pool and unified, runs of {extent}B", 32, extent=extent))
-        table.append(bench.row("unified alone", arguments.context))
-    for row in table:
-        row["improvement"] = row["tokens_per_s"] / table[0]["tokens_per_s"] - 1
+        paged = [Configuration(f"blocks of {size}", size) for size in BLOCK_SIZES]
+        tables = [Configuration("contiguous", arguments.context, arena="separate", options=("--forget-prefixes",)),
+                  Configuration("pool", 32, arena="separate", options=("--forget-prefixes",)),
+                  *(Configuration(f"pool and unified, runs of {extent}B", 32, extent) for extent in ("32Ki", "128Ki", "256Ki")),
+                  Configuration("unified alone", arguments.context)]  # fmt: skip
+        rows = bench.measure([*tables, *paged])
+    table, sizes = rows[: len(tables)], rows[len(tables) :]
     result = {
         "machine": machine(),
         "commit": current_commit(),

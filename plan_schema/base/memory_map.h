@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -130,6 +131,9 @@ inline StatusOr<MemoryMap> MemoryMap::Create(size_t bytes, std::string_view what
     const auto skipped = static_cast<size_t>(map.data_ - map.mapping_) + huge_from;
     madvise(map.data_ + huge_from, size - skipped, MADV_HUGEPAGE);
   }
+  // Some systems give huge pages to whoever doesn't refuse them.
+  const size_t small = std::min(huge_from, bytes);
+  if (small >= kHugePage) madvise(map.data_, small, MADV_NOHUGEPAGE);
   return map;
 }
 
