@@ -1,6 +1,6 @@
 // llmir-bound: measures what this machine can give, and prints it as JSON: bytes read per second
-// (best of 1, 2, 4, 8 streams a thread, with and without huge pages), fp32 and int8 operations per
-// second.
+// (best of 1, 2, 4, 8 streams a thread, with and without huge pages), fp32, bf16 and int8
+// operations per second.
 #include <sched.h>
 #include <sys/mman.h>
 
@@ -99,8 +99,8 @@ class Buffer {
 
 int Main(int argc, char** argv) {
   CLI::App app(
-      "Measures what this machine can give: GB/s read from memory, fp32 and int8 operations per "
-      "second. Prints JSON.");
+      "Measures what this machine can give: GB/s read from memory, fp32, bf16 and int8 operations "
+      "per second. Prints JSON.");
   const std::vector<int> cpus = AllowedCpus();
   int threads = static_cast<int>(cpus.size());
   int mebibytes = 512;
@@ -151,7 +151,10 @@ int Main(int argc, char** argv) {
 
   // About a tenth of a second each on a core of today.
   constexpr int64_t kIterations = 20'000'000;
-  std::vector<double> flops, ops;
+  // Where there are no products of bf16, they are those of fp32.
+  const bool has_bf16 = loops.bf16_dot != nullptr && __builtin_cpu_supports("avx512bf16");
+  const auto bf16_dot = has_bf16 ? loops.bf16_dot : loops.multiply_add;
+  std::vector<double> flops, bf16_flops, ops;
   for (int r = 0; r < repeats; ++r) {
     std::vector<double> done(threads);
     double seconds = Time(cpus, threads, [&](int t) {
@@ -160,6 +163,12 @@ int Main(int argc, char** argv) {
       sinks[t] += static_cast<uint64_t>(sink);
     });
     flops.push_back(done[0] * threads / seconds / 1e9);
+    seconds = Time(cpus, threads, [&](int t) {
+      float sink = 0;
+      done[t] = bf16_dot(kIterations, &sink);
+      sinks[t] += static_cast<uint64_t>(sink);
+    });
+    bf16_flops.push_back(done[0] * threads / seconds / 1e9);
     seconds = Time(cpus, threads, [&](int t) {
       int32_t sink = 0;
       done[t] = loops.int8_dot(kIterations, &sink);
@@ -177,6 +186,7 @@ int Main(int argc, char** argv) {
                        {"read_gb_per_s", best},
                        {"reads", reads},
                        {"fp32_gflop_per_s", Summary(flops)},
+                       {"bf16_gflop_per_s", Summary(bf16_flops)},
                        {"int8_gop_per_s", Summary(ops)},
                        {"checksum", checksum}};
   std::printf("%s\n", result.dump(1).c_str());

@@ -1,5 +1,5 @@
-// Loops that a core can't run faster: reading memory, fp32 multiply-add, int8 dot products. One set
-// per ISA family.
+// Loops that a core can't run faster: reading memory, fp32 multiply-add, dot products of bf16 and
+// int8. One set per ISA family.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,9 @@ struct BoundLoops {
   // Returns the floating-point operations (a multiply-add is two) that `iterations` took; `sink`
   // keeps the result alive.
   double (*multiply_add)(int64_t iterations, float* sink);
+  // The same in bf16, products of pairs summed in fp32; null where the family has none. For
+  // processors with AVX512_BF16.
+  double (*bf16_dot)(int64_t iterations, float* sink);
   // The same in int8 operations: products of 8-bit values summed in 32 bits.
   double (*int8_dot)(int64_t iterations, int32_t* sink);
 };

@@ -120,7 +120,8 @@ def cached_bytes_per_token(model):
 def bound_of(task, weights, model, machine):
     """What the machine could give at most, in the metric's unit; None where no bound is stated."""
     size, operations = weights_per_token(model)
-    peak = machine["int8_gop_per_s" if weights.startswith("q") else "fp32_gflop_per_s"]["median"] * 1e9
+    arithmetic = "int8_gop_per_s" if weights.startswith("q") else "bf16_gflop_per_s" if weights == "bf16" else "fp32_gflop_per_s"
+    peak = machine[arithmetic]["median"] * 1e9
     read = machine["read_gb_per_s"]["median"] * 1e9
     if task.metric == "prefill":
         return peak / operations
