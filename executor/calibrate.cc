@@ -25,6 +25,7 @@
 #include "kernels/activations.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/linear_share.h"
 #include "kernels/vector.h"
 #include "plan_schema/base/memory_map.h"
 #include "plan_schema/plan_facts.h"
@@ -357,11 +358,13 @@ Status Profile::LinearShape(const kernels::LinearKernel& kernel, const MatrixSha
       args.weights = Cold(weight_bytes).data();
       pool_.Run([&](int thread) {
         kernels::LinearArgs own = args;
-        const auto share = ShareOf(panels, 1, thread, pool_.threads());
-        own.panel_begin = share.begin;
-        own.panel_end = share.end;
+        const kernels::LinearShare share =
+            kernels::ShareOfLinear(panels, 1, tokens, thread, pool_.threads());
+        kernels::TakeTokens(share.tokens, &own);
+        own.panel_begin = share.panels.begin;
+        own.panel_end = share.panels.end;
         own.scratch = space.data() + thread * scratch;
-        if (share.begin < share.end) kernel.run(own);
+        if (share.panels.begin < share.panels.end) kernel.run(own);
       });
     });
     Json& row = entry["tokens"].emplace_back();

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/linear_share.h"
 #include "plan_schema/plan_facts.h"
 #include "plan_schema/sum_tree.h"
 
@@ -251,13 +252,14 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   args.parts = static_cast<int64_t>(step.node_ends.size());
   args.part_ends = step.node_ends.data();
   args.part_stride = y.node_stride;
-  const auto share =
-      kernels::ShareOf(step.weight->panels, step.silu_mul ? 2 : 1, thread, run.threads);
   if (args.tokens == 0) return;
-  if (thread != 0 || run.state.started == 0) return RunPanels(*step.weight, share, args);
+  const kernels::LinearShare share = kernels::ShareOfLinear(
+      step.weight->panels, step.silu_mul ? 2 : 1, args.tokens, thread, run.threads);
+  kernels::TakeTokens(share.tokens, &args);
+  if (thread != 0 || run.state.started == 0) return RunPanels(*step.weight, share.panels, args);
   const int64_t panels = PanelsBetweenProgress(step, args.tokens);
-  for (int64_t begin = share.begin; begin < share.end; begin += panels) {
-    RunPanels(*step.weight, {begin, std::min(begin + panels, share.end)}, args);
+  for (int64_t begin = share.panels.begin; begin < share.panels.end; begin += panels) {
+    RunPanels(*step.weight, {begin, std::min(begin + panels, share.panels.end)}, args);
     run.state.collectives->Progress();
   }
 }

@@ -15,6 +15,7 @@
 
 #include "kernels/activations.h"
 #include "kernels/linear.h"
+#include "kernels/linear_share.h"
 
 namespace llmir::kernels {
 
@@ -307,6 +308,7 @@ struct MultiplyOptions {
   int64_t panel_offset = 0;
   int64_t panel_stride = 0;
   std::vector<int64_t> part_ends = {};  // of a sum in parts; the output is [part][tokens][columns]
+  int threads = 0;  // else the shares of so many, one after the other, instead of cuts
 };
 
 // The kernel's output, [tokens][output columns] without gaps; `output` may be preset (residual in
@@ -333,8 +335,19 @@ inline void Multiply(const LinearKernel& kernel, const AlignedBytes& weights, in
   args.part_stride = args.tokens * args.output_stride;
   AlignedBytes scratch(kernel.scratch_bytes(x.columns, args.tokens));
   args.scratch = scratch.data();
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  for (int thread = 0; thread < options.threads; ++thread) {
+    const LinearShare share =
+        ShareOfLinear(panels, options.silu_mul ? 2 : 1, args.tokens, thread, options.threads);
+    LinearArgs own = args;
+    TakeTokens(share.tokens, &own);
+    own.panel_begin = share.panels.begin;
+    own.panel_end = share.panels.end;
+    if (own.panel_begin < own.panel_end) kernel.run(own);
+  }
+  if (options.threads > 0) return;
   std::vector<int64_t> cuts = options.cuts;
-  cuts.push_back((rows + kPanelRows - 1) / kPanelRows);
+  cuts.push_back(panels);
   int64_t begin = 0;
   for (const int64_t end : cuts) {
     args.panel_begin = begin;

@@ -341,6 +341,24 @@ TEST_P(LinearTest, TheSharesOfPanelsDoNotMatter) {
   }
 }
 
+TEST_P(LinearTest, TheSharesOfThreadsDoNotMatter) {
+  const Matrix w(kernel().weight, 96, Wide(128), random_);
+  const AlignedBytes packed = Pack(kernel(), w);
+  for (const int64_t tokens : {int64_t{5}, 3 * kTokensToDivide - 1, 3 * kTokensToDivide + 10}) {
+    const Activations x(tokens, w.columns, random_);
+    std::vector<float> residual(static_cast<size_t>(tokens * w.rows));
+    for (float& value : residual) value = std::normal_distribution<float>()(random_);
+    for (MultiplyOptions options :
+         {MultiplyOptions{.leaf_columns = Wide(64), .residual = residual.data()},
+          MultiplyOptions{.silu_mul = true},
+          MultiplyOptions{.leaf_columns = Wide(64), .part_ends = {Wide(64), Wide(128)}}}) {
+      const std::vector<float> whole = Multiply(kernel(), packed, w.rows, x, options);
+      options.threads = 3;
+      EXPECT_EQ(Bits(Multiply(kernel(), packed, w.rows, x, options)), Bits(whole)) << tokens;
+    }
+  }
+}
+
 TEST_P(LinearTest, TheResidualMayBeTheOutput) {
   const Matrix w(kernel().weight, 90, 64, random_);
   const AlignedBytes packed = Pack(kernel(), w);
