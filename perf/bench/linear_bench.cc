@@ -23,6 +23,7 @@
 
 #include "kernels/activations.h"
 #include "kernels/linear.h"
+#include "kernels/linear_share.h"
 #include "kernels/vector.h"
 #include "kernels/worker_pool.h"
 #include "perf/bench/pages.h"
@@ -168,8 +169,8 @@ class Step {
 
   void RunShare(const PlacedWeight& weight, int thread) {
     const Shape& shape = weight.shape;
-    const Share share =
-        ShareOf(shape.rows / kPanelRows, shape.silu_mul ? 2 : 1, thread, Pool().threads());
+    const LinearShare share = ShareOfLinear(shape.rows / kPanelRows, shape.silu_mul ? 2 : 1,
+                                            tokens_, thread, Pool().threads());
     LinearArgs args{};
     args.weights = weights_.data() + weight.offset;
     args.rows = shape.rows;
@@ -181,8 +182,9 @@ class Step {
     args.output = reinterpret_cast<float*>(output_->data());
     args.output_stride = shape.silu_mul ? shape.rows / 2 : shape.rows;
     args.silu_mul = shape.silu_mul;
-    args.panel_begin = share.begin;
-    args.panel_end = share.end;
+    TakeTokens(share.tokens, &args);
+    args.panel_begin = share.panels.begin;
+    args.panel_end = share.panels.end;
     args.scratch = scratch_[static_cast<size_t>(thread)]->data();
     weight.kernel->run(args);
   }
@@ -227,16 +229,20 @@ double ReadRate(const perf::BoundLoops& loops, const std::byte* data, int64_t by
   return static_cast<double>(bytes) / seconds;
 }
 
-// Operations per second of all threads in registers.
-double OperationRate(const perf::BoundLoops& loops, bool int8) {
+// Operations per second of all threads in registers, of the kind that the kernel does.
+double OperationRate(const LinearKernel& kernel) {
+  const perf::BoundLoops& loops = Loops(kernel.isa);
+  const bool bf16 = kernel.bf16_activations && loops.bf16_dot != nullptr && HasBF16Dots();
   std::vector<double> operations(static_cast<size_t>(Pool().threads()));
   const double seconds = Seconds([&] {
     Pool().Run([&](int thread) {
       float float_sink = 0;
       int32_t int_sink = 0;
       constexpr int64_t kIterations = 200000;
-      operations[static_cast<size_t>(thread)] = int8 ? loops.int8_dot(kIterations, &int_sink)
-                                                     : loops.multiply_add(kIterations, &float_sink);
+      operations[static_cast<size_t>(thread)] =
+          kernel.int8_activations ? loops.int8_dot(kIterations, &int_sink)
+          : bf16                  ? loops.bf16_dot(kIterations, &float_sink)
+                                  : loops.multiply_add(kIterations, &float_sink);
       benchmark::DoNotOptimize(float_sink);
       benchmark::DoNotOptimize(int_sink);
     });
@@ -296,8 +302,7 @@ void Prefill(benchmark::State& state, const LinearKernel& kernel, int64_t tokens
     operations += 2.0 * static_cast<double>(weight.shape.rows * weight.shape.columns * tokens);
   }
   MeasureInTurn(
-      state, "GOP/s", operations, [&] { step.Run(); },
-      [&] { return OperationRate(Loops(kernel.isa), kernel.int8_activations); });
+      state, "GOP/s", operations, [&] { step.Run(); }, [&] { return OperationRate(kernel); });
 }
 
 void RegisterAll() {
