@@ -239,7 +239,7 @@ Status Rank::State::CreateBlocks(const comm::World& world, const RankOptions& op
   if (shape.offset >= MemoryMap::kLeastHugeBytes) {
     shape.huge_from = 0;
   } else if (huge_blocks) {
-    // Not the activations. In huge pages nothing got faster (SmolLM2 and 1.1B, 16 to 512 tokens:
+    // Not the activations. In huge pages nothing got faster (SmolLM2 in q8_0, 16 to 512 tokens:
     // within 2 %), and a prompt of 16 tokens made 5.6 MB more present.
     shape.huge_from = shape.offset;
   }
