@@ -358,13 +358,9 @@ Status Profile::LinearShape(const kernels::LinearKernel& kernel, const MatrixSha
       args.weights = Cold(weight_bytes).data();
       pool_.Run([&](int thread) {
         kernels::LinearArgs own = args;
-        const kernels::LinearShare share =
-            kernels::ShareOfLinear(panels, 1, tokens, thread, pool_.threads());
-        kernels::TakeTokens(share.tokens, &own);
-        own.panel_begin = share.panels.begin;
-        own.panel_end = share.panels.end;
+        TakeShare(kernels::ShareOfLinear(panels, 1, tokens, thread, pool_.threads()), &own);
         own.scratch = space.data() + thread * scratch;
-        if (share.panels.begin < share.panels.end) kernel.run(own);
+        if (own.panel_begin < own.panel_end) kernel.run(own);
       });
     });
     Json& row = entry["tokens"].emplace_back();

@@ -255,7 +255,7 @@ void RunLinear(const BoundStep& step, RunContext& run, int thread) {
   if (args.tokens == 0) return;
   const kernels::LinearShare share = kernels::ShareOfLinear(
       step.weight->panels, step.silu_mul ? 2 : 1, args.tokens, thread, run.threads);
-  kernels::TakeTokens(share.tokens, &args);
+  kernels::TakeShare(share, &args);
   if (thread != 0 || run.state.started == 0) return RunPanels(*step.weight, share.panels, args);
   const int64_t panels = PanelsBetweenProgress(step, args.tokens);
   for (int64_t begin = share.panels.begin; begin < share.panels.end; begin += panels) {

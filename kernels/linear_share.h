@@ -29,12 +29,14 @@ constexpr LinearShare ShareOfLinear(int64_t panels, int64_t grain, int64_t token
   return {ShareOf(panels, grain, thread, threads), {0, tokens}};
 }
 
-// Makes the tokens of `args` those of a share.
-inline void TakeTokens(Share share, LinearArgs* args) {
-  args->activations += share.begin * args->activation_stride;
-  args->output += share.begin * args->output_stride;
-  if (args->residual != nullptr) args->residual += share.begin * args->residual_stride;
-  args->tokens = share.end - share.begin;
+// Makes the tokens and panels of `args` those of a share.
+inline void TakeShare(const LinearShare& share, LinearArgs* args) {
+  args->activations += share.tokens.begin * args->activation_stride;
+  args->output += share.tokens.begin * args->output_stride;
+  if (args->residual != nullptr) args->residual += share.tokens.begin * args->residual_stride;
+  args->tokens = share.tokens.end - share.tokens.begin;
+  args->panel_begin = share.panels.begin;
+  args->panel_end = share.panels.end;
 }
 
 }  // namespace llmir::kernels

@@ -151,30 +151,20 @@ int Main(int argc, char** argv) {
 
   // About a tenth of a second each on a core of today.
   constexpr int64_t kIterations = 20'000'000;
-  // Where there are no products of bf16, they are those of fp32.
-  const bool has_bf16 = loops.bf16_dot != nullptr && __builtin_cpu_supports("avx512bf16");
-  const auto bf16_dot = has_bf16 ? loops.bf16_dot : loops.multiply_add;
+  const auto rate = [&]<typename Sink>(double (*loop)(int64_t, Sink*)) {
+    std::vector<double> done(threads);
+    const double seconds = Time(cpus, threads, [&](int t) {
+      Sink sink = 0;
+      done[t] = loop(kIterations, &sink);
+      sinks[t] += static_cast<uint64_t>(sink);
+    });
+    return done[0] * threads / seconds / 1e9;
+  };
   std::vector<double> flops, bf16_flops, ops;
   for (int r = 0; r < repeats; ++r) {
-    std::vector<double> done(threads);
-    double seconds = Time(cpus, threads, [&](int t) {
-      float sink = 0;
-      done[t] = loops.multiply_add(kIterations, &sink);
-      sinks[t] += static_cast<uint64_t>(sink);
-    });
-    flops.push_back(done[0] * threads / seconds / 1e9);
-    seconds = Time(cpus, threads, [&](int t) {
-      float sink = 0;
-      done[t] = bf16_dot(kIterations, &sink);
-      sinks[t] += static_cast<uint64_t>(sink);
-    });
-    bf16_flops.push_back(done[0] * threads / seconds / 1e9);
-    seconds = Time(cpus, threads, [&](int t) {
-      int32_t sink = 0;
-      done[t] = loops.int8_dot(kIterations, &sink);
-      sinks[t] += static_cast<uint64_t>(sink);
-    });
-    ops.push_back(done[0] * threads / seconds / 1e9);
+    flops.push_back(rate(loops.multiply_add));
+    bf16_flops.push_back(rate(loops.bf16_dot));
+    ops.push_back(rate(loops.int8_dot));
   }
 
   uint64_t checksum = 0;

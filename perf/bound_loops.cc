@@ -77,7 +77,7 @@ double MultiplyAdd(int64_t iterations, float* sink) {
 }
 
 #if defined(__AVX512F__)
-__attribute__((target("avx512bf16"))) double BF16Dot(int64_t iterations, float* sink) {
+__attribute__((target("avx512bf16"))) double BF16Products(int64_t iterations, float* sink) {
   constexpr int kBF16PerVector = 32;
   constexpr int kBF16Sums = 24;  // of 6 cycles each, two at a time
   const __m512 value = _mm512_set1_ps(1e-2f);
@@ -94,8 +94,13 @@ __attribute__((target("avx512bf16"))) double BF16Dot(int64_t iterations, float* 
   for (int s = 0; s < kBF16Sums; ++s) *sink += sums[s][0];
   return 2.0 * kBF16PerVector * kBF16Sums * static_cast<double>(iterations);
 }
+
+double BF16Dot(int64_t iterations, float* sink) {
+  const bool has_products = __builtin_cpu_supports("avx512bf16");
+  return has_products ? BF16Products(iterations, sink) : MultiplyAdd(iterations, sink);
+}
 #else
-constexpr double (*BF16Dot)(int64_t, float*) = nullptr;
+constexpr auto BF16Dot = MultiplyAdd;
 #endif
 
 #if defined(__AVX512VNNI__)

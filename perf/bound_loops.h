@@ -15,8 +15,7 @@ struct BoundLoops {
   // Returns the floating-point operations (a multiply-add is two) that `iterations` took; `sink`
   // keeps the result alive.
   double (*multiply_add)(int64_t iterations, float* sink);
-  // The same in bf16, products of pairs summed in fp32; null where the family has none. For
-  // processors with AVX512_BF16.
+  // The same in bf16, products of pairs summed in fp32. Where the processor has none, that of fp32.
   double (*bf16_dot)(int64_t iterations, float* sink);
   // The same in int8 operations: products of 8-bit values summed in 32 bits.
   double (*int8_dot)(int64_t iterations, int32_t* sink);

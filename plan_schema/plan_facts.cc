@@ -208,8 +208,12 @@ uint32_t KvExtentBlocks(uint64_t head_bytes, uint64_t blocks, uint64_t run_bytes
 }
 
 uint64_t KvArenaBytes(const Plan& plan, const Rank& rank) {
+  return KvArenaBlocks(plan) * rank.memory()->kv_block();
+}
+
+uint64_t KvArenaBlocks(const Plan& plan) {
   const uint64_t extent = plan.kv()->extent_blocks();
-  return (plan.kv()->blocks() + extent - 1) / extent * extent * rank.memory()->kv_block();
+  return (plan.kv()->blocks() + extent - 1) / extent * extent;
 }
 
 uint32_t AttentionWindow(const Model& model, uint32_t layer) {

@@ -155,6 +155,8 @@ uint32_t KvExtentBlocks(uint64_t head_bytes, uint64_t blocks, uint64_t run_bytes
 // 15 MB takes 21 us a layer instead of 29 (SmolLM2, one thread of a Zen 5).
 inline constexpr uint64_t kHugeKvArena = uint64_t{8} << 20;
 uint64_t KvArenaBytes(const Plan& plan, const Rank& rank);
+// Its blocks, those of the last extent that nobody gets included.
+uint64_t KvArenaBlocks(const Plan& plan);
 // Tokens that a token of `layer` attends to, itself included; 0: all.
 uint32_t AttentionWindow(const Model& model, uint32_t layer);
 // The same over all layers: what a sequence's cache must keep. 0: everything.

@@ -488,14 +488,11 @@ Status VerifyKvPlace(const Plan& plan, const Rank& rank, const std::string& wher
     return InvalidArgument("{}.kv_offset: {}, but activations take {} bytes of arena {}", where,
                            rank.kv_offset(), activations, rank.kv_arena());
   }
-  const uint64_t extent = plan.kv()->extent_blocks();
-  const std::optional<uint64_t> bytes =
-      Product((plan.kv()->blocks() + extent - 1) / extent * extent, rank.memory()->kv_block());
+  const std::optional<uint64_t> bytes = Product(KvArenaBlocks(plan), rank.memory()->kv_block());
   if (!bytes || !Sum(rank.kv_offset(), *bytes)) {
     return InvalidArgument(
-        "{}.kv_offset: {}, and {} blocks of {} bytes: the end does not fit 64 "
-        "bits",
-        where, rank.kv_offset(), plan.kv()->blocks(), rank.memory()->kv_block());
+        "{}.kv_offset: {}, and {} blocks of {} bytes: the end does not fit 64 bits", where,
+        rank.kv_offset(), plan.kv()->blocks(), rank.memory()->kv_block());
   }
   return Status();
 }

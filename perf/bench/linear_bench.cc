@@ -169,8 +169,6 @@ class Step {
 
   void RunShare(const PlacedWeight& weight, int thread) {
     const Shape& shape = weight.shape;
-    const LinearShare share = ShareOfLinear(shape.rows / kPanelRows, shape.silu_mul ? 2 : 1,
-                                            tokens_, thread, Pool().threads());
     LinearArgs args{};
     args.weights = weights_.data() + weight.offset;
     args.rows = shape.rows;
@@ -182,9 +180,9 @@ class Step {
     args.output = reinterpret_cast<float*>(output_->data());
     args.output_stride = shape.silu_mul ? shape.rows / 2 : shape.rows;
     args.silu_mul = shape.silu_mul;
-    TakeTokens(share.tokens, &args);
-    args.panel_begin = share.panels.begin;
-    args.panel_end = share.panels.end;
+    TakeShare(ShareOfLinear(shape.rows / kPanelRows, shape.silu_mul ? 2 : 1, tokens_, thread,
+                            Pool().threads()),
+              &args);
     args.scratch = scratch_[static_cast<size_t>(thread)]->data();
     weight.kernel->run(args);
   }
@@ -232,7 +230,6 @@ double ReadRate(const perf::BoundLoops& loops, const std::byte* data, int64_t by
 // Operations per second of all threads in registers, of the kind that the kernel does.
 double OperationRate(const LinearKernel& kernel) {
   const perf::BoundLoops& loops = Loops(kernel.isa);
-  const bool bf16 = kernel.bf16_activations && loops.bf16_dot != nullptr && HasBF16Dots();
   std::vector<double> operations(static_cast<size_t>(Pool().threads()));
   const double seconds = Seconds([&] {
     Pool().Run([&](int thread) {
@@ -240,9 +237,9 @@ double OperationRate(const LinearKernel& kernel) {
       int32_t int_sink = 0;
       constexpr int64_t kIterations = 200000;
       operations[static_cast<size_t>(thread)] =
-          kernel.int8_activations ? loops.int8_dot(kIterations, &int_sink)
-          : bf16                  ? loops.bf16_dot(kIterations, &float_sink)
-                                  : loops.multiply_add(kIterations, &float_sink);
+          kernel.int8_activations   ? loops.int8_dot(kIterations, &int_sink)
+          : kernel.bf16_activations ? loops.bf16_dot(kIterations, &float_sink)
+                                    : loops.multiply_add(kIterations, &float_sink);
       benchmark::DoNotOptimize(float_sink);
       benchmark::DoNotOptimize(int_sink);
     });

@@ -26,6 +26,10 @@ class MemoryMap {
  public:
   static constexpr size_t kHugePage = size_t{2} << 20;
   static constexpr size_t kSmallPages = SIZE_MAX;  // as `huge_from`
+  // `bytes`, or as many more as make whole huge pages of them.
+  static constexpr size_t WholeHugePages(size_t bytes) {
+    return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  }
   // What is small would take a whole huge page for each of its parts that is written: 20 MB of a
   // process for the tables, scratch and activations of SmolLM2. The processor's tables of pages
   // reach it with small ones.
@@ -42,7 +46,7 @@ class MemoryMap {
   // `bytes` from `offset` on, whole pages, of what another process of this host has created as
   // kShared, to be read: its descriptor() and identity(). The memory stays as long as anyone maps
   // it, whatever becomes of that process. UNAVAILABLE where it can't be opened, or is something
-  // else than so many bytes at that offset.
+  // else than memory that ends with these bytes.
   static StatusOr<MemoryMap> Open(int process, int descriptor, uint64_t identity, size_t offset,
                                   size_t bytes, std::string_view what);
 
@@ -100,13 +104,15 @@ inline StatusOr<MemoryMap> MemoryMap::Create(size_t bytes, std::string_view what
   // Without a reservation, so that what is never written costs nothing.
   int flags = MAP_NORESERVE | MAP_PRIVATE | MAP_ANONYMOUS;
   size_t size = bytes;
-  if (huge_from < bytes) {
-    // Whole huge pages, starting on one: otherwise the kernel backs the edges with small pages.
-    size_t whole = 0;
-    if (__builtin_add_overflow(bytes, 2 * kHugePage - 1, &whole)) {
+  const bool huge = huge_from < bytes;
+  // Whole huge pages, starting on one: otherwise the kernel backs the edges with small pages. But
+  // who opens shared memory counts from its first byte.
+  const bool whole = huge && sharing == Sharing::kPrivate;
+  if (whole) {
+    if (bytes > SIZE_MAX - 2 * kHugePage) {
       return ResourceExhausted("{}: {} bytes are more than there are addresses", what, bytes);
     }
-    size = whole / kHugePage * kHugePage;
+    size = WholeHugePages(bytes) + kHugePage;
   }
   if (sharing == Sharing::kShared) {
     flags = MAP_NORESERVE | MAP_SHARED;
@@ -121,15 +127,14 @@ inline StatusOr<MemoryMap> MemoryMap::Create(size_t bytes, std::string_view what
   }
   LLMIR_RETURN_IF_ERROR(map.Map(size, PROT_READ | PROT_WRITE, flags, 0, what));
   map.bytes_ = bytes;
-  if (huge_from < bytes) {
-    // Who opens shared memory counts from its first byte.
-    if (sharing == Sharing::kPrivate) {
-      const auto at = reinterpret_cast<uintptr_t>(map.mapping_);
-      map.data_ += (at + kHugePage - 1) / kHugePage * kHugePage - at;
-    }
+  if (whole) {
+    const auto at = reinterpret_cast<uintptr_t>(map.mapping_);
+    map.data_ += WholeHugePages(at) - at;
+  }
+  if (huge) {
     // A hint; kernels without huge pages refuse it.
-    const auto skipped = static_cast<size_t>(map.data_ - map.mapping_) + huge_from;
-    madvise(map.data_ + huge_from, size - skipped, MADV_HUGEPAGE);
+    std::byte* begin = map.data_ + huge_from;
+    madvise(begin, static_cast<size_t>(map.mapping_ + size - begin), MADV_HUGEPAGE);
   }
   // Some systems give huge pages to whoever doesn't refuse them.
   const size_t small = std::min(huge_from, bytes);
@@ -149,9 +154,9 @@ inline StatusOr<MemoryMap> MemoryMap::Open(int process, int descriptor, uint64_t
   // In another PID namespace the path may name something else altogether.
   struct stat info{};
   if (fstat(map.descriptor_, &info) != 0 || info.st_ino != identity || offset > SIZE_MAX - bytes ||
-      static_cast<size_t>(info.st_size) < offset + bytes) {
-    return Unavailable("{}: not the {} of another rank ({} bytes, expected at least {} + {})", path,
-                       what, info.st_size, offset, bytes);
+      static_cast<size_t>(info.st_size) != offset + bytes) {
+    return Unavailable("{}: not the {} of another rank ({} bytes, expected {} + {})", path, what,
+                       info.st_size, offset, bytes);
   }
   LLMIR_RETURN_IF_ERROR(map.Map(bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, offset, what));
   close(std::exchange(map.descriptor_, -1));

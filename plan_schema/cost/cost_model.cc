@@ -374,13 +374,11 @@ double CostModel::ResidentBytes(const Stage& stage, uint32_t rank, uint64_t bloc
   const Rank& own = *stage.ranks()->Get(rank);
   const Memory& memory = *own.memory();
   // Of weights whole huge pages are written.
-  constexpr uint64_t kHugePage = MemoryMap::kHugePage;
-  const uint64_t weights = (memory.weights() + kHugePage - 1) / kHugePage * kHugePage;
+  const uint64_t weights = MemoryMap::WholeHugePages(memory.weights());
   // The pool keeps a sequence's blocks together and leaves it room to grow. A block has a slice in
   // every run of its extent: where pages are huge, an extent that is used at all is there as a
   // whole (KvShape::huge_from), and so is a page that reaches into the next one.
   const uint64_t extent_blocks = plan_.kv()->extent_blocks();
-  const auto whole = [](uint64_t size, uint64_t part) { return (size + part - 1) / part * part; };
   const uint64_t arena = KvArenaBytes(plan_, own);
   uint64_t kv = blocks * memory.kv_block();
   if (arena >= kHugeKvArena) {
@@ -388,8 +386,9 @@ double CostModel::ResidentBytes(const Stage& stage, uint32_t rank, uint64_t bloc
                                          KvWindow(*plan_.model()), plan_.limits()->prefill_chunk());
     // Where sequences' rooms aren't whole extents, they begin within one.
     const uint64_t begun = most % extent_blocks == 0 ? 0 : extent_blocks;
-    const uint64_t used = whole((blocks + sequences - 1) / sequences, extent_blocks) + begun;
-    kv = std::min(arena, sequences * whole(used * memory.kv_block() + 1, kHugePage));
+    const uint64_t each = (blocks + sequences - 1) / sequences;
+    const uint64_t used = (each + extent_blocks - 1) / extent_blocks * extent_blocks + begun;
+    kv = std::min(arena, sequences * MemoryMap::WholeHugePages(used * memory.kv_block() + 1));
   }
   double bytes = static_cast<double>(weights + kv) +
                  (calibration_ != nullptr ? calibration_->process_bytes() : 0);

@@ -189,9 +189,8 @@ class Mutator {
         rank.arena_bytes[arena] = ends[arena];
       }
       if (rank.kv_arena >= 0) {  // the blocks stay behind the buffers
-        constexpr uint64_t kUnit = MemoryMap::kHugePage;
         const uint64_t end = rank.arena_bytes[static_cast<size_t>(rank.kv_arena)];
-        rank.kv_offset = std::max(rank.kv_offset, (end + kUnit - 1) / kUnit * kUnit);
+        rank.kv_offset = std::max(rank.kv_offset, MemoryMap::WholeHugePages(end));
       }
     }
   }

@@ -778,8 +778,7 @@ private:
         rank->memory->fixed = getFixedBytes(*stage, *rank);
         if (options.kvInArena) {
           rank->kv_arena = 0;
-          rank->kv_offset =
-              llvm::alignTo(rank->arena_bytes[0], MemoryMap::kHugePage);
+          rank->kv_offset = MemoryMap::WholeHugePages(rank->arena_bytes[0]);
         }
       }
   }

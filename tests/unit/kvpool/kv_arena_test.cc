@@ -114,6 +114,7 @@ TEST(KvArena, SharedMemoryIsReadByOthersAndOutlivesItsArena) {
   EXPECT_EQ(reader->data()[4096], std::byte{7});
   EXPECT_EQ(open(owner->identity() + 1, 4).status().code(), StatusCode::kUnavailable);
   EXPECT_EQ(open(owner->identity(), 5).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(open(owner->identity(), 3).status().code(), StatusCode::kUnavailable);
   owner->data()[4097] = std::byte{8};
   owner.reset();
   EXPECT_EQ(reader->data()[4097], std::byte{8});

@@ -286,8 +286,7 @@ class Builder {
       for (auto& rank : stage.ranks) {
         rank->memory->activations = rank->arena_bytes[0];
         rank->kv_arena = 0;
-        constexpr uint64_t kUnit = MemoryMap::kHugePage;
-        rank->kv_offset = (rank->arena_bytes[0] + kUnit - 1) / kUnit * kUnit;
+        rank->kv_offset = MemoryMap::WholeHugePages(rank->arena_bytes[0]);
       }
     }
   }

@@ -337,12 +337,9 @@ inline void Multiply(const LinearKernel& kernel, const AlignedBytes& weights, in
   args.scratch = scratch.data();
   const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
   for (int thread = 0; thread < options.threads; ++thread) {
-    const LinearShare share =
-        ShareOfLinear(panels, options.silu_mul ? 2 : 1, args.tokens, thread, options.threads);
     LinearArgs own = args;
-    TakeTokens(share.tokens, &own);
-    own.panel_begin = share.panels.begin;
-    own.panel_end = share.panels.end;
+    TakeShare(ShareOfLinear(panels, options.silu_mul ? 2 : 1, args.tokens, thread, options.threads),
+              &own);
     if (own.panel_begin < own.panel_end) kernel.run(own);
   }
   if (options.threads > 0) return;
